@@ -1,0 +1,47 @@
+# Every command sets up what it needs. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: .venv/installed ## Make .venv with everything pinned in requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@scripts/make-venv "$(PYTHON)"
+	@touch $@
+
+demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
+	@$(BIN)/python examples/demo/demo.py $(ARGS)
+
+test: install ## Run every test; make test ARGS='-k queue' runs some
+	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: install ## Check format, style, types, floors and dependencies
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/deptry .
+
+format: install ## Format the code and mend what can be mended without thinking
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: install ## Measure; writes docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: ## Pin the newest versions of everything in requirements.lock
+	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q uv
+	@.venv-lock/bin/uv pip compile -q --universal --upgrade --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml \
+	  -o requirements.lock
+	@rm -r .venv-lock
+
+clean: ## Remove what the commands above made
+	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+.PHONY: help install demo test lint format bench lock clean

@@ -1,0 +1,21 @@
+"""ESPF: tells every external system what changed in a billing database, in order, until accepted.
+
+This face is what a handler type in another package needs.
+"""
+
+from espf.errors import Misconfigured, Rejected, Skipped, TryLater
+from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply
+from espf.model import Event
+
+__all__ = [
+    "Context",
+    "Event",
+    "Handler",
+    "HandlerSettings",
+    "Misconfigured",
+    "Pacing",
+    "Rejected",
+    "Reply",
+    "Skipped",
+    "TryLater",
+]

@@ -1,0 +1,225 @@
+"""Tables of the reference billing, with the vendor's names of things.
+
+Money is counted in 1/100,000 of the currency's unit. ``available_funds`` is what the subscriber
+can still spend: empty for who has no funds of its own, ``UNLIMITED`` where no limit is set.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    Date,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+from espf.db.dialect import Moment
+
+metadata = MetaData()
+
+SCALE = 100_000
+UNLIMITED = 2**63 - 1
+
+
+class Money(TypeDecorator[Decimal]):
+    """Decimal in Python; an integer of 1/100,000 where the database has no decimals."""
+
+    impl = Numeric(20, 5)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """SQLite counts; the others have DECIMAL."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(BigInteger())
+        return dialect.type_descriptor(Numeric(20, 5))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """Python to database."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return int((value * SCALE).to_integral_value())
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """Database to Python."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return Decimal(value) / SCALE
+
+
+environments = Table(
+    "Environments",
+    metadata,
+    Column("i_env", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+)
+
+customers = Table(
+    "Customers",
+    metadata,
+    Column("i_customer", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("bill_status", String(1), nullable=False, server_default="O"),
+    Column("blocked", String(1), nullable=False, server_default="N"),
+    Column("iso_4217", String(3), nullable=False, server_default="USD"),
+    Column("balance", Money, nullable=False, server_default=text("0")),
+    Column("credit_limit", Money),
+    Column("time_zone_name", String(64), nullable=False, server_default="UTC"),
+    Column("firstname", String(120)),
+    Column("lastname", String(120)),
+    Column("companyname", String(120)),
+    Column("email", String(255)),
+    Column("phone1", String(64)),
+    Column("creation_date", Moment, nullable=False),
+    Column(
+        "available_funds",
+        BigInteger,
+        Computed(
+            f"CASE WHEN credit_limit IS NULL THEN {UNLIMITED} ELSE credit_limit - balance END"
+        ),
+    ),
+    CheckConstraint("blocked IN ('Y', 'N')"),
+    CheckConstraint("bill_status IN ('O', 'S', 'C', 'E', 'D')"),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+products = Table(
+    "Products",
+    metadata,
+    Column("i_product", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("name", String(120), nullable=False),
+    Column("description", Text),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+# What a product gives each account in a month, per service: bytes for netaccess, pieces for msg.
+product_quotas = Table(
+    "Product_Quotas",
+    metadata,
+    Column("i_product", ForeignKey("Products.i_product"), primary_key=True),
+    Column("service", String(32), primary_key=True),
+    Column("monthly_amount", BigInteger, nullable=False),
+)
+
+accounts = Table(
+    "Accounts",
+    metadata,
+    Column("i_account", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_customer", ForeignKey("Customers.i_customer"), nullable=False),
+    Column("i_product", ForeignKey("Products.i_product"), nullable=False),
+    Column("id", String(128), nullable=False),
+    # -1 debit, 0 voucher, 1 credit, 2 alias, 4 beneficiary
+    Column("billing_model", Integer, nullable=False),
+    # 1 individual, 2 subordinate: spends the customer's funds
+    Column("i_account_balance_control_type", Integer, nullable=False, server_default=text("1")),
+    Column("balance", Money, nullable=False, server_default=text("0")),
+    Column("opening_balance", Money, nullable=False, server_default=text("0")),
+    Column("credit_limit", Money),
+    Column("blocked", String(1), nullable=False, server_default="N"),
+    # O open, I inactive, S suspended, C closed
+    Column("bill_status", String(1), nullable=False, server_default="O"),
+    Column("activation_date", Date),
+    Column("expiration_date", Date),
+    # The self-care login's password, and the service's (SIP, RADIUS).
+    Column("password", String(128)),
+    Column("h323_password", String(128)),
+    # 1 universal, 2 phone line, 3 mobile, 4 Internet access, 5 IPTV
+    Column("i_account_role", Integer, nullable=False, server_default=text("1")),
+    Column("phone1", String(64)),
+    Column("firstname", String(120)),
+    Column("lastname", String(120)),
+    Column("companyname", String(120)),
+    Column("email", String(255)),
+    Column("time_zone_name", String(64), nullable=False, server_default="UTC"),
+    Column("issue_date", Moment, nullable=False),
+    Column(
+        "available_funds",
+        BigInteger,
+        Computed(
+            "CASE WHEN billing_model IN (2, 4) OR i_account_balance_control_type = 2 THEN NULL "
+            "WHEN billing_model IN (-1, 0) THEN balance "
+            f"WHEN credit_limit IS NULL THEN {UNLIMITED} ELSE credit_limit - balance END"
+        ),
+    ),
+    CheckConstraint("blocked IN ('Y', 'N')"),
+    CheckConstraint("bill_status IN ('O', 'I', 'S', 'C')"),
+    CheckConstraint("billing_model IN (-1, 0, 1, 2, 4)"),
+    UniqueConstraint("i_env", "id"),
+    Index("Accounts_customer", "i_customer"),
+    sqlite_autoincrement=True,
+)
+
+sim_cards = Table(
+    "SIM_Cards",
+    metadata,
+    Column("i_sim_card", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("imsi", String(15), nullable=False, unique=True),
+    Column("iccid", String(22), nullable=False, unique=True),
+    Column("msisdn", String(32)),
+    # Sealed: only a credential with the right sim.keys reads them, through SIMCard/get_card_info.
+    Column("ki", Text),
+    Column("opc", Text),
+    Column("status", String(10), nullable=False, server_default="available"),
+    Column("i_account", ForeignKey("Accounts.i_account")),
+    CheckConstraint("status IN ('available', 'reserved', 'used', 'disposed')"),
+    Index("SIM_Cards_account", "i_account"),
+    sqlite_autoincrement=True,
+)
+
+# One row per account, service and month (YYYY-MM in the account's time zone), made by the first
+# authorisation of the month or by a top-up of the service wallet.
+service_quotas = Table(
+    "Service_Quotas",
+    metadata,
+    Column("i_service_quota", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_account", ForeignKey("Accounts.i_account"), nullable=False),
+    Column("i_customer", ForeignKey("Customers.i_customer"), nullable=False),
+    Column("service", String(32), nullable=False),
+    Column("month", String(7), nullable=False),
+    # Empty until the first authorisation of the month that the funds allow.
+    Column("allocated", BigInteger),
+    Column("topped_up", BigInteger, nullable=False, server_default=text("0")),
+    Column("used", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "exceeded",
+        String(1),
+        Computed("CASE WHEN used > coalesce(allocated, 0) + topped_up THEN 'Y' ELSE 'N' END"),
+    ),
+    UniqueConstraint("i_account", "service", "month"),
+    sqlite_autoincrement=True,
+)
+
+transactions = Table(
+    "Transactions",
+    metadata,
+    Column("i_transaction", Integer, primary_key=True),
+    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_customer", ForeignKey("Customers.i_customer")),
+    Column("i_account", ForeignKey("Accounts.i_account")),
+    Column("action", String(32), nullable=False),
+    Column("amount", Money, nullable=False),
+    Column("visible_comment", Text),
+    Column("transaction_time", Moment, nullable=False),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,1 @@
+"""Everything that knows a database: connections, ESPF's own tables, SQL dialects."""

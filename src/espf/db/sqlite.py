@@ -1,0 +1,120 @@
+"""SQLite: the embedded default.
+
+WAL, so that readers and the one writer do not wait for each other; ``BEGIN IMMEDIATE`` to write,
+so that a transaction never fails half-way for the lock; triggers in plain SQL, so that any
+program that writes the file, the ``sqlite3`` shell included, is captured.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+
+from espf.db.dialect import Dialect, Trigger
+from espf.errors import DatabaseUnavailable
+
+#: How long a writer waits for another one before it gives up.
+BUSY_SECONDS = 10
+
+#: The longest and the shortest pause between two looks for a commit.
+IDLE_POLL_SECONDS = 0.02
+BUSY_POLL_SECONDS = 0.002
+
+
+class SqliteDialect(Dialect):
+    """See Dialect."""
+
+    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._watch: sqlite3.Connection | None = None
+        self._seen = -1
+        self._quiet_since = 0.0
+
+    def tune(self, engine: Engine) -> None:
+        """See Dialect."""
+
+        @event.listens_for(engine, "connect")
+        def connected(raw: Any, _record: object) -> None:
+            # The transaction is ours to begin: the driver would begin it too late.
+            raw.isolation_level = None
+            raw.text_factory = partial(str, encoding="utf-8", errors="replace")
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                f"busy_timeout = {BUSY_SECONDS * 1000}",
+                "cache_size = -65536",
+            ):
+                raw.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "begin")
+        def begun(connection: Connection) -> None:
+            read_only = connection.get_execution_options().get("read_only")
+            connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    def render(self, trigger: Trigger) -> Mapping[str, str]:
+        """See Dialect."""
+        raise NotImplementedError
+
+    def installed(self, connection: Connection) -> Mapping[str, str]:
+        """See Dialect."""
+        raise NotImplementedError
+
+    def drop(self, name: str) -> str:
+        """See Dialect."""
+        raise NotImplementedError
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            now = time.monotonic()
+            seen = self._commits()
+            if seen != self._seen:
+                self._seen = seen
+                self._quiet_since = now
+                return
+            if now >= deadline:
+                return
+            busy = now - self._quiet_since < 0.1
+            await asyncio.sleep(
+                min(BUSY_POLL_SECONDS if busy else IDLE_POLL_SECONDS, deadline - now)
+            )
+
+    def _commits(self) -> int:
+        """A number that changes with every commit of another connection; costs microseconds."""
+        if self._watch is None:
+            self._watch = sqlite3.connect(self._path, isolation_level=None)
+        (count,) = self._watch.execute("PRAGMA data_version").fetchone()
+        return int(count)
+
+    def next_position(self, connection: Connection) -> int:
+        """See Dialect."""
+        position = connection.exec_driver_sql(
+            "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'Event_Queue' RETURNING seq"
+        ).scalar_one()
+        return int(position)
+
+    def translate(self, error: Exception) -> DatabaseUnavailable | None:
+        """Locked, busy, full and unreadable are about the database; the rest is about the SQL."""
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(original, sqlite3.OperationalError) and any(
+            word in str(original)
+            for word in ("locked", "busy", "disk", "full", "unable to open", "readonly")
+        ):
+            return DatabaseUnavailable(f"the database {self._path} cannot be used: {original}")
+        return None
+
+    def close(self) -> None:
+        """See Dialect."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None

@@ -1,0 +1,225 @@
+"""The contract between the worker and a handler type.
+
+A handler is one async method: an event comes in; it returns when the external system has taken
+the event, or raises what the verdict is otherwise. Order, concurrency, rate, retries, the
+journal and alerts belong to the worker.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
+
+from espf.model import Event
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DELAY = re.compile(r"(\d+)([smhd]?)(?:x(\d+))?")
+
+#: About a day of growing delays, then a slower tail up to about a month.
+DEFAULT_RETRY_DELAYS = "5s 30s 2m 10m 30m 1hx23 4h 8h 16h 24hx28"
+
+
+def parse_delays(value: object) -> object:
+    """Read ``5s 30s 2m 1hx23`` (or a list of seconds) as a tuple of seconds."""
+    if not isinstance(value, str):
+        return value
+    delays: list[int] = []
+    for word in value.replace(",", " ").split():
+        match = _DELAY.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word!r} is not a delay; write 30s, 5m, 1h or 1hx23 (23 times)")
+        amount, unit, times = match.groups()
+        delays.extend([int(amount) * _UNITS[unit or "s"]] * int(times or 1))
+    return tuple(delays)
+
+
+def format_delays(delays: tuple[int, ...]) -> str:
+    """Write a tuple of seconds the way ``parse_delays`` reads it."""
+    words: list[str] = []
+    index = 0
+    while index < len(delays):
+        seconds = delays[index]
+        times = 1
+        while index + times < len(delays) and delays[index + times] == seconds:
+            times += 1
+        unit, size = next(
+            (unit, size)
+            for unit, size in (("h", 3600), ("m", 60), ("s", 1))
+            if seconds % size == 0 and (seconds or size == 1)
+        )
+        words.append(f"{seconds // size}{unit}" + (f"x{times}" if times > 1 else ""))
+        index += times
+    return " ".join(words)
+
+
+Delays = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=31 * 86400)], ...],
+    BeforeValidator(parse_delays),
+    PlainSerializer(format_delays),
+    Field(min_length=1, max_length=1000),
+]
+
+
+class HandlerSettings(BaseModel):
+    """The options that every handler has. A handler type adds its own in a subclass.
+
+    A field's alias is the option's name as administrators write it; its description is the help
+    text. ``SecretStr`` fields are sealed in the database and shown as dots.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_by_name=True, validate_default=True
+    )
+
+    concurrency: int = Field(
+        default=1,
+        alias="Concurrency",
+        ge=1,
+        le=1000,
+        description="How many events are processed at the same time, each of another subscriber.",
+    )
+    retry_delays: Delays = Field(
+        default=parse_delays(DEFAULT_RETRY_DELAYS),  # type: ignore[arg-type]  # it reads a text
+        alias="RetryDelays",
+        description="Waiting times between attempts, for example '5s 30s 2m 1hx23'.",
+    )
+    retry_jitter: float = Field(
+        default=0.2,
+        alias="RetryJitter",
+        ge=0,
+        le=1,
+        description="Share of a waiting time by which it varies, so that retries spread out.",
+    )
+    max_attempts: int | None = Field(
+        default=None,
+        alias="MaxAttempts",
+        ge=1,
+        description="Attempts before an event counts as failed. Empty: one more than RetryDelays "
+        "has entries. When there are more attempts than delays, the last delay repeats.",
+    )
+    on_failure: Literal["continue", "hold"] = Field(
+        default="continue",
+        alias="OnFailure",
+        description="What a failed event does to the later ones of the same subscriber: "
+        "'continue' lets them go on, 'hold' keeps them until it is restarted or given up.",
+    )
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How the worker feeds a handler.
+
+    With ``rate`` set, events go out at the rate of a token bucket without waiting for replies
+    (``burst`` tokens at most, ``rate`` new ones a second); a reply that is missing
+    ``max_wait`` after the last send of its batch counts as no answer. Without it, ``concurrency``
+    events are in the works at a time.
+    """
+
+    concurrency: int = 1
+    rate: float | None = None
+    burst: int = 1
+    max_wait: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an HTTP server answered. ``text`` is capped; header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+
+class Http(Protocol):
+    """HTTP as handlers have it: one attempt's road out, which notes what was said for the journal."""
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+    ) -> Reply:
+        """POST and read the reply. Redirects are not followed.
+
+        Raises TryLater when there is no reply in time or no connection.
+        """
+        ...
+
+
+class Billing(Protocol):
+    """The billing API as handlers have it, in the environment of the event."""
+
+    async def call(self, service: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Call ``/rest/<service>/<method>``. Raises BillingFault, or TryLater when it is away."""
+        ...
+
+    async def get_account_info(self, i_account: int) -> dict[str, Any]:
+        """Account/get_account_info: the ``account_info`` of one account."""
+        ...
+
+
+@dataclass
+class Context:
+    """What a handler may use while it handles one event.
+
+    ``attempt`` counts from 1. ``note`` collects lines for the journal of this attempt, for
+    handlers that do not speak HTTP.
+    """
+
+    http: Http
+    billing: Billing
+    attempt: int
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Add a line to the attempt's record in the journal."""
+        self.notes.append(line)
+
+
+class Handler(ABC):
+    """A handler type. One instance serves one configured event handler."""
+
+    #: Names or patterns (``Account/*``) of the event types that this type can handle.
+    supports: ClassVar[tuple[str, ...]] = ("*",)
+
+    Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
+
+    def __init__(self, settings: HandlerSettings) -> None:
+        self.settings = settings
+
+    def pacing(self) -> Pacing:
+        """How the worker feeds this handler."""
+        return Pacing(concurrency=self.settings.concurrency)
+
+    def time_limit_seconds(self) -> float:
+        """After how long ``handle`` is cut off, as a last resort; counts as no answer."""
+        return 600.0
+
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must not appear in the journal or the log: every secret option's value."""
+        return tuple(
+            value.get_secret_value()
+            for name in type(self.settings).model_fields
+            if isinstance(value := getattr(self.settings, name), SecretStr)
+            and value.get_secret_value()
+        )
+
+    async def open(self) -> None:  # noqa: B027  (most handlers have nothing to open)
+        """Open connections, before the first event."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Close connections, after the last event."""
+
+    @abstractmethod
+    async def handle(self, event: Event, context: Context) -> None:
+        """Bring one event to the external system; return when it has accepted it.
+
+        Raises TryLater, Misconfigured, Rejected or Skipped; any other exception counts as
+        temporary. Must be prepared to see an event again: delivery is at least once.
+        """

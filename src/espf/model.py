@@ -1,0 +1,128 @@
+"""The nouns: event, notification, status. No I/O, no dependencies but the standard library."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+
+class Status(StrEnum):
+    """What is stored of a notification. Everything else that pages show is derived from it."""
+
+    QUEUED = "queued"
+    FINISHED = "finished"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    SKIPPED = "skipped"
+    SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
+
+
+#: Statuses after which a handler is done with an event, so that it may leave the live tables.
+#: A failed notification is not done: it stays until it is restarted.
+DONE = frozenset(
+    {
+        Status.FINISHED,
+        Status.REJECTED,
+        Status.SKIPPED,
+        Status.SUPERSEDED,
+        Status.CANCELLED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One row of Event_Queue, as a handler sees it.
+
+    ``payload`` is the JSON object of the variables, exactly as the trigger wrote it: compact,
+    without ``i_event``.
+    """
+
+    i_event: int
+    i_env: int
+    event_type: str
+    payload: str
+    ordering_key: str | None = None
+    created_at: str = ""
+
+    @cached_property
+    def variables(self) -> Mapping[str, Any]:
+        """The variables, parsed on first use."""
+        parsed: dict[str, Any] = json.loads(self.payload)
+        return parsed
+
+    @property
+    def i_account(self) -> int | None:
+        """The account that the event is about, if it is about one."""
+        return self.variables.get("i_account")
+
+    @property
+    def i_customer(self) -> int | None:
+        """The customer that the event is about, if it is about one."""
+        return self.variables.get("i_customer")
+
+
+@dataclass(slots=True)
+class Notification:
+    """One row of Event_Notifications: one event for one handler.
+
+    ``position`` orders the notifications of a lane; it equals ``i_event``, but for a scheduled
+    event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
+    """
+
+    i_event_handler: int
+    position: int
+    attempts: int
+    event: Event
+
+
+#: Names of the variables that say whom an event is about, in the order of preference, with the
+#: prefix of the ordering key that they make.
+KEY_VARIABLES = (
+    ("i_account", "account"),
+    ("i_customer", "customer"),
+    ("i_sim_card", "sim"),
+    ("number", "did"),
+    ("i_product", "product"),
+)
+
+
+def ordering_key(variables: Mapping[str, Any]) -> str | None:
+    """The key of the lane that an event with these variables belongs to.
+
+    None means a lane of its own: the event waits for nobody.
+    """
+    for name, prefix in KEY_VARIABLES:
+        value = variables.get(name)
+        if value is not None and not isinstance(value, (dict, list)):
+            return f"{prefix}:{value}"
+    return None
+
+
+def compact(value: object) -> str:
+    """Render a value as JSON without white space: the form that goes over the wire."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def parse_time(text: str, *, field: str = "start_time") -> datetime:
+    """Read ``YYYY-MM-DD HH:MM:SS`` (UTC) or ISO 8601 with an offset; the result is in UTC.
+
+    Raises ValueError with a message that says what was expected.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{field}: expected 'YYYY-MM-DD HH:MM:SS' in UTC or ISO 8601 with an offset, "
+            f"not {text!r}"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Write a moment the way the APIs do: ``YYYY-MM-DD HH:MM:SS``, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,81 @@
+"""Bootstrap settings of one process: espf.toml, overridden by ESPF_* in the environment.
+
+``espf.default.toml`` holds every setting with its default and an explanation.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from espf.errors import SettingsError
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080")
+    return value
+
+
+class Settings(BaseSettings):
+    """Where things are. Whatever may change without a restart is not here but in the database."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPF_", extra="forbid")
+
+    database_url: str = "sqlite:///var/espf.db"
+    listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:8080"
+    log: Path = Path("var/provisioning.log")
+    key_file: Path = Path("var/espf.key")
+    billing_url: str | None = None
+    billing_login: str | None = None
+    billing_password: SecretStr | None = None
+    admin_password: SecretStr | None = None
+    stop_grace: float = Field(default=30.0, ge=0)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is pydantic's)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file()))
+
+
+def _file() -> Path:
+    return Path(os.environ.get("ESPF_SETTINGS", "espf.toml"))
+
+
+def load() -> Settings:
+    """Read the settings. Raises SettingsError that names each wrong one."""
+    path = _file()
+    if "ESPF_SETTINGS" in os.environ and not path.exists():
+        raise SettingsError(f"ESPF_SETTINGS: {path} does not exist")
+    try:
+        return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise SettingsError(f"settings ({path} or ESPF_*): {problems}") from None

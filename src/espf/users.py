@@ -1,0 +1,240 @@
+"""Administrators: who may log in, to which environment, with which rights; and their tokens."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from espf.crypto import PasswordCheck, Sealer, hash_password
+from espf.db.database import Database
+from espf.db.tables import access_tokens, users
+from espf.errors import Conflict, Denied, InvalidRequest, NotFound
+
+#: The login under which event handlers call the reference billing.
+SERVICE_LOGIN = "espf-handlers"
+
+#: Reads Ki and OPc of SIM cards.
+SIM_KEYS = "sim.keys"
+RIGHTS = frozenset({SIM_KEYS})
+
+ACCESS_LIFE = timedelta(hours=48)
+REFRESH_LIFE = timedelta(days=30)
+MIN_PASSWORD = 8
+
+
+@dataclass(frozen=True)
+class User:
+    """An administrator. Acts in ``i_env``; only a superuser may name another environment."""
+
+    i_user: int
+    login: str
+    i_env: int
+    superuser: bool
+    rights: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a login hands out. Times are UTC."""
+
+    session_id: str
+    access_token: str
+    refresh_token: str
+    expires_at: datetime
+
+
+class Users:
+    """Logs administrators in; remembers good passwords and live tokens for a moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._check = PasswordCheck()
+
+    def by_password(self, login: str, password: str) -> User:
+        """The user with this login and password. Raises Denied. Slow the first time: argon2."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(users).where(users.c.login == login, users.c.enabled == 1)
+            ).one_or_none()
+        # A login that does not exist costs the same time as a wrong password.
+        if not self._check(password, row.password_hash if row else _NOBODY) or row is None:
+            raise Denied("the login or the password is wrong")
+        return _user(row)
+
+    def by_token(self, token: str) -> User:
+        """The user that holds this access token. Raises Denied when it is unknown or expired."""
+        return self._holder(token, "access")
+
+    def by_session(self, session_id: str) -> User:
+        """The user of a session that has a live access token. Raises Denied."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(users)
+                .join(access_tokens)
+                .where(
+                    access_tokens.c.session_id == session_id,
+                    access_tokens.c.kind == "access",
+                    access_tokens.c.expires_at > self._database.now(connection),
+                    users.c.enabled == 1,
+                )
+            ).first()
+        if row is None:
+            raise Denied("the session is unknown or has expired; log in again")
+        return _user(row)
+
+    def open_session(self, user: User, session_id: str | None = None) -> Tokens:
+        """Make a pair of tokens, of a new session or of the one given."""
+        session_id = session_id or secrets.token_hex(16)
+        access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        with self._database.begin() as connection:
+            now = self._database.now(connection)
+            connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
+            for token, kind, life in (
+                (access, "access", ACCESS_LIFE),
+                (refresh, "refresh", REFRESH_LIFE),
+            ):
+                connection.execute(
+                    insert(access_tokens).values(
+                        digest=_digest(token),
+                        session_id=session_id,
+                        kind=kind,
+                        i_user=user.i_user,
+                        expires_at=now + life,
+                    )
+                )
+        return Tokens(session_id, access, refresh, now + ACCESS_LIFE)
+
+    def refresh(self, refresh_token: str) -> Tokens:
+        """Exchange a refresh token, which is used up, for a new pair. Raises Denied."""
+        user = self._holder(refresh_token, "refresh")
+        with self._database.begin() as connection:
+            session_id = connection.execute(
+                delete(access_tokens)
+                .where(access_tokens.c.digest == _digest(refresh_token))
+                .returning(access_tokens.c.session_id)
+            ).scalar_one_or_none()
+        if session_id is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        return self.open_session(user, session_id)
+
+    def close_session(self, token: str) -> None:
+        """Log out: every token of the session of this access token stops working."""
+        with self._database.begin() as connection:
+            session = select(access_tokens.c.session_id).where(
+                access_tokens.c.digest == _digest(token)
+            )
+            connection.execute(delete(access_tokens).where(access_tokens.c.session_id.in_(session)))
+
+    def close_session_id(self, session_id: str) -> None:
+        """Log out by session_id."""
+        with self._database.begin() as connection:
+            connection.execute(
+                delete(access_tokens).where(access_tokens.c.session_id == session_id)
+            )
+
+    def _holder(self, token: str, kind: Literal["access", "refresh"]) -> User:
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(users)
+                .join(access_tokens)
+                .where(
+                    access_tokens.c.digest == _digest(token),
+                    access_tokens.c.kind == kind,
+                    access_tokens.c.expires_at > self._database.now(connection),
+                    users.c.enabled == 1,
+                )
+            ).one_or_none()
+        if row is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        return _user(row)
+
+
+def create(
+    connection: Connection,
+    login: str,
+    password: str,
+    i_env: int,
+    *,
+    superuser: bool = False,
+    rights: frozenset[str] = frozenset(),
+) -> int:
+    """Add an administrator; returns i_user. Raises Conflict when the login is taken."""
+    if not login or len(login) > 64 or any(c.isspace() or c == ":" for c in login):
+        raise InvalidRequest(
+            "login: 1 to 64 characters without white space or colon are expected", "login"
+        )
+    check_password(password)
+    if unknown := rights - RIGHTS:
+        raise InvalidRequest(
+            f"rights: {', '.join(sorted(unknown))} is not one of {', '.join(sorted(RIGHTS))}",
+            "rights",
+        )
+    try:
+        result = connection.execute(
+            insert(users).values(
+                login=login,
+                password_hash=hash_password(password),
+                i_env=i_env,
+                superuser=int(superuser),
+                rights=" ".join(sorted(rights)),
+            )
+        )
+    except IntegrityError:
+        raise Conflict(f"the login {login!r} is taken") from None
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def set_password(connection: Connection, login: str, password: str) -> None:
+    """Give an administrator a new password; all of the login's sessions end."""
+    check_password(password)
+    i_user = connection.execute(
+        update(users)
+        .where(users.c.login == login)
+        .values(password_hash=hash_password(password))
+        .returning(users.c.i_user)
+    ).scalar_one_or_none()
+    if i_user is None:
+        raise NotFound(f"there is no user {login!r}")
+    connection.execute(delete(access_tokens).where(access_tokens.c.i_user == i_user))
+
+
+def list_all(connection: Connection) -> list[User]:
+    """All administrators, by login."""
+    return [_user(row) for row in connection.execute(select(users).order_by(users.c.login))]
+
+
+def check_password(password: str) -> None:
+    """Raise InvalidRequest when a new password is too short."""
+    if len(password) < MIN_PASSWORD:
+        raise InvalidRequest(
+            f"password: at least {MIN_PASSWORD} characters are expected", "password"
+        )
+
+
+def service_password(sealer: Sealer) -> str:
+    """The password of the handlers' service account: derived from the key file, stored nowhere."""
+    return sealer.derive("service account of the event handlers")
+
+
+def _user(row: Row[Any]) -> User:
+    return User(
+        i_user=row.i_user,
+        login=row.login,
+        i_env=row.i_env,
+        superuser=bool(row.superuser),
+        rights=frozenset(row.rights.split()),
+    )
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+#: A hash that no password has, to spend the same time on logins that do not exist.
+_NOBODY = hash_password(secrets.token_urlsafe(32))
