@@ -47,7 +47,7 @@ class Event:
     event_type: str
     payload: str
     ordering_key: str | None = None
-    created_at: str = ""
+    created_at: datetime | None = None
 
     @cached_property
     def variables(self) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:8080"
     log: Path = Path("var/provisioning.log")
     key_file: Path = Path("var/espf.key")
+    rules: Path | None = None
     billing_url: str | None = None
     billing_login: str | None = None
     billing_password: SecretStr | None = None

@@ -1,0 +1,105 @@
+"""What all commands share: the open database, errors as exit codes, tables and JSON."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+from sqlalchemy import inspect
+
+from espf import settings
+from espf.crypto import Sealer
+from espf.db.database import Database
+from espf.errors import EspfError, SettingsError
+from espf.model import format_time
+from espf.settings import Settings
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+class ErrorsToExitCodes(click.Group):
+    """Turns an error of ESPF into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except EspfError as error:
+            click.echo(f"evctl: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+class Office:
+    """The database, the keys and the settings, as a command needs them."""
+
+    def __init__(self, database: Database, loaded: Settings) -> None:
+        self.database = database
+        self.settings = loaded
+
+    @property
+    def sealer(self) -> Sealer:
+        """The keys. Raises SettingsError when there is no key file."""
+        return Sealer.open(self.settings.key_file)
+
+
+@contextmanager
+def office(*, initialised: bool = True) -> Iterator[Office]:
+    """Open the database that the settings name, and close it at the end.
+
+    Raises SettingsError when it has not been set up, unless that is what is about to happen.
+    """
+    loaded = settings.load()
+    database = Database.open(loaded.database_url)
+    try:
+        if initialised:
+            with database.read() as connection:
+                if not inspect(connection).has_table("Event_Queue"):
+                    raise SettingsError(
+                        f"{loaded.database_url} has not been set up; run 'evctl init' first"
+                    )
+        yield Office(database, loaded)
+    finally:
+        database.close()
+
+
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print rows as a table of some columns, or all of them as JSON."""
+    if as_json:
+        click.echo(json.dumps([dict(row) for row in rows], default=_plain, indent=2))
+        return
+    table = [[_cell(row[name]) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [list(columns), *table]) for i in range(len(columns))]
+    for line in [[name.upper() for name in columns], *table]:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def show_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing, a line per field."""
+    if as_json:
+        click.echo(json.dumps(dict(fields), default=_plain, indent=2))
+        return
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        click.echo(f"{name.ljust(width)}  {_cell(value)}".rstrip())
+
+
+def is_interactive() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _plain(value: object) -> str:
+    return format_time(value) if isinstance(value, datetime) else str(value)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = _plain(value)
+    return "".join(character if character.isprintable() else "·" for character in text)

@@ -1,0 +1,248 @@
+"""evctl handler: event handlers, their settings and subscriptions."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from espf import subscriptions
+from espf.cli.group import is_interactive, json_option, office, show, show_fields
+from espf.errors import InvalidRequest
+from espf.queue import Queue
+
+
+@click.group()
+def handler() -> None:
+    """Event handlers: create, configure, subscribe, switch on and off."""
+
+
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="K=V", help="Set an option; may be repeated."
+)
+file_option = click.option(
+    "--set-file",
+    "files",
+    multiple=True,
+    metavar="K=PATH",
+    help="Set an option to what a file holds ('-': standard input), to keep secrets out of sight.",
+)
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.option("--type", "type_name", required=True, help="The handler type, e.g. EventSender.")
+@set_option
+@file_option
+@click.option("--disabled", is_flag=True, help="Do not switch it on yet.")
+def create(
+    i_env: int,
+    name: str,
+    type_name: str,
+    assignments: tuple[str, ...],
+    files: tuple[str, ...],
+    *,
+    disabled: bool,
+) -> None:
+    """Create a handler; it is subscribed to every event type that its type supports.
+
+    \b
+    Example:
+      evctl handler create 3 EventSender --type EventSender \\
+        --set EventSender.URL=http://127.0.0.1:5000 \\
+        --set EventSender.BasicAuth.User=espf \\
+        --set-file EventSender.BasicAuth.Key=/etc/espf/key
+    """  # noqa: D301
+    options = _options(assignments, files)
+    with office() as at, at.database.begin() as connection:
+        made = subscriptions.create_handler(
+            connection, at.sealer, i_env, name, type_name, options, enabled=not disabled
+        )
+        count = len(subscriptions.subscriptions(connection, made))
+    state = "disabled" if disabled else "enabled"
+    click.echo(f"Handler {name} is created, {state}, subscribed to {count} event types")
+
+
+@handler.command("set")
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.argument("words", nargs=-1, metavar="[K=V]...")
+@set_option
+@file_option
+@click.option("--unset", "unset", multiple=True, metavar="K", help="Back to the default.")
+def set_(
+    i_env: int,
+    name: str,
+    words: tuple[str, ...],
+    assignments: tuple[str, ...],
+    files: tuple[str, ...],
+    unset: tuple[str, ...],
+) -> None:
+    """Change options of a handler; all or none take effect, within two seconds.
+
+    \b
+    Example:
+      evctl handler set 3 EventSender EventSender.APIVersion=1 Concurrency=4
+    """  # noqa: D301
+    options: dict[str, object | None] = dict(_options(words + assignments, files))
+    options.update(dict.fromkeys(unset))
+    if not options:
+        raise click.UsageError("nothing to set; write K=V or --unset K")
+    with office() as at, at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        subscriptions.set_options(connection, at.sealer, found, options)
+    click.echo(f"Handler {name}: {', '.join(options)} changed")
+
+
+@handler.command("show")
+@click.argument("i_env", type=int)
+@click.argument("name")
+@json_option
+def show_(i_env: int, name: str, *, as_json: bool) -> None:
+    """Show a handler and all its options; secrets as dots."""
+    with office() as at, at.database.read() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        fields = {
+            "name": found.name,
+            "i_env": found.i_env,
+            "type": found.type,
+            "enabled": found.enabled,
+            "subscriptions": len(subscriptions.subscriptions(connection, found)),
+            **Queue(at.database).counts(connection, found.i_event_handler),
+        }
+    shown = found.shown()
+    if as_json:
+        show_fields({**fields, "options": shown}, as_json=True)
+    else:
+        show_fields({**fields, **shown}, as_json=False)
+
+
+@handler.command("list")
+@click.argument("i_env", type=int, required=False)
+@json_option
+def list_(i_env: int | None, *, as_json: bool) -> None:
+    """List the handlers of one environment, or of all."""
+    with office() as at, at.database.read() as connection:
+        queue = Queue(at.database)
+        rows = [
+            {
+                "i_env": found.i_env,
+                "name": found.name,
+                "type": found.type,
+                "enabled": found.enabled,
+                **queue.counts(connection, found.i_event_handler),
+            }
+            for found in subscriptions.list_handlers(connection, i_env)
+        ]
+    columns = ["i_env", "name", "type", "enabled", "waiting", "retrying", "failed"]
+    show(rows, columns, as_json=as_json)
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+def enable(i_env: int, name: str) -> None:
+    """Switch a handler on: it goes on with what waits, and hears of new events."""
+    with office() as at, at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        subscriptions.set_handler_enabled(connection, found, enabled=True)
+    click.echo(f"Handler {name} is enabled")
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def disable(i_env: int, name: str, *, yes: bool) -> None:
+    """Switch a handler off: what waits is kept, new events are not recorded for it."""
+    with office() as at:
+        with at.database.read() as connection:
+            found = subscriptions.require_handler(connection, i_env, name)
+        click.echo(
+            f"While handler {name} is disabled, what changes in billing is not recorded for it; "
+            "what waits already is kept.",
+            err=True,
+        )
+        if is_interactive() and not yes:
+            click.confirm("Disable it?", abort=True)
+        with at.database.begin() as connection:
+            subscriptions.set_handler_enabled(connection, found, enabled=False)
+    click.echo(f"Handler {name} is disabled")
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when work is waiting; it counts as cancelled.")
+def delete(i_env: int, name: str, *, force: bool) -> None:
+    """Delete a handler with its settings and subscriptions."""
+    with office() as at, at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        cancelled = Queue(at.database).delete_handler(connection, found, force=force)
+    click.echo(f"Handler {name} is deleted; {cancelled} notifications cancelled")
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.argument("event_type")
+def subscribe(i_env: int, name: str, event_type: str) -> None:
+    """Subscribe a handler to an event type.
+
+    \b
+    Example:
+      evctl handler subscribe 3 EventSender Custom/NextMonth
+    """  # noqa: D301
+    with office() as at, at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        subscriptions.subscribe(connection, found, event_type)
+        remark = found.build(at.sealer).remark(event_type)
+    click.echo(f"Handler {name} is subscribed to {event_type}")
+    if remark:
+        click.echo(f"Note: {remark}", err=True)
+
+
+@handler.command()
+@click.argument("i_env", type=int)
+@click.argument("name")
+@click.argument("event_type")
+def unsubscribe(i_env: int, name: str, event_type: str) -> None:
+    """End a subscription; what waits already is still delivered."""
+    with office() as at, at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        subscriptions.unsubscribe(connection, found, event_type)
+    click.echo(f"Handler {name} is unsubscribed from {event_type}")
+
+
+@handler.command("subscriptions")
+@click.argument("i_env", type=int)
+@click.argument("name")
+@json_option
+def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
+    """List the event types that a handler supports, and which it is subscribed to."""
+    with office() as at, at.database.read() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        on = set(subscriptions.subscriptions(connection, found))
+        rows = [
+            {"event_type": event_type, "subscribed": event_type in on}
+            for event_type in subscriptions.supported_types(connection, found)
+        ]
+    show(rows, ["event_type", "subscribed"], as_json=as_json)
+
+
+def _options(assignments: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
+    options = dict(_split(word) for word in assignments)
+    for alias, path in (_split(word) for word in files):
+        try:
+            text = sys.stdin.read() if path == "-" else Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{alias}: cannot read {path}: {error}", alias) from None
+        options[alias] = text.rstrip("\n")
+    return options
+
+
+def _split(word: str) -> tuple[str, str]:
+    alias, equals, value = word.partition("=")
+    if not equals or not alias:
+        raise InvalidRequest(f"{word!r}: expected OPTION=VALUE, e.g. Concurrency=4", word)
+    return alias, value

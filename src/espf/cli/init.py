@@ -1,0 +1,123 @@
+"""evctl init: make the key file, the tables, the first administrator; optionally a billing."""
+
+import click
+from sqlalchemy import Connection, select
+
+from espf import subscriptions, users
+from espf.billing import demo, environments
+from espf.billing.tables import metadata as billing_tables
+from espf.capture import rules, triggers
+from espf.cli.group import Office, office
+from espf.crypto import Sealer, random_password
+from espf.db import tables
+
+#: The handbook's checklist, and the two types of its scheduling scenario.
+DEMO_SUBSCRIPTIONS = (
+    "Account/New",
+    "Account/SIMCardAssignment",
+    "Account/ServicePassword/Changed",
+    "Account/Password/Changed",
+    "Account/ID/Changed",
+    "Account/ZeroAvailableFunds",
+    "Account/AvailableFundsAppear",
+    "Account/Product/Changed",
+    "Account/Blocked",
+    "Account/Unblocked",
+    "Customer/ZeroAvailableFunds",
+    "Customer/AvailableFundsAppear",
+    "Customer/Blocked",
+    "Customer/Unblocked",
+    "Account/Service/Netaccess/QuotaExceeded",
+    "Account/Service/QuotaAvailable",
+)
+
+DEMO_URL = "http://127.0.0.1:5000"
+
+
+@click.command()
+@click.option(
+    "--demo", "with_demo", is_flag=True, help="Also the reference billing with demo data."
+)
+@click.option("--reference-billing", is_flag=True, help="Also the reference billing, empty.")
+@click.option("--env", "i_env", type=int, default=1, show_default=True, help="admin's environment.")
+def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
+    """Set up the database that ESPF_DATABASE_URL names; doing it again changes nothing.
+
+    \b
+    Examples:
+      evctl init --demo                 a billing to play with, in environment 3
+      evctl init --reference-billing    the reference billing, empty
+      evctl init                        ESPF alone, beside a billing of your own
+    """  # noqa: D301
+    with office(initialised=False) as at:
+        sealer = Sealer.create(at.settings.key_file)
+        with at.database.begin() as connection:
+            tables.metadata.create_all(connection)
+            subscriptions.add_catalogue(connection)
+            i_env = demo.DEMO_ENV if with_demo else i_env
+            _add_administrator(at, connection, i_env)
+            _add_service_account(connection, sealer, i_env)
+            if with_demo or reference_billing:
+                billing_tables.create_all(connection)
+                environments.add(connection, i_env, "Demo" if with_demo else f"Environment {i_env}")
+                _capture(at, connection)
+            if with_demo:
+                demo.load(connection, sealer, at.database.now(connection))
+                _add_demo_handler(connection, sealer)
+    click.echo(f"ESPF is set up in {at.settings.database_url}")
+
+
+def _add_administrator(at: Office, connection: Connection, i_env: int) -> None:
+    if any(user.login == "admin" for user in users.list_all(connection)):
+        click.echo("The login admin exists; its password stays as it is")
+        return
+    chosen = at.settings.admin_password
+    password = chosen.get_secret_value() if chosen else random_password()
+    users.create(connection, "admin", password, i_env, superuser=True)
+    shown = "as given in ESPF_ADMIN_PASSWORD" if chosen else f"{password} (shown only now)"
+    click.echo(f"Login admin, environment {i_env}, password {shown}")
+
+
+def _add_service_account(connection: Connection, sealer: Sealer, i_env: int) -> None:
+    if not any(user.login == users.SERVICE_LOGIN for user in users.list_all(connection)):
+        users.create(
+            connection,
+            users.SERVICE_LOGIN,
+            users.service_password(sealer),
+            i_env,
+            superuser=True,
+            rights=frozenset({users.SIM_KEYS}),
+        )
+
+
+def _capture(at: Office, connection: Connection) -> None:
+    wanted = triggers.compile_rules(rules.shipped_rules(), triggers.disabled_types(connection))
+    triggers.apply(connection, at.database.dialect, wanted)
+    click.echo(f"{len(wanted)} triggers on the reference billing")
+
+
+def _add_demo_handler(connection: Connection, sealer: Sealer) -> None:
+    """EventSender as the handbook sets it up, subscribed to what the handbook's scenarios need."""
+    known = connection.execute(
+        select(tables.event_handlers.c.name).where(tables.event_handlers.c.i_env == demo.DEMO_ENV)
+    ).scalars()
+    if "EventSender" in set(known):
+        return
+    key = random_password()
+    handler = subscriptions.create_handler(
+        connection,
+        sealer,
+        demo.DEMO_ENV,
+        "EventSender",
+        "EventSender",
+        {
+            "EventSender.URL": DEMO_URL,
+            "EventSender.APIVersion": "1",
+            "EventSender.BasicAuth.User": "espf",
+            "EventSender.BasicAuth.Key": key,
+        },
+    )
+    for event_type in subscriptions.subscriptions(connection, handler):
+        if event_type not in DEMO_SUBSCRIPTIONS:
+            subscriptions.unsubscribe(connection, handler, event_type)
+    click.echo(f"Handler EventSender posts to {DEMO_URL} as espf with the key {key}")

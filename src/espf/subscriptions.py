@@ -1,0 +1,309 @@
+"""Who hears what: event types, event handlers with their settings, and subscriptions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from espf.catalogue import CUSTOM_PREFIX, catalogue, is_well_formed
+from espf.crypto import Sealer
+from espf.db.tables import event_handlers, event_subscriptions, event_types
+from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.handlers import registry
+from espf.handlers.base import Handler
+
+#: The numbers of custom event types count up from here.
+FIRST_CUSTOM_TYPE = 10_001
+
+_SEALED = "sealed"
+
+
+@dataclass(frozen=True)
+class EventHandler:
+    """A configured, named instance of a handler type, in one environment.
+
+    ``options`` are those that were set, secrets still sealed; ``version`` grows with each change.
+    """
+
+    i_event_handler: int
+    i_env: int
+    name: str
+    type: str
+    enabled: bool
+    options: Mapping[str, Any]
+    version: int
+
+    def build(self, sealer: Sealer) -> Handler:
+        """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
+        handler_type = registry.handler_type(self.type)
+        return handler_type(registry.validate(self.type, _unsealed(self.options, sealer)))
+
+    def shown(self) -> dict[str, str]:
+        """Every option as text, defaults included, secrets as dots."""
+        shown: dict[str, str] = {}
+        for option in registry.options(self.type):
+            if option.alias in self.options:
+                value = self.options[option.alias]
+                shown[option.alias] = "••••••••" if option.secret else str(value)
+            else:
+                shown[option.alias] = "" if option.default is None else str(option.default)
+        return shown
+
+
+# Event types
+
+
+def add_catalogue(connection: Connection) -> None:
+    """Make the types of the catalogue known; those that are there already stay as they are."""
+    known = set(connection.execute(select(event_types.c.name)).scalars())
+    number = connection.execute(
+        select(func.coalesce(func.max(event_types.c.i_event_type), 0)).where(
+            event_types.c.i_event_type < FIRST_CUSTOM_TYPE
+        )
+    ).scalar_one()
+    new = [name for name in catalogue() if name not in known]
+    if new:
+        connection.execute(
+            insert(event_types),
+            [{"i_event_type": i, "name": name} for i, name in enumerate(new, number + 1)],
+        )
+
+
+def create_type(connection: Connection, name: str) -> int:
+    """Add a custom event type; returns its number."""
+    if not name.startswith(CUSTOM_PREFIX) or not is_well_formed(name):
+        raise InvalidRequest(
+            f"event type {name!r}: the name of a custom event type must start with "
+            f"{CUSTOM_PREFIX!r}, followed by letters, digits, underscores and slashes, "
+            "for example Custom/NextMonth",
+            "event_type",
+        )
+    highest = connection.execute(select(func.max(event_types.c.i_event_type))).scalar_one() or 0
+    number = max(highest + 1, FIRST_CUSTOM_TYPE)
+    try:
+        connection.execute(insert(event_types).values(i_event_type=number, name=name))
+    except IntegrityError:
+        raise Conflict(f"the event type {name} exists already") from None
+    return number
+
+
+def set_type_enabled(connection: Connection, name: str, *, enabled: bool) -> None:
+    """Switch a type on or off; a type that is off is left out of the triggers."""
+    require_type(connection, name)
+    connection.execute(
+        update(event_types).where(event_types.c.name == name).values(enabled=int(enabled))
+    )
+
+
+def list_types(connection: Connection) -> list[Row[Any]]:
+    """All types: i_event_type, name, enabled."""
+    return list(connection.execute(select(event_types).order_by(event_types.c.i_event_type)))
+
+
+def require_type(connection: Connection, name: str) -> None:
+    """Raise NotFound, with near misses, when there is no such type."""
+    names = list(connection.execute(select(event_types.c.name)).scalars())
+    if name not in names:
+        near = [known for known in names if known.lower() == name.lower()]
+        hint = f"; did you mean {near[0]}?" if near else "; see 'evctl type list'"
+        raise NotFound(f"there is no event type {name!r}{hint}")
+
+
+# Event handlers
+
+
+def create_handler(
+    connection: Connection,
+    sealer: Sealer,
+    i_env: int,
+    name: str,
+    type_name: str,
+    options: Mapping[str, object],
+    *,
+    enabled: bool = True,
+) -> EventHandler:
+    """Add a handler, subscribed to every type of the catalogue that its type supports."""
+    if not name or len(name) > 64 or name != name.strip() or not name.isprintable():
+        raise InvalidRequest("name: 1 to 64 printable characters are expected", "name")
+    registry.validate(type_name, options)
+    try:
+        result = connection.execute(
+            insert(event_handlers).values(
+                i_env=i_env,
+                name=name,
+                type=type_name,
+                enabled=int(enabled),
+                settings=json.dumps(_sealed(type_name, options, sealer)),
+            )
+        )
+    except IntegrityError:
+        raise Conflict(f"there is a handler {name!r} in environment {i_env} already") from None
+    key = result.inserted_primary_key
+    assert key is not None
+    _subscribe(
+        connection,
+        EventHandler(int(key[0]), i_env, name, type_name, enabled, {}, 1),
+        registry.supported(type_name, list(catalogue())),
+    )
+    return require_handler(connection, i_env, name)
+
+
+def set_options(
+    connection: Connection,
+    sealer: Sealer,
+    handler: EventHandler,
+    options: Mapping[str, object | None],
+) -> None:
+    """Change some options; None takes one back to its default. All or nothing."""
+    merged = dict(_unsealed(handler.options, sealer))
+    for alias, value in options.items():
+        if value is None:
+            merged.pop(alias, None)
+        else:
+            merged[alias] = value
+    # An option may be unset only if it is one: the check comes with what is left and what is new.
+    registry.validate(
+        handler.type, {**merged, **{k: v for k, v in options.items() if v is not None}}
+    )
+    _touch(connection, handler, settings=json.dumps(_sealed(handler.type, merged, sealer)))
+
+
+def set_handler_enabled(connection: Connection, handler: EventHandler, *, enabled: bool) -> None:
+    """Switch a handler on or off. Off keeps its waiting work and its choice of types."""
+    _touch(connection, handler, enabled=int(enabled))
+    connection.execute(
+        update(event_subscriptions)
+        .where(event_subscriptions.c.i_event_handler == handler.i_event_handler)
+        .values(active=int(enabled))
+    )
+
+
+def delete_handler(connection: Connection, handler: EventHandler) -> None:
+    """Remove a handler and its subscriptions; its work is the queue's to end first."""
+    for table in (event_subscriptions, event_handlers):
+        connection.execute(delete(table).where(table.c.i_event_handler == handler.i_event_handler))
+
+
+def list_handlers(connection: Connection, i_env: int | None = None) -> list[EventHandler]:
+    """The handlers of one environment, or of all."""
+    query = select(event_handlers).order_by(event_handlers.c.i_env, event_handlers.c.name)
+    if i_env is not None:
+        query = query.where(event_handlers.c.i_env == i_env)
+    return [_handler(row) for row in connection.execute(query)]
+
+
+def require_handler(connection: Connection, i_env: int, name: str) -> EventHandler:
+    """The handler of this name. Raises NotFound, naming those that exist."""
+    for handler in (handlers := list_handlers(connection, i_env)):
+        if handler.name == name:
+            return handler
+    names = ", ".join(handler.name for handler in handlers) or "there are none"
+    raise NotFound(f"there is no handler {name!r} in environment {i_env} (known: {names})")
+
+
+# Subscriptions
+
+
+def subscribe(connection: Connection, handler: EventHandler, event_type: str) -> None:
+    """Subscribe a handler to one type. Raises Conflict when it is already."""
+    require_type(connection, event_type)
+    if not registry.supported(handler.type, [event_type]):
+        raise InvalidRequest(
+            f"handlers of type {handler.type} do not support {event_type}", "event_type"
+        )
+    if event_type in subscriptions(connection, handler):
+        raise Conflict(f"handler {handler.name} is subscribed to {event_type} already")
+    _subscribe(connection, handler, [event_type])
+
+
+def unsubscribe(connection: Connection, handler: EventHandler, event_type: str) -> None:
+    """End a subscription; what waits already is still delivered. Raises Conflict when not on."""
+    require_type(connection, event_type)
+    removed = connection.execute(
+        delete(event_subscriptions).where(
+            event_subscriptions.c.i_env == handler.i_env,
+            event_subscriptions.c.event_type == event_type,
+            event_subscriptions.c.i_event_handler == handler.i_event_handler,
+        )
+    )
+    if not removed.rowcount:
+        raise Conflict(f"handler {handler.name} is not subscribed to {event_type}")
+
+
+def subscriptions(connection: Connection, handler: EventHandler) -> list[str]:
+    """The types that a handler is subscribed to, sorted."""
+    return list(
+        connection.execute(
+            select(event_subscriptions.c.event_type)
+            .where(event_subscriptions.c.i_event_handler == handler.i_event_handler)
+            .order_by(event_subscriptions.c.event_type)
+        ).scalars()
+    )
+
+
+def supported_types(connection: Connection, handler: EventHandler) -> list[str]:
+    """The known types that the handler's type supports."""
+    names = [row.name for row in list_types(connection)]
+    return sorted(registry.supported(handler.type, names))
+
+
+def _subscribe(connection: Connection, handler: EventHandler, names: Sequence[str]) -> None:
+    if names:
+        connection.execute(
+            insert(event_subscriptions),
+            [
+                {
+                    "i_env": handler.i_env,
+                    "event_type": name,
+                    "i_event_handler": handler.i_event_handler,
+                    "active": int(handler.enabled),
+                }
+                for name in names
+            ],
+        )
+
+
+def _touch(connection: Connection, handler: EventHandler, **values: object) -> None:
+    connection.execute(
+        update(event_handlers)
+        .where(event_handlers.c.i_event_handler == handler.i_event_handler)
+        .values(version=event_handlers.c.version + 1, **values)
+    )
+
+
+def _handler(row: Row[Any]) -> EventHandler:
+    return EventHandler(
+        i_event_handler=row.i_event_handler,
+        i_env=row.i_env,
+        name=row.name,
+        type=row.type,
+        enabled=bool(row.enabled),
+        options=json.loads(row.settings),
+        version=row.version,
+    )
+
+
+def _sealed(type_name: str, options: Mapping[str, object], sealer: Sealer) -> dict[str, object]:
+    """Options as they are stored: JSON values, secrets sealed."""
+    secret = registry.secret_options(type_name)
+    return {
+        alias: {_SEALED: sealer.seal(_plain(value))} if alias in secret else value
+        for alias, value in options.items()
+    }
+
+
+def _unsealed(options: Mapping[str, Any], sealer: Sealer) -> dict[str, object]:
+    return {
+        alias: sealer.unseal(value[_SEALED])
+        if isinstance(value, dict) and _SEALED in value
+        else value
+        for alias, value in options.items()
+    }
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

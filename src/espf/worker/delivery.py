@@ -1,0 +1,102 @@
+"""Step 5 of 8, deliver: one notification handed to its handler, whatever the handler does."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from espf.errors import HandlerError, TryLater
+from espf.handlers.base import Billing, Context, Handler
+from espf.handlers.http import Http, HttpClient, masked
+from espf.model import Notification
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How an attempt went. ``outcome`` None: the external system has accepted the event."""
+
+    outcome: Exception | None
+    duration_ms: int
+    request: str | None
+    response: str | None
+
+
+@dataclass
+class Batch:
+    """Attempts that were started together and share a last moment for their answers."""
+
+    _clocks: set[asyncio.Timeout] = field(default_factory=set)
+    _last_answer_at: float | None = None
+
+    def sent(self, max_wait_seconds: float) -> None:
+        """The last one went out: whoever has no answer this much later has none."""
+        self._last_answer_at = asyncio.get_running_loop().time() + max_wait_seconds
+        for clock in self._clocks:
+            self._shorten(clock)
+
+    @contextmanager
+    def member(self, clock: asyncio.Timeout) -> Iterator[None]:
+        """Put the time limit of one attempt under that of the batch."""
+        self._clocks.add(clock)
+        self._shorten(clock)
+        try:
+            yield
+        finally:
+            self._clocks.discard(clock)
+
+    def _shorten(self, clock: asyncio.Timeout) -> None:
+        due = clock.when()
+        if self._last_answer_at is not None and (due is None or due > self._last_answer_at):
+            clock.reschedule(self._last_answer_at)
+
+
+async def deliver(
+    handler: Handler,
+    notification: Notification,
+    client: HttpClient,
+    billing: Billing,
+    batch: Batch | None = None,
+) -> Delivery:
+    """Run the handler once, within its time limit. Never raises, but when cancelled."""
+    http = Http(client, handler.secrets())
+    context = Context(http=http, billing=billing, attempt=notification.attempts + 1)
+    started = time.monotonic()
+    outcome: Exception | None = None
+    try:
+        async with asyncio.timeout(handler.time_limit_seconds()) as clock:
+            with batch.member(clock) if batch is not None else nullcontext():
+                await handler.handle(notification.event, context)
+    except HandlerError as error:
+        outcome = error
+    except TimeoutError:
+        outcome = TryLater(f"no answer within {time.monotonic() - started:.0f} s")
+    except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
+        _log.exception("a fault in handler type %s", type(handler).__name__)
+        outcome = error
+    secrets = handler.secrets()
+    exchange = http.exchange
+    request = "\n".join(context.notes) or None
+    if exchange is not None:
+        request = "\n".join([*context.notes, exchange.request])
+    return Delivery(
+        outcome=_without_secrets(outcome, secrets),
+        duration_ms=round((time.monotonic() - started) * 1000),
+        request=masked(request, secrets) if request else None,
+        response=masked(exchange.response, secrets) if exchange else None,
+    )
+
+
+def _without_secrets(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
+    """The outcome as it may be shown: an external system may well echo what it was sent."""
+    if outcome is None or masked(str(outcome), secrets) == str(outcome):
+        return outcome
+    text = masked(str(outcome), secrets)
+    if isinstance(outcome, TryLater):
+        return TryLater(text, after=outcome.after)
+    if isinstance(outcome, HandlerError):
+        return type(outcome)(text)
+    return TryLater(f"{type(outcome).__name__}: {text}")

@@ -1,0 +1,30 @@
+"""What the suites share: a database with ESPF's tables, and a house that delivers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from espf import subscriptions
+from espf.crypto import Sealer
+from espf.db import tables
+from espf.db.database import Database
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An open database with ESPF's tables and the catalogue, nothing else."""
+    opened = Database.open(f"sqlite:///{tmp_path / 'espf.db'}")
+    with opened.begin() as connection:
+        tables.metadata.create_all(connection)
+        subscriptions.add_catalogue(connection)
+    yield opened
+    checked_out = opened._engine.pool.checkedout()
+    opened.close()
+    assert checked_out == 0, "a connection was not given back"
+
+
+@pytest.fixture
+def sealer(tmp_path: Path) -> Sealer:
+    """Fresh keys."""
+    return Sealer.create(tmp_path / "espf.key")

@@ -1,0 +1,100 @@
+"""A worker over a test database, with handlers that post to a real server, for the test suites."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+from espf import subscriptions
+from espf.crypto import Sealer
+from espf.db.database import Database
+from espf.handlers.billing_client import BillingClient
+from espf.handlers.http import HttpClient
+from espf.queue import Filter, Overview, Queue
+from espf.subscriptions import EventHandler
+from espf.telemetry import ProvisioningLog
+from espf.worker.worker import Worker
+
+QUICK = {"EventSender.APIVersion": "1", "EventSender.AuthMethod": "None"}
+
+
+class House:
+    """ESPF around one database: make handlers and events, see what became of them."""
+
+    def __init__(self, database: Database, sealer: Sealer, folder: Path) -> None:
+        self.database = database
+        self.sealer = sealer
+        self.queue = Queue(database)
+        self.log_path = folder / "provisioning.log"
+
+    def handler(
+        self, url: str, name: str = "Sender", i_env: int = 1, **options: object
+    ) -> EventHandler:
+        """An EventSender of version 1 without authentication, and what else is given."""
+        settings: dict[str, object] = {**QUICK, "EventSender.URL": url}
+        settings.update({key.replace("__", "."): value for key, value in options.items()})
+        with self.database.begin() as connection:
+            return subscriptions.create_handler(
+                connection, self.sealer, i_env, name, "EventSender", settings
+            )
+
+    def change(self, handler: EventHandler, **options: object) -> None:
+        with self.database.begin() as connection:
+            current = subscriptions.require_handler(connection, handler.i_env, handler.name)
+            changed = {key.replace("__", "."): value for key, value in options.items()}
+            subscriptions.set_options(connection, self.sealer, current, changed)
+
+    def event(
+        self,
+        event_type: str = "Account/Blocked",
+        i_env: int = 1,
+        start_time: datetime | None = None,
+        **variables: object,
+    ) -> int:
+        with self.database.begin() as connection:
+            return self.queue.create_event(connection, i_env, event_type, variables, start_time)
+
+    def events(self, **wanted: object) -> list[Overview]:
+        with self.database.read() as connection:
+            return self.queue.search(connection, Filter(**wanted), 100_000)  # type: ignore[arg-type]
+
+    def statuses(self) -> Mapping[int, str]:
+        return {one.i_event: one.status for one in self.events()}
+
+    def live_rows(self) -> tuple[int, int]:
+        with self.database.read() as connection:
+            return tuple(
+                connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+                for table in ("Event_Queue", "Event_Notifications")
+            )
+
+    def log_lines(self) -> list[str]:
+        return self.log_path.read_text().splitlines() if self.log_path.exists() else []
+
+    @asynccontextmanager
+    async def working(self, grace: float = 5.0) -> AsyncIterator[Worker]:
+        """A worker, for as long as the block lasts."""
+        stop = asyncio.Event()
+        log = ProvisioningLog(self.log_path)
+        async with HttpClient() as client:
+            # Nobody listens there: the handlers of these tests do not ask the billing.
+            billing = BillingClient(client, "http://127.0.0.1:1", "nobody", "nothing")
+            worker = Worker(self.database, self.sealer, log, client, billing.for_environment, grace)
+            running = asyncio.create_task(worker.run(stop))
+            try:
+                yield worker
+            finally:
+                stop.set()
+                await running
+        log.close()
+
+    async def until(self, *statuses: str, timeout: float = 10.0) -> Mapping[int, str]:
+        """Wait until every event has one of these statuses."""
+        async with asyncio.timeout(timeout):
+            while True:
+                found = self.statuses()
+                if all(status in statuses for status in found.values()):
+                    return found
+                await asyncio.sleep(0.01)
+

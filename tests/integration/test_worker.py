@@ -1,0 +1,399 @@
+"""The worker over a real database and a real server: delivery, order, retries, pacing, stopping."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.house import House
+from tests.webhook import Answer, Request, Webhook
+
+
+@pytest.fixture
+def house(database, sealer, tmp_path) -> House:
+    return House(database, sealer, tmp_path)
+
+
+async def test_an_event_is_delivered_journalled_and_leaves_the_live_tables(house):
+    async with Webhook() as hook:
+        house.handler(hook.url)
+        i_event = house.event(i_account=7)
+        async with house.working():
+            (request,) = await hook.wait_for(1)
+            await house.until("finished")
+    assert request.json["event_type"] == "Account/Blocked"
+    assert request.json["variables"]["i_account"] == 7
+    assert request.i_event == i_event
+    assert house.live_rows() == (0, 0)
+    (line,) = house.log_lines()
+    assert f"i_event={i_event}" in line
+    assert "verdict=finished" in line
+
+
+async def test_an_event_reaches_every_subscribed_handler_and_stays_until_all_are_done(house):
+    async with Webhook() as good, Webhook() as bad:
+        bad.always = Answer(503)
+        house.handler(good.url, "Good")
+        house.handler(bad.url, "Bad", RetryDelays="1h", RetryJitter=0)
+        house.event(i_account=7)
+        async with house.working():
+            await asyncio.gather(good.wait_for(1), bad.wait_for(1))
+            await house.until("finished", "retrying")
+            assert house.live_rows() == (1, 2)
+            assert {one.handler: one.status for one in house.events()} == {
+                "Good": "finished",
+                "Bad": "retrying",
+            }
+
+
+async def test_one_account_is_served_strictly_in_order_while_others_go_on(house):
+    async with Webhook() as hook:
+        refused: set[int] = set()
+
+        def answer(request: Request) -> Answer:
+            # Every event of account 0 fails once.
+            if request.json["variables"]["i_account"] == 0 and request.i_event not in refused:
+                refused.add(request.i_event)
+                return Answer(503)
+            return Answer()
+
+        hook.always = answer
+        house.handler(hook.url, RetryDelays="1s", RetryJitter=0, EventSender__TokenRate=1000)
+        made = [house.event(i_account=n % 4) for n in range(40)]
+        async with house.working():
+            await house.until("finished", timeout=30)
+    for account in range(4):
+        seen = [r.i_event for r in hook.requests if r.json["variables"]["i_account"] == account]
+        expected = [i_event for n, i_event in enumerate(made) if n % 4 == account]
+        if account == 0:
+            assert seen == [i_event for i_event in expected for _ in (1, 2)]
+        else:
+            assert seen == expected
+    others = max(
+        r.received_at for r in hook.requests if r.json["variables"]["i_account"] != 0
+    )
+    stuck = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] == 0)
+    assert others < stuck - 5, "the other accounts waited for the stuck one"
+
+
+async def test_after_the_last_attempt_an_event_is_failed_kept_and_can_be_restarted(house):
+    async with Webhook() as hook:
+        hook.then(Answer(500), Answer(500))
+        house.handler(hook.url, RetryDelays="0s", MaxAttempts=2)
+        first = house.event(i_account=7)
+        second = house.event(i_account=7)
+        async with house.working():
+            await house.until("failed", "finished")
+            assert house.statuses() == {first: "failed", second: "finished"}
+            assert house.live_rows() == (1, 1)
+            with house.database.begin() as connection:
+                assert house.queue.restart(connection, first) == ["Sender"]
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [first, first, second, first]
+    assert house.live_rows() == (0, 0)
+
+
+async def test_hold_keeps_the_lane_waiting_until_the_failed_one_is_restarted(house):
+    async with Webhook() as hook:
+        hook.then(Answer(500))
+        house.handler(hook.url, RetryDelays="0s", MaxAttempts=1, OnFailure="hold")
+        first = house.event(i_account=7)
+        followers = [house.event(i_account=7) for _ in range(3)]
+        other = house.event(i_account=8)
+        async with house.working():
+            await hook.wait_for(2)
+            await asyncio.sleep(0.3)
+            assert [r.i_event for r in hook.requests] == [first, other]
+        # A new worker must find the lane held, too.
+        async with house.working():
+            await asyncio.sleep(0.7)
+            assert len(hook.requests) == 2
+            late = house.event(i_account=7)
+            with house.database.begin() as connection:
+                house.queue.restart(connection, first)
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests[2:]] == [first, *followers, late]
+
+
+async def test_a_held_lane_goes_on_when_the_handler_no_longer_holds(house):
+    async with Webhook() as hook:
+        hook.then(Answer(500))
+        handler = house.handler(hook.url, RetryDelays="0s", MaxAttempts=1, OnFailure="hold")
+        first = house.event(i_account=7)
+        followers = [house.event(i_account=7) for _ in range(3)]
+        async with house.working():
+            await hook.wait_for(1)
+            await asyncio.sleep(0.2)
+            house.change(handler, OnFailure="continue")
+            await house.until("finished", "failed")
+    assert [r.i_event for r in hook.requests] == [first, *followers]
+
+
+async def test_a_rejected_event_is_not_retried_and_can_come_back_from_the_journal(house):
+    async with Webhook() as hook:
+        hook.then(Answer(404, body="no such subscriber"))
+        house.handler(hook.url)
+        i_event = house.event(i_account=7)
+        async with house.working():
+            await house.until("rejected")
+            assert house.live_rows() == (0, 0)
+            assert "no such subscriber" in house.events()[0].reason
+            with house.database.begin() as connection:
+                house.queue.restart(connection, i_event)
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [i_event, i_event]
+
+
+async def test_retry_after_is_honoured(house):
+    async with Webhook() as hook:
+        hook.then(Answer(503, {"Retry-After": "2"}))
+        house.handler(hook.url, RetryDelays="0s")
+        house.event(i_account=7)
+        async with house.working():
+            await house.until("finished")
+    first, second = hook.requests
+    assert second.received_at - first.received_at >= 1.9
+
+
+async def test_sync_mode_sends_one_by_one_and_concurrency_bounds_the_lanes(house):
+    for concurrency in (1, 3):
+        async with Webhook() as hook:
+            hook.always = Answer(delay=0.05)
+            house.handler(
+                hook.url,
+                f"Sender{concurrency}",
+                EventSender__AsyncMode="off",
+                Concurrency=concurrency,
+            )
+            for n in range(9):
+                house.event(i_account=n)
+            async with house.working():
+                await hook.wait_for(9)
+                await house.until("finished")
+            assert hook.most_in_progress == concurrency
+        with house.database.begin() as connection:
+            house.queue.delete_handler(connection, _only(house), force=True)
+
+
+async def test_async_mode_does_not_wait_for_replies_but_never_sends_two_of_one_account(house):
+    async with Webhook() as hook:
+        hook.always = Answer(delay=0.3)
+        house.handler(hook.url)
+        for _ in range(2):
+            for account in range(10):
+                house.event(i_account=account)
+        async with house.working():
+            await hook.wait_for(20)
+            await house.until("finished")
+    assert hook.most_in_progress == 10
+    first_round = {r.json["variables"]["i_account"] for r in hook.requests[:10]}
+    assert len(first_round) == 10
+
+
+async def test_async_mode_sends_at_the_rate_of_the_token_bucket(house):
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=20, EventSender__TokenBurstiness=5)
+        for account in range(15):
+            house.event(i_account=account)
+        async with house.working():
+            requests = await hook.wait_for(15)
+    times = [r.received_at - requests[0].received_at for r in requests]
+    assert times[4] < 0.2, "the burst goes out at once"
+    assert 0.4 < times[14] < 1.5, "ten more at twenty a second"
+
+
+async def test_max_wait_time_ends_a_batch_that_gets_no_answer(house):
+    async with Webhook() as hook:
+        hook.then(Answer(fault="hang"))
+        house.handler(hook.url, EventSender__MaxWaitTime=1, RetryDelays="0s")
+        house.event(i_account=7)
+        async with house.working():
+            await house.until("finished")
+    first, second = hook.requests
+    assert 0.9 < second.received_at - first.received_at < 5
+    assert "no answer" in "".join(house.log_lines())
+
+
+async def test_a_refused_password_spends_no_attempt_and_one_new_setting_mends_it(house):
+    async with Webhook() as hook:
+        hook.always = lambda r: Answer(200 if r.headers.get("authorization") else 401)
+        handler = house.handler(hook.url, MaxAttempts=1)
+        for account in range(5):
+            house.event(i_account=account)
+        async with house.working():
+            await hook.wait_for(1)
+            await asyncio.sleep(0.3)
+            assert set(house.statuses().values()) <= {"retrying", "queued"}
+            assert all(one.attempts == 0 for one in house.events())
+            house.change(
+                handler,
+                EventSender__AuthMethod="Basic",
+                **{"EventSender.BasicAuth.User": "u", "EventSender.BasicAuth.Key": "k"},
+            )
+            with house.database.begin() as connection:
+                for one in house.events(status="retrying"):
+                    house.queue.restart(connection, one.i_event)
+            await house.until("finished")
+
+
+async def test_a_scheduled_event_waits_for_its_time_and_holds_nobody(house):
+    async with Webhook() as hook:
+        house.handler(hook.url)
+        due = datetime.now(UTC) + timedelta(seconds=1.5)
+        planned = house.event(start_time=due, i_account=7)
+        now = house.event(i_account=7)
+        async with house.working():
+            await hook.wait_for(1)
+            assert house.statuses() == {planned: "scheduled", now: "finished"} or (
+                await asyncio.sleep(0.2)
+                or house.statuses() == {planned: "scheduled", now: "finished"}
+            )
+            await hook.wait_for(2)
+            late = datetime.now(UTC) - due
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [now, planned]
+    assert timedelta(0) <= late < timedelta(seconds=1)
+
+
+async def test_a_scheduled_event_joins_behind_what_waits_in_its_lane(house):
+    async with Webhook() as hook:
+        hook.then(Answer(503))
+        house.handler(hook.url, RetryDelays="2s", RetryJitter=0)
+        planned = house.event(start_time=datetime.now(UTC) + timedelta(seconds=1), i_account=7)
+        stuck = house.event(i_account=7)
+        behind = house.event(i_account=7)
+        async with house.working():
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [stuck, stuck, behind, planned]
+
+
+async def test_a_lane_longer_than_memory_is_served_in_order(house, monkeypatch):
+    monkeypatch.setattr("espf.worker.lanes.LANE_LIMIT", 5)
+    monkeypatch.setattr("espf.queue.LANE_ROWS", 7)
+    monkeypatch.setattr("espf.worker.runner.WINDOW", 30)
+    monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 3)
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=10000, EventSender__TokenBurstiness=1000)
+        made = {n: [house.event(i_account=n) for _ in range(60)] for n in (1, 2)}
+        async with house.working():
+            await hook.wait_for(10)
+            made[1] += [house.event(i_account=1) for _ in range(20)]
+            await house.until("finished", timeout=30)
+    for account, expected in made.items():
+        seen = [r.i_event for r in hook.requests if r.json["variables"]["i_account"] == account]
+        assert seen == expected
+
+
+async def test_a_stopping_worker_finishes_what_is_in_flight_and_starts_nothing_more(house):
+    async with Webhook() as hook:
+        hook.always = Answer(delay=0.5)
+        house.handler(hook.url, EventSender__AsyncMode="off")
+        first = house.event(i_account=1)
+        second = house.event(i_account=2)
+        async with house.working():
+            await hook.wait_for(1)
+    assert house.statuses() == {first: "finished", second: "queued"}
+    assert len(hook.requests) == 1
+
+
+async def test_what_is_cut_off_at_the_stop_is_delivered_again_with_the_same_number(house):
+    async with Webhook() as hook:
+        hook.then(Answer(fault="hang"))
+        house.handler(hook.url)
+        i_event = house.event(i_account=1)
+        async with house.working(grace=0.1):
+            await hook.wait_for(1)
+        assert house.statuses() == {i_event: "queued"}
+        async with house.working():
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [i_event, i_event]
+
+
+async def test_two_workers_share_the_handlers_and_a_handler_has_one_owner(house):
+    async with Webhook() as hook:
+        house.handler(hook.url, "A", EventSender__TokenRate=1000)
+        for n in range(50):
+            house.event(i_account=n)
+        async with house.working(), house.working():
+            await house.until("finished")
+            for n in range(50):
+                house.event(i_account=n)
+            await house.until("finished")
+    assert len(hook.requests) == len({r.i_event for r in hook.requests}) == 100
+
+
+async def test_a_new_handler_and_a_switched_off_one_take_effect_while_running(house):
+    async with Webhook() as hook:
+        async with house.working():
+            handler = house.handler(hook.url)
+            house.event(i_account=1)
+            await hook.wait_for(1, 2.0)
+            _switch(house, handler, enabled=False)
+            await asyncio.sleep(1.5)
+            ignored = house.event(i_account=1)
+            _switch(house, handler, enabled=True)
+            house.event(i_account=1)
+            await hook.wait_for(2, 4.0)
+            await house.until("finished")
+    assert len(hook.requests) == 2
+    assert {one.reason for one in house.events(i_event=ignored)} == {"no subscriber"}
+
+
+async def test_a_switched_off_handler_keeps_what_waits(house):
+    async with Webhook() as hook:
+        handler = house.handler(hook.url)
+        i_event = house.event(i_account=1)
+        _switch(house, handler, enabled=False)
+        async with house.working():
+            await asyncio.sleep(0.7)
+            assert hook.requests == []
+            assert house.statuses() == {i_event: "queued"}
+            _switch(house, handler, enabled=True)
+            await hook.wait_for(1, 4.0)
+            await house.until("finished")
+
+
+async def test_secrets_stay_out_of_journal_and_log(house):
+    async with Webhook() as hook:
+        hook.always = Answer(400, body="you sent hunter2-very-secret as password")
+        house.handler(
+            hook.url,
+            EventSender__AuthMethod="Basic",
+            **{
+                "EventSender.BasicAuth.User": "u",
+                "EventSender.BasicAuth.Key": "hunter2-very-secret",
+            },
+        )
+        house.event(i_account=1)
+        async with house.working():
+            await house.until("rejected")
+    with house.database.read() as connection:
+        dump = "\n".join(
+            str(row)
+            for table in (
+                "Provisioning_Log",
+                "Provisioning_Log_Bodies",
+                "Event_Handlers",
+                "Event_Notifications",
+            )
+            for row in connection.exec_driver_sql(f"SELECT * FROM {table}")
+        )
+    assert "POST http://127.0.0.1" in dump
+    assert "hunter2" not in dump
+    assert "aHVudGVy" not in dump, "the Basic credentials"
+    assert "hunter2" not in "".join(house.log_lines())
+
+
+def _switch(house, handler, *, enabled):
+    from espf import subscriptions
+
+    with house.database.begin() as connection:
+        subscriptions.set_handler_enabled(connection, handler, enabled=enabled)
+
+
+def _only(house):
+    from espf import subscriptions
+
+    with house.database.read() as connection:
+        (handler,) = subscriptions.list_handlers(connection)
+        return handler
