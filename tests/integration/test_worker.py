@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.house import House
-from tests.webhook import Answer, Request, Webhook
+from house import House
+from webhook import Answer, Request, Webhook
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Tables of the reference billing, with the vendor's names of things.
 
 Money is counted in 1/100,000 of the currency's unit. ``available_funds`` is what the subscriber
-can still spend: empty for who has no funds of its own, ``UNLIMITED`` where no limit is set.
+can still spend: empty for who has no funds of its own, ``UNLIMITED`` (in the database) or
+``UNLIMITED_FUNDS`` (in Python) where no limit is set.
 """
 
 from decimal import Decimal
@@ -34,6 +35,10 @@ metadata = MetaData()
 
 SCALE = 100_000
 UNLIMITED = 2**63 - 1
+UNLIMITED_FUNDS = Decimal(UNLIMITED) / SCALE
+
+#: The balance control under which an account spends its customer's funds.
+SUBORDINATE = 2
 
 
 class Money(TypeDecorator[Decimal]):
@@ -56,9 +61,9 @@ class Money(TypeDecorator[Decimal]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         """Database to Python."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        return Decimal(value) / SCALE
+        if value is None:
+            return None
+        return Decimal(value) / SCALE if dialect.name == "sqlite" else Decimal(value)
 
 
 environments = Table(
@@ -88,7 +93,7 @@ customers = Table(
     Column("creation_date", Moment, nullable=False),
     Column(
         "available_funds",
-        BigInteger,
+        Money,
         Computed(
             f"CASE WHEN credit_limit IS NULL THEN {UNLIMITED} ELSE credit_limit - balance END"
         ),
@@ -153,7 +158,7 @@ accounts = Table(
     Column("issue_date", Moment, nullable=False),
     Column(
         "available_funds",
-        BigInteger,
+        Money,
         Computed(
             "CASE WHEN billing_model IN (2, 4) OR i_account_balance_control_type = 2 THEN NULL "
             "WHEN billing_model IN (-1, 0) THEN balance "
@@ -165,6 +170,8 @@ accounts = Table(
     CheckConstraint("billing_model IN (-1, 0, 1, 2, 4)"),
     UniqueConstraint("i_env", "id"),
     Index("Accounts_customer", "i_customer"),
+    # The billing clock looks for what is due by status and dates, each minute.
+    Index("Accounts_due", "bill_status", "expiration_date", "activation_date"),
     sqlite_autoincrement=True,
 )
 
@@ -175,7 +182,8 @@ sim_cards = Table(
     Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
     Column("imsi", String(15), nullable=False, unique=True),
     Column("iccid", String(22), nullable=False, unique=True),
-    Column("msisdn", String(32)),
+    # The id of the account that holds the card.
+    Column("msisdn", String(128)),
     # Sealed: only a credential with the right sim.keys reads them, through SIMCard/get_card_info.
     Column("ki", Text),
     Column("opc", Text),

@@ -6,8 +6,14 @@ an exit code here and nowhere else: 0 done, 2 usage or settings, 3 not found, 4 
 
 import click
 
-from espf.cli import capture, events, handlers, init, run, types, users
+from espf.cli.capture import capture
+from espf.cli.events import event
 from espf.cli.group import ErrorsToExitCodes
+from espf.cli.handlers import handler
+from espf.cli.init import init
+from espf.cli.run import run
+from espf.cli.types import type_
+from espf.cli.users import user
 
 
 @click.group(cls=ErrorsToExitCodes, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,10 +32,5 @@ def main() -> None:
     """  # noqa: D301  (\b keeps click from joining lines)
 
 
-main.add_command(init.init)
-main.add_command(run.run)
-main.add_command(types.type_)
-main.add_command(handlers.handler)
-main.add_command(events.event)
-main.add_command(capture.capture)
-main.add_command(users.user)
+for command in (init, run, type_, handler, event, capture, user):
+    main.add_command(command)

@@ -49,10 +49,13 @@ class Condition:
     ``falls_to``     the column was above ``value`` and no longer is
     ``rises_above``  the column was at or below ``value`` and no longer is
     ``is_in``        the column (``of`` old or new) holds one of ``values``
+    ``above``        the column (``of`` old or new) holds more than ``value``
     ``not_null``     the column (``of`` old or new) holds something
+
+    A comparison with an empty column never holds.
     """
 
-    test: Literal["changed", "becomes", "falls_to", "rises_above", "is_in", "not_null"]
+    test: Literal["changed", "becomes", "falls_to", "rises_above", "is_in", "above", "not_null"]
     columns: tuple[str, ...]
     value: str | int | float | None = None
     origin: str | int | float | None = None
@@ -62,7 +65,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Capture:
-    """One event that a trigger emits: when, of what type, for whom, with which variables."""
+    """One event that a trigger emits: when, of what type, for whom, with which variables.
+
+    The ordering key is ``key_prefix:key``, and empty where ``key`` is. The trigger adds ``i_env``
+    before the variables and ``event_time`` after them.
+    """
 
     event_type: str
     conditions: tuple[Condition, ...]
@@ -70,6 +77,15 @@ class Capture:
     key_prefix: str
     key: Value
     variables: tuple[tuple[str, Value], ...]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Every column of the table that the capture reads."""
+        values = (self.environment, self.key, *(value for _name, value in self.variables))
+        return frozenset(
+            [name for condition in self.conditions for name in condition.columns]
+            + [value.name for value in values if isinstance(value, Column)]
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from espf.model import Event
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DELAY = re.compile(r"(\d+)([smhd]?)(?:x(\d+))?")
+_DELAY = re.compile(r"(\d{1,9})([smhd]?)(?:x(\d{1,4}))?", re.ASCII)
 
 #: About a day of growing delays, then a slower tail up to about a month.
 DEFAULT_RETRY_DELAYS = "5s 30s 2m 10m 30m 1hx23 4h 8h 16h 24hx28"
@@ -140,7 +140,7 @@ class Reply:
 
 
 class Http(Protocol):
-    """HTTP as handlers have it: one attempt's road out, which notes what was said for the journal."""
+    """HTTP as handlers have it: one attempt's road out, which notes what was said."""
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
@@ -200,6 +200,10 @@ class Handler(ABC):
     def time_limit_seconds(self) -> float:
         """After how long ``handle`` is cut off, as a last resort; counts as no answer."""
         return 600.0
+
+    def remark(self, event_type: str) -> str | None:  # noqa: ARG002  (subclasses use it)
+        """What an administrator should know who subscribes this handler to a type."""
+        return None
 
     def secrets(self) -> tuple[str, ...]:
         """Texts that must not appear in the journal or the log: every secret option's value."""

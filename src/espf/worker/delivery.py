@@ -79,14 +79,13 @@ async def deliver(
         outcome = error
     secrets = handler.secrets()
     exchange = http.exchange
-    request = "\n".join(context.notes) or None
-    if exchange is not None:
-        request = "\n".join([*context.notes, exchange.request])
+    notes = masked("\n".join(context.notes), secrets)
+    request = "\n".join(text for text in (notes, exchange and exchange.request) if text)
     return Delivery(
         outcome=_without_secrets(outcome, secrets),
         duration_ms=round((time.monotonic() - started) * 1000),
-        request=masked(request, secrets) if request else None,
-        response=masked(exchange.response, secrets) if exchange else None,
+        request=request or None,
+        response=exchange.response if exchange else None,
     )
 
 

@@ -1,0 +1,5 @@
+"""``python -m espf`` is ``evctl``."""
+
+from espf.cli import main
+
+main()

@@ -1,0 +1,385 @@
+"""Accounts: who uses the services, identified by a number or name that is unique at a time."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from espf.billing import clock, customers, quotas, sim_cards
+from espf.billing.closing import close_account
+from espf.billing.fields import (
+    AccountId,
+    BalanceControl,
+    BillingModel,
+    Code,
+    Day,
+    Email,
+    Flag,
+    Imsi,
+    Key,
+    Line,
+    Money,
+    Page,
+    Params,
+    Password,
+    Phone,
+    Search,
+    Switch,
+    TimeZone,
+    matches,
+)
+from espf.billing.scope import Result, Scope, not_found
+from espf.billing.tables import SUBORDINATE, UNLIMITED_FUNDS, accounts, products
+from espf.billing.tables import customers as customer_table
+from espf.errors import BillingFault, InvalidRequest
+
+ENTITY = "Account"
+
+
+class AccountFields(Params):
+    """What can be given to a new account and changed later."""
+
+    blocked: Flag = "N"
+    i_account_balance_control_type: BalanceControl = 1
+    credit_limit: Money | None = None
+    activation_date: Day | None = None
+    expiration_date: Day | None = None
+    password: Password | None = None
+    h323_password: Password | None = None
+    i_account_role: Code = 1
+    phone1: Phone | None = None
+    firstname: Line | None = None
+    lastname: Line | None = None
+    companyname: Line | None = None
+    email: Email | None = None
+    time_zone_name: TimeZone = "UTC"
+
+
+class NewAccount(AccountFields):
+    """The fields of a new account. ``i_sim_card`` or ``imsi`` picks the SIM card that it gets."""
+
+    id: AccountId
+    i_customer: Key
+    i_product: Key
+    billing_model: BillingModel
+    opening_balance: Money = Decimal(0)
+    i_sim_card: Key | None = None
+    imsi: Imsi | None = None
+
+    @model_validator(mode="after")
+    def _names_one_card(self) -> "NewAccount":
+        if self.i_sim_card is not None and self.imsi is not None:
+            raise ValueError("at most one of i_sim_card and imsi is expected")
+        return self
+
+
+class ChangedAccount(AccountFields):
+    """The fields to change; what is not named stays as it is, and no default is ever written."""
+
+    i_account: Key
+    id: AccountId = "-"
+    i_product: Key = 1
+    bill_status: Literal["O", "I", "S", "C"] = "O"
+
+
+class AddAccount(Params):
+    """Parameters of add."""
+
+    account_info: NewAccount
+
+
+class UpdateAccount(Params):
+    """Parameters of update."""
+
+    account_info: ChangedAccount
+
+
+class TerminateAccount(Params):
+    """Parameters of terminate. The vendor's switches are taken; they have no effect here."""
+
+    i_account: Key
+    force: Switch | Flag | None = None
+    release_assigned_did: Switch | Flag | None = None
+
+
+class GetAccount(Params):
+    """Names one account by ``i_account`` or ``id``.
+
+    The vendor's switches for data that the reference billing does not hold (service features,
+    aliases, ...) are taken and have no effect.
+    """
+
+    i_account: Key | None = None
+    id: AccountId | None = None
+    with_customer_info: Switch = 0
+    aux_field_names: list[Search] | None = None
+    detailed_info: Switch = 0
+    expand_alias: Switch = 0
+    get_included_services: Switch = 0
+    get_service_features: list[Search] | None = None
+    without_service_features: Switch = 0
+    limit_alias_did_number_list: Annotated[int, Field(ge=0, le=100)] = 0
+    with_reseller_info: Switch = 0
+    with_call_processing_mode: Switch = 0
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "GetAccount":
+        if (self.i_account is None) == (self.id is None):
+            raise ValueError("exactly one of i_account and id is expected")
+        return self
+
+
+class ListAccounts(Page):
+    """Parameters of get_list. ``id`` and ``companyname`` may hold ``%``."""
+
+    i_customer: Key | None = None
+    i_product: Key | None = None
+    id: Search | None = None
+    companyname: Search | None = None
+    bill_status: Literal["O", "I", "S", "C"] | None = None
+    billing_model: BillingModel | None = None
+    get_not_closed_accounts: Switch = 0
+    get_only_real_accounts: Switch = 0
+
+
+def add(scope: Scope, params: AddAccount) -> Result:
+    """Add an account, with its SIM card if one is named.
+
+    It is usable from today on unless ``activation_date`` says otherwise; its time zone is its
+    customer's unless it is given one. Raises the faults ``Server.Account.duplicate_id``,
+    ``Server.Customer.not_found``, ``.closed``, ``Server.Product.not_found``,
+    ``Server.SIMCard.not_found`` and ``.not_available``.
+    """
+    info = params.account_info
+    customer = customers.find(scope, info.i_customer)
+    if customer.bill_status == "C":
+        raise customers.closed()
+    scope.find(products, "Product", products.c.i_product == info.i_product)
+    values = info.model_dump(exclude={"i_sim_card", "imsi"})
+    if "time_zone_name" not in info.model_fields_set:
+        values["time_zone_name"] = customer.time_zone_name
+    if info.activation_date is None:
+        values["activation_date"] = clock.local_day(scope.now, values["time_zone_name"])
+    i_account = _inserted(
+        scope,
+        {
+            **values,
+            "bill_status": _status_by_dates(values, scope.now),
+            "balance": info.opening_balance,
+        },
+    )
+    wanted = info.model_dump(include={"i_sim_card", "imsi"}, exclude_none=True)
+    if wanted:
+        sim_cards.give(scope, sim_cards.find(scope, **wanted), i_account, info.id)
+    return {"i_account": i_account}
+
+
+def update_fields(scope: Scope, params: UpdateAccount) -> Result:
+    """Change the fields that are named and differ; a new id is the new msisdn of its card, too.
+
+    A closed account keeps everything but its id, which can be changed so that the number becomes
+    free for another account. Raises the faults ``Server.Account.duplicate_id``, ``.closed`` and
+    ``Server.Product.not_found``.
+    """
+    info = params.account_info
+    account = find(scope, info.i_account)
+    changed = _differing(account, info.model_dump(exclude_unset=True))
+    if account.bill_status != "C":
+        status = _status_change(account, changed, scope.now)
+        changed = _differing(account, {**changed, **status})
+    elif changed.keys() - {"id"}:
+        raise closed()
+    if "i_product" in changed:
+        scope.find(products, "Product", products.c.i_product == changed["i_product"])
+    if not changed:
+        return {"i_account": account.i_account}
+    try:
+        scope.connection.execute(
+            update(accounts).where(accounts.c.i_account == account.i_account).values(**changed)
+        )
+    except IntegrityError:
+        raise _duplicate(changed["id"]) from None
+    if "id" in changed:
+        sim_cards.rename(scope, account.i_account, changed["id"])
+    return {"i_account": account.i_account}
+
+
+def terminate(scope: Scope, params: TerminateAccount) -> Result:
+    """Close an account and dispose of its SIM card. Repeating it changes nothing."""
+    account = find(scope, params.i_account)
+    if account.bill_status != "C":
+        close_account(scope, account.i_account)
+    return {"success": 1}
+
+
+def get_info(scope: Scope, params: GetAccount) -> Result:
+    """One account, with its SIM card and the quotas of the current month."""
+    criteria = params.model_dump(include={"i_account", "id"}, exclude_none=True)
+    row = scope.connection.execute(
+        _with_names(scope).where(*(accounts.c[name] == criteria[name] for name in criteria))
+    ).first()
+    if row is None:
+        raise not_found(ENTITY)
+    info = _described(row, scope.now)
+    info["password"] = row.password
+    info["h323_password"] = row.h323_password
+    info["sim_card"] = sim_cards.held_by(scope, row.i_account)
+    info["service_quotas"] = quotas.of_month(scope, row.i_account, row.time_zone_name)
+    result = {"account_info": info}
+    if params.with_customer_info:
+        result["customer_info"] = customers.described(customers.find(scope, row.i_customer))
+    return result
+
+
+def get_list(scope: Scope, params: ListAccounts) -> Result:
+    """The environment's accounts, in the order in which they were added; without passwords."""
+    query = _with_names(scope)
+    exact = params.model_dump(
+        include={"i_customer", "i_product", "bill_status", "billing_model"}, exclude_none=True
+    )
+    for name, value in exact.items():
+        query = query.where(accounts.c[name] == value)
+    if params.id is not None:
+        query = query.where(matches(accounts.c.id, params.id))
+    if params.companyname is not None:
+        query = query.where(matches(accounts.c.companyname, params.companyname))
+    if params.get_not_closed_accounts:
+        query = query.where(accounts.c.bill_status != "C")
+    if params.get_only_real_accounts:
+        query = query.where(accounts.c.billing_model != 2)
+    rows = scope.connection.execute(
+        query.order_by(accounts.c.i_account).limit(params.limit).offset(params.offset)
+    )
+    return {"account_list": [_described(row, scope.now) for row in rows]}
+
+
+def find(scope: Scope, i_account: int) -> Row[Any]:
+    """The account's row. Raises the fault ``Server.Account.not_found``."""
+    return scope.find(accounts, ENTITY, accounts.c.i_account == i_account)
+
+
+def closed() -> BillingFault:
+    """The fault for a change to a closed account."""
+    return BillingFault("Server.Account.closed", "the account is closed")
+
+
+def _inserted(scope: Scope, values: dict[str, Any]) -> int:
+    try:
+        result = scope.connection.execute(
+            insert(accounts).values(i_env=scope.i_env, issue_date=scope.now, **values)
+        )
+    except IntegrityError:
+        raise _duplicate(values["id"]) from None
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def _duplicate(account_id: str) -> BillingFault:
+    return BillingFault(
+        "Server.Account.duplicate_id", f"there is an account with the id {account_id!r} already"
+    )
+
+
+#: Why an update cannot set these values of bill_status.
+_NOT_BY_UPDATE = {
+    "C": "Account/terminate_account closes an account",
+    "I": "it follows from activation_date and expiration_date; change those",
+}
+
+
+def _differing(account: Row[Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value != getattr(account, name)}
+
+
+def _status_change(account: Row[Any], changed: dict[str, Any], now: datetime) -> dict[str, str]:
+    """The bill_status that follows from these changes, if it follows from any."""
+    if (refusal := _NOT_BY_UPDATE.get(changed.get("bill_status", ""))) is not None:
+        field = "account_info.bill_status"
+        raise InvalidRequest(f"{field}: {refusal}", field)
+    dates = {"activation_date", "expiration_date", "time_zone_name"}
+    if not changed.keys() & {"bill_status", *dates}:
+        return {}
+    by_dates = _status_by_dates(
+        {name: changed.get(name, getattr(account, name)) for name in dates}, now
+    )
+    suspended = changed.get("bill_status", account.bill_status) == "S"
+    return {"bill_status": "S" if suspended else by_dates}
+
+
+def _status_by_dates(values: dict[str, Any], now: datetime) -> Literal["O", "I"]:
+    activation, expiration = values["activation_date"], values["expiration_date"]
+    if activation is not None and expiration is not None and expiration <= activation:
+        raise InvalidRequest(
+            "account_info.expiration_date: a day after activation_date is expected",
+            "account_info.expiration_date",
+        )
+    return clock.status_by_dates(
+        activation, expiration, clock.local_day(now, values["time_zone_name"])
+    )
+
+
+def _with_names(scope: Scope) -> Select[Any]:
+    """Accounts of the environment with what they inherit from customer and product."""
+    customer = customer_table.c
+    return (
+        select(
+            accounts,
+            customer.name.label("customer_name"),
+            customer.bill_status.label("customer_bill_status"),
+            customer.blocked.label("customer_blocked"),
+            customer.iso_4217.label("iso_4217"),
+            customer.available_funds.label("customer_available_funds"),
+            products.c.name.label("product_name"),
+        )
+        .join(customer_table, customer.i_customer == accounts.c.i_customer)
+        .join(products, products.c.i_product == accounts.c.i_product)
+        .where(accounts.c.i_env == scope.i_env)
+    )
+
+
+_SHOWN = (
+    "i_account",
+    "i_customer",
+    "i_product",
+    "id",
+    "billing_model",
+    "i_account_balance_control_type",
+    "balance",
+    "opening_balance",
+    "credit_limit",
+    "blocked",
+    "bill_status",
+    "activation_date",
+    "expiration_date",
+    "i_account_role",
+    "phone1",
+    "firstname",
+    "lastname",
+    "companyname",
+    "email",
+    "time_zone_name",
+    "iso_4217",
+    "customer_name",
+    "customer_bill_status",
+    "customer_blocked",
+    "product_name",
+)
+
+
+def _described(row: Row[Any], now: datetime) -> Result:
+    subordinate = row.i_account_balance_control_type == SUBORDINATE
+    funds = row.customer_available_funds if subordinate else row.available_funds
+    usable = row.bill_status == "O" and clock.in_dates(
+        row.activation_date, row.expiration_date, clock.local_day(now, row.time_zone_name)
+    )
+    issued: date = clock.local_day(row.issue_date, row.time_zone_name)
+    return {
+        **{name: getattr(row, name) for name in _SHOWN},
+        "issue_date": issued,
+        "is_active": int(usable),
+        "customer_bill_suspended": int(row.customer_bill_status == "S"),
+        "available_funds": None if funds is None or funds >= UNLIMITED_FUNDS else funds,
+    }

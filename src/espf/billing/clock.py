@@ -1,0 +1,116 @@
+"""The billing clock: what time alone changes. Dates are days of the account's time zone.
+
+An account is usable from its activation date on, and no longer from its expiration date on.
+Outside of that its bill_status is I (inactive); inside, O (open). Suspended and closed accounts
+are left as they are.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sqlalchemy import ColumnElement, Connection, and_, select, update
+
+from espf.billing.tables import accounts
+
+#: Accounts changed in one transaction: a midnight at which many expire holds nobody up.
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one tick changed. ``more``: the batch was full, so tick again at once."""
+
+    activated: int
+    expired: int
+    more: bool
+
+
+def zone(name: str) -> ZoneInfo:
+    """The time zone of this name; UTC when another program has stored an unknown one."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo("UTC")
+
+
+def local_day(moment: datetime, time_zone_name: str) -> date:
+    """The day that it is at a moment in a time zone."""
+    return moment.astimezone(zone(time_zone_name)).date()
+
+
+def in_dates(activation: date | None, expiration: date | None, day: date) -> bool:
+    """Whether an account with these dates is usable on a day."""
+    return (activation is None or activation <= day) and (expiration is None or day < expiration)
+
+
+def status_by_dates(
+    activation: date | None, expiration: date | None, day: date
+) -> Literal["O", "I"]:
+    """The bill_status that the dates alone would give."""
+    return "O" if in_dates(activation, expiration, day) else "I"
+
+
+def tick(connection: Connection, now: datetime, limit: int = BATCH) -> Tick:
+    """Open the accounts whose activation date has come, make the expired ones inactive.
+
+    Changes at most ``limit`` accounts of either sort and reads only accounts that are due within
+    a day. Ticking again at the same moment changes nothing.
+    """
+    expired = _move(connection, now, "O", "I", _ends, limit)
+    # Two looks, so that the index finds both sorts without a look at what has expired.
+    activated = _move(connection, now, "I", "O", _begins_for_good, limit)
+    activated += _move(connection, now, "I", "O", _begins_for_a_while, limit - activated)
+    return Tick(activated, expired, more=limit in {activated, expired})
+
+
+def _move(
+    connection: Connection,
+    now: datetime,
+    origin: str,
+    target: str,
+    is_due: Callable[[date, date], ColumnElement[bool]],
+    limit: int,
+) -> int:
+    """Change the bill_status of at most ``limit`` accounts that are due; return how many."""
+    today = now.astimezone(UTC).date()
+    # Somewhere on Earth it is a day more, somewhere a day less.
+    near = is_due(today - timedelta(days=1), today + timedelta(days=1))
+    names = connection.execute(
+        select(accounts.c.time_zone_name).where(accounts.c.bill_status == origin, near).distinct()
+    ).scalars()
+    zones = defaultdict(list)
+    for name in names:
+        zones[local_day(now, name)].append(name)
+    moved = 0
+    for day, there in zones.items():
+        due = connection.execute(
+            select(accounts.c.i_account)
+            .where(
+                accounts.c.bill_status == origin,
+                is_due(day, day),
+                accounts.c.time_zone_name.in_(there),
+            )
+            .limit(limit - moved)
+        ).scalars()
+        keys = list(due)
+        connection.execute(
+            update(accounts).where(accounts.c.i_account.in_(keys)).values(bill_status=target)
+        )
+        moved += len(keys)
+    return moved
+
+
+def _ends(_since: date, to: date) -> ColumnElement[bool]:
+    return accounts.c.expiration_date <= to
+
+
+def _begins_for_good(_since: date, to: date) -> ColumnElement[bool]:
+    return and_(accounts.c.expiration_date.is_(None), accounts.c.activation_date <= to)
+
+
+def _begins_for_a_while(since: date, to: date) -> ColumnElement[bool]:
+    return and_(accounts.c.expiration_date > since, accounts.c.activation_date <= to)

@@ -1,0 +1,222 @@
+"""Customers: who pays. A customer's balance is what it owes; its accounts may spend its funds."""
+
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import model_validator
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from espf.billing.closing import close_account
+from espf.billing.fields import (
+    Currency,
+    Email,
+    Flag,
+    Key,
+    Line,
+    Money,
+    Name,
+    Page,
+    Params,
+    Phone,
+    Search,
+    TimeZone,
+    matches,
+)
+from espf.billing.scope import Result, Scope
+from espf.billing.tables import UNLIMITED_FUNDS, accounts, customers
+from espf.errors import BillingFault, InvalidRequest
+
+ENTITY = "Customer"
+
+
+class CustomerFields(Params):
+    """What can be given to a new customer and changed later."""
+
+    blocked: Flag = "N"
+    credit_limit: Money | None = None
+    time_zone_name: TimeZone = "UTC"
+    firstname: Line | None = None
+    lastname: Line | None = None
+    companyname: Line | None = None
+    email: Email | None = None
+    phone1: Phone | None = None
+
+
+class NewCustomer(CustomerFields):
+    """The fields of a new customer."""
+
+    name: Name
+    iso_4217: Currency = "USD"
+    opening_balance: Money = Decimal(0)
+
+
+class ChangedCustomer(CustomerFields):
+    """The fields to change; what is not named stays as it is, and no default is ever written."""
+
+    i_customer: Key
+    name: Name = "-"
+    bill_status: Literal["O", "S", "C", "E", "D"] = "O"
+
+
+class AddCustomer(Params):
+    """Parameters of add."""
+
+    customer_info: NewCustomer
+
+
+class UpdateCustomer(Params):
+    """Parameters of update."""
+
+    customer_info: ChangedCustomer
+
+
+class GetCustomer(Params):
+    """Names one customer by exactly one of its identifiers."""
+
+    i_customer: Key | None = None
+    name: Name | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "GetCustomer":
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("exactly one of i_customer and name is expected")
+        return self
+
+
+class ListCustomers(Page):
+    """Parameters of get_list. ``name`` may hold ``%``."""
+
+    name: Search | None = None
+    bill_status: Literal["O", "S", "C", "E", "D"] | None = None
+
+
+class TerminateCustomer(Params):
+    """Parameters of terminate."""
+
+    i_customer: Key
+
+
+def add(scope: Scope, params: AddCustomer) -> Result:
+    """Add a customer. Raises the fault ``Server.Customer.duplicate_name``."""
+    values = params.customer_info.model_dump()
+    values["balance"] = values.pop("opening_balance")
+    try:
+        result = scope.connection.execute(
+            insert(customers).values(i_env=scope.i_env, creation_date=scope.now, **values)
+        )
+    except IntegrityError:
+        raise _duplicate(values["name"]) from None
+    assert result.inserted_primary_key is not None
+    return {"i_customer": result.inserted_primary_key[0]}
+
+
+def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
+    """Change the fields that are named and differ.
+
+    Raises the faults ``Server.Customer.duplicate_name`` and ``.closed``.
+    """
+    customer = find(scope, params.customer_info.i_customer)
+    values = params.customer_info.model_dump(exclude_unset=True)
+    changed = {name: value for name, value in values.items() if value != getattr(customer, name)}
+    if changed and customer.bill_status == "C":
+        raise closed()
+    if changed.get("bill_status") == "C":
+        raise InvalidRequest(
+            "customer_info.bill_status: Customer/terminate_customer closes a customer",
+            "customer_info.bill_status",
+        )
+    if changed:
+        try:
+            scope.connection.execute(
+                update(customers)
+                .where(customers.c.i_customer == customer.i_customer)
+                .values(**changed)
+            )
+        except IntegrityError:
+            raise _duplicate(changed["name"]) from None
+    return {"i_customer": customer.i_customer}
+
+
+def get_info(scope: Scope, params: GetCustomer) -> Result:
+    """One customer."""
+    criteria = params.model_dump(exclude_none=True)
+    row = scope.find(
+        customers, ENTITY, *(customers.c[name] == value for name, value in criteria.items())
+    )
+    return {"customer_info": described(row)}
+
+
+def get_list(scope: Scope, params: ListCustomers) -> Result:
+    """The environment's customers, in the order in which they were added."""
+    query = select(customers).where(customers.c.i_env == scope.i_env)
+    if params.name is not None:
+        query = query.where(matches(customers.c.name, params.name))
+    if params.bill_status is not None:
+        query = query.where(customers.c.bill_status == params.bill_status)
+    rows = scope.connection.execute(
+        query.order_by(customers.c.i_customer).limit(params.limit).offset(params.offset)
+    )
+    return {"customer_list": [described(row) for row in rows]}
+
+
+def terminate(scope: Scope, params: TerminateCustomer) -> Result:
+    """Close a customer and, one after another, its accounts. Repeating it changes nothing."""
+    customer = find(scope, params.i_customer)
+    still_open = scope.connection.execute(
+        select(accounts.c.i_account)
+        .where(accounts.c.i_customer == customer.i_customer, accounts.c.bill_status != "C")
+        .order_by(accounts.c.i_account)
+    ).scalars()
+    for i_account in list(still_open):
+        close_account(scope, i_account)
+    if customer.bill_status != "C":
+        scope.connection.execute(
+            update(customers)
+            .where(customers.c.i_customer == customer.i_customer)
+            .values(bill_status="C")
+        )
+    return {"success": 1}
+
+
+def find(scope: Scope, i_customer: int) -> Row[Any]:
+    """The customer's row. Raises the fault ``Server.Customer.not_found``."""
+    return scope.find(customers, ENTITY, customers.c.i_customer == i_customer)
+
+
+def closed() -> BillingFault:
+    """The fault for a change to a closed customer."""
+    return BillingFault("Server.Customer.closed", "the customer is closed")
+
+
+def described(customer: Row[Any]) -> Result:
+    """A customer as the API shows it."""
+    funds = customer.available_funds
+    unlimited = funds >= UNLIMITED_FUNDS
+    return {
+        **{
+            name: getattr(customer, name)
+            for name in (
+                "i_customer",
+                "name",
+                "bill_status",
+                "blocked",
+                "iso_4217",
+                "balance",
+                "credit_limit",
+                "time_zone_name",
+                "firstname",
+                "lastname",
+                "companyname",
+                "email",
+                "phone1",
+                "creation_date",
+            )
+        },
+        "available_funds": None if unlimited else funds,
+        "credit_exceed": int(not unlimited and funds <= 0),
+    }
+
+
+def _duplicate(name: str) -> BillingFault:
+    return BillingFault("Server.Customer.duplicate_name", f"there is a customer {name!r} already")

@@ -1,0 +1,264 @@
+"""Usage of services and the monthly quotas that it is counted against.
+
+The month is that of the network's own time stamp, in the account's time zone. Its first
+authorisation allocates the product's monthly amount, if the account may use services and has
+funds. What is used above the allocated and topped up amount makes the quota exceeded: the service
+is blocked for the rest of the month, or until a top-up covers what was used.
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from espf.billing import clock
+from espf.billing.fields import Key, Params, Service, SomeUnits, Time
+from espf.billing.scope import Result, Scope, not_found
+from espf.billing.tables import (
+    SUBORDINATE,
+    accounts,
+    customers,
+    product_quotas,
+    service_quotas,
+)
+from espf.errors import BillingFault
+
+#: No counter gets beyond this, so that the sum of two always fits an integer of 64 bits.
+MAX_UNITS = 10**18
+
+
+class Authorise(Params):
+    """Parameters of authorise. ``event_time`` is the network's time stamp; default: now."""
+
+    i_account: Key
+    service: Service
+    event_time: Time | None = None
+
+
+class Record(Authorise):
+    """Parameters of record and top_up: so many bytes or pieces."""
+
+    amount: SomeUnits
+
+
+@dataclass(frozen=True)
+class _Quota:
+    """One account's quota of a service in a month; ``key`` is None while there is no row."""
+
+    key: int | None = None
+    allocated: int | None = None
+    topped_up: int = 0
+    used: int = 0
+
+    @property
+    def remaining(self) -> int:
+        return max(0, (self.allocated or 0) + self.topped_up - self.used)
+
+    @property
+    def exceeded(self) -> bool:
+        return self.used > (self.allocated or 0) + self.topped_up
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A request seen together with its account, the month's quota and the product's amount."""
+
+    account: Row[Any]
+    service: str
+    day: date
+    quota: _Quota
+    monthly_amount: int | None
+
+    @property
+    def month(self) -> str:
+        return f"{self.day:%Y-%m}"
+
+    @property
+    def included(self) -> bool:
+        return self.monthly_amount is not None or self.quota.key is not None
+
+
+def authorise(scope: Scope, params: Authorise) -> Result:
+    """Say whether an account may use a service now, and how much of it is left.
+
+    A refusal is an answer, not a fault, and gives its reason: ``account_closed``,
+    ``account_suspended``, ``account_inactive``, ``account_blocked``, ``customer_inactive``,
+    ``customer_blocked``, ``not_yet_active``, ``expired``, ``service_not_included``,
+    ``no_available_funds`` or ``quota_exceeded``.
+    """
+    case = _case(scope, params)
+    quota = case.quota
+    reason = _barred(case)
+    if reason is None:
+        quota = _allocated(scope, case)
+        reason = _shortage(case, quota)
+    if reason is not None:
+        return {"authorised": "N", "reason": reason, "remaining": quota.remaining}
+    return {"authorised": "Y", "remaining": quota.remaining}
+
+
+def record(scope: Scope, params: Record) -> Result:
+    """Count what has been used, whatever the account's state: it has happened.
+
+    Usage without an authorisation, as of a session that runs into a new month, allocates the quota
+    if an authorisation would. Raises the fault ``Server.Usage.service_not_included``.
+    """
+    case = _case(scope, params)
+    _require_included(case)
+    quota = case.quota if _barred(case) else _allocated(scope, case)
+    return _counted(scope, case, quota, used=quota.used + params.amount)
+
+
+def top_up(scope: Scope, params: Record) -> Result:
+    """Add to the month's service wallet, which needs no funds.
+
+    Raises the faults ``Server.Account.closed`` and ``Server.Usage.service_not_included``.
+    """
+    case = _case(scope, params)
+    _require_included(case)
+    if case.account.bill_status == "C":
+        raise BillingFault("Server.Account.closed", "the account is closed")
+    return _counted(scope, case, case.quota, topped_up=case.quota.topped_up + params.amount)
+
+
+def of_month(scope: Scope, i_account: int, time_zone_name: str) -> list[Result]:
+    """The quotas of an account in the current month, by service."""
+    month = f"{clock.local_day(scope.now, time_zone_name):%Y-%m}"
+    rows = scope.connection.execute(
+        select(service_quotas)
+        .where(service_quotas.c.i_account == i_account, service_quotas.c.month == month)
+        .order_by(service_quotas.c.service)
+    )
+    return [
+        {
+            "service": row.service,
+            "month": row.month,
+            "allocated": row.allocated,
+            "topped_up": row.topped_up,
+            "used": row.used,
+            "remaining": _quota(row).remaining,
+            "exceeded": row.exceeded,
+        }
+        for row in rows
+    ]
+
+
+def _case(scope: Scope, params: Authorise) -> _Case:
+    account = scope.connection.execute(
+        select(
+            accounts,
+            customers.c.bill_status.label("customer_bill_status"),
+            customers.c.blocked.label("customer_blocked"),
+            customers.c.available_funds.label("customer_available_funds"),
+            product_quotas.c.monthly_amount,
+        )
+        .join(customers, customers.c.i_customer == accounts.c.i_customer)
+        .outerjoin(
+            product_quotas,
+            (product_quotas.c.i_product == accounts.c.i_product)
+            & (product_quotas.c.service == params.service),
+        )
+        .where(accounts.c.i_env == scope.i_env, accounts.c.i_account == params.i_account)
+    ).first()
+    if account is None:
+        raise not_found("Account")
+    day = clock.local_day(params.event_time or scope.now, account.time_zone_name)
+    row = scope.connection.execute(
+        select(service_quotas).where(
+            service_quotas.c.i_account == account.i_account,
+            service_quotas.c.service == params.service,
+            service_quotas.c.month == f"{day:%Y-%m}",
+        )
+    ).first()
+    quota = _Quota() if row is None else _quota(row)
+    return _Case(account, params.service, day, quota, account.monthly_amount)
+
+
+def _quota(row: Row[Any]) -> _Quota:
+    return _Quota(row.i_service_quota, row.allocated, row.topped_up, row.used)
+
+
+def _barred(case: _Case) -> str | None:
+    """Why the account may use no service at all on this day, if so."""
+    account = case.account
+    if account.bill_status != "O":
+        return {"C": "account_closed", "S": "account_suspended"}.get(
+            account.bill_status, "account_inactive"
+        )
+    if account.blocked == "Y":
+        return "account_blocked"
+    if account.customer_bill_status != "O":
+        return "customer_inactive"
+    if account.customer_blocked == "Y":
+        return "customer_blocked"
+    if not clock.in_dates(account.activation_date, account.expiration_date, case.day):
+        early = account.activation_date is not None and case.day < account.activation_date
+        return "not_yet_active" if early else "expired"
+    return None
+
+
+def _shortage(case: _Case, quota: _Quota) -> str | None:
+    """Why there is nothing to use, if so.
+
+    A quota that is used up to the last unit is not exceeded yet, and still authorised: it is the
+    next unit that exceeds it and that the network is told about.
+    """
+    if quota.allocated is None and quota.topped_up == 0:
+        return "no_available_funds" if case.included else "service_not_included"
+    return "quota_exceeded" if quota.exceeded else None
+
+
+def _has_funds(account: Row[Any]) -> bool:
+    subordinate = account.i_account_balance_control_type == SUBORDINATE
+    funds = account.customer_available_funds if subordinate else account.available_funds
+    return funds is not None and funds > 0
+
+
+def _allocated(scope: Scope, case: _Case) -> _Quota:
+    """The month's quota, allocated now if it was not yet and the funds allow it."""
+    if case.quota.allocated is not None or case.monthly_amount is None:
+        return case.quota
+    if not _has_funds(case.account):
+        return case.quota
+    return _stored(scope, case, case.quota, allocated=case.monthly_amount)
+
+
+def _require_included(case: _Case) -> None:
+    if not case.included:
+        raise BillingFault(
+            "Server.Usage.service_not_included",
+            f"the account's product gives no quota of {case.service!r}",
+        )
+
+
+def _counted(scope: Scope, case: _Case, quota: _Quota, **counter: int) -> Result:
+    if max(counter.values()) > MAX_UNITS:
+        raise BillingFault("Server.Usage.amount_out_of_range", "the sum would be too large")
+    quota = _stored(scope, case, quota, **counter)
+    return {"remaining": quota.remaining, "exceeded": "Y" if quota.exceeded else "N"}
+
+
+def _stored(scope: Scope, case: _Case, quota: _Quota, **changes: int) -> _Quota:
+    """Write some columns of the month's row, which is made if there is none; read it back."""
+    table = service_quotas
+    key = quota.key
+    if key is None:
+        result = scope.connection.execute(
+            insert(table).values(
+                i_env=scope.i_env,
+                i_account=case.account.i_account,
+                i_customer=case.account.i_customer,
+                service=case.service,
+                month=case.month,
+                **changes,
+            )
+        )
+        assert result.inserted_primary_key is not None
+        (key,) = result.inserted_primary_key
+    else:
+        scope.connection.execute(
+            update(table).where(table.c.i_service_quota == key).values(**changes)
+        )
+    row = scope.connection.execute(select(table).where(table.c.i_service_quota == key)).one()
+    return _quota(row)

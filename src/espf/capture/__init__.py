@@ -1,0 +1,1 @@
+"""Capture: declarative rules that say which change is which event, compiled to triggers."""

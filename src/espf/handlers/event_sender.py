@@ -1,0 +1,347 @@
+"""EventSender: sends every event to a web application, as an HTTP POST of JSON.
+
+Step 5 of the walk. The application answers with a status, and the status decides: taken,
+refused for good, or to be sent again. Rate and concurrency are the worker's; ``pacing`` says
+which. Options carry the names that administrators know from the handbook.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+
+from espf.catalogue import VERSION_2_VARIABLES, matches, version_2
+from espf.errors import Misconfigured, Rejected, Skipped, TryLater
+from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply
+from espf.handlers.http import status_line
+from espf.handlers.http_auth import (
+    Credentials,
+    HeaderName,
+    KeyId,
+    Password,
+    Scheme,
+    SignatureAlgorithm,
+    User,
+    basic,
+    custom,
+    http_date,
+    signature,
+)
+from espf.model import Event, compact
+
+#: No receiver may put an event off for longer; its next word may come after that.
+LONGEST_DELAY = timedelta(hours=24)
+
+#: Client errors that pass by themselves: time-out, too early, too many requests.
+_TEMPORARY = frozenset({408, 425, 429})
+
+#: The receiver does not know us. That is no event's fault.
+_UNKNOWN_SENDER = frozenset({401, 407})
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f]*:[0-9a-f:.]*(%\w+)?")
+_PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
+
+
+def _patterns(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _pattern(value: str) -> str:
+    if not _PATTERN.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is neither the name of an event type, such as Account/Blocked, "
+            "nor a pattern, such as Customer/*"
+        )
+    return value
+
+
+def _number(value: object) -> object:
+    """A choice among numbers, as text from a form or a command line."""
+    return int(value) if isinstance(value, str) and value.strip() in {"1", "2"} else value
+
+
+def _url(value: str) -> str:
+    value = value.strip(" ")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        raise ValueError("a URL has no blanks or line breaks in it")
+    scheme = _SCHEME.match(value)
+    if scheme is None:
+        value = f"http://{value}"
+    elif scheme[1].lower() not in {"http", "https"}:
+        raise ValueError(f"expected http:// or https://, not {scheme[0]}")
+    parts = urlsplit(value)
+    if parts.username is not None:
+        raise ValueError("credentials do not belong here; set EventSender.AuthMethod")
+    if not parts.hostname or not _HOST.fullmatch(parts.hostname) or parts.port == 0:
+        raise ValueError("a host is expected, for example http://127.0.0.1:5000")
+    return value
+
+
+class EventSenderSettings(HandlerSettings):
+    """The options of an EventSender."""
+
+    allowed_types: Annotated[
+        tuple[Annotated[str, AfterValidator(_pattern)], ...],
+        BeforeValidator(_patterns),
+        PlainSerializer(", ".join),
+    ] = Field(
+        default=(),
+        alias="EventSender.AllowedTypes",
+        description="Names or patterns of the event types to send, such as Account/Blocked or "
+        "Customer/*, separated by commas, blanks or line breaks. Empty: all. Events of other "
+        "types are skipped.",
+    )
+    api_version: Annotated[Literal[1, 2], BeforeValidator(_number)] = Field(
+        default=2,
+        alias="EventSender.APIVersion",
+        description="1: standard events. 2: simplified events, of fewer types and with fewer "
+        "variables.",
+    )
+    async_mode: bool = Field(
+        default=True,
+        alias="EventSender.AsyncMode",
+        description="On: send at the rate of TokenRate without waiting for replies. Off: send "
+        "the next event when the reply has come, Concurrency of them at a time.",
+    )
+    auth_header: HeaderName = Field(
+        default="Authorization",
+        alias="EventSender.AuthHeader",
+        description="The header that carries the authentication.",
+    )
+    auth_method: Literal["Basic", "Custom", "Signature", "None"] = Field(
+        default="Basic",
+        alias="EventSender.AuthMethod",
+        description="Basic: user and password. Custom: a type and credentials. Signature: an "
+        "HMAC over the Date header. None: no authentication header.",
+    )
+    basic_auth_key: Password = Field(
+        default=SecretStr(""),
+        alias="EventSender.BasicAuth.Key",
+        description="The password of the Basic method.",
+    )
+    basic_auth_user: User = Field(
+        default="",
+        alias="EventSender.BasicAuth.User",
+        description="The user of the Basic method.",
+    )
+    custom_auth_credentials: Credentials = Field(
+        default=SecretStr(""),
+        alias="EventSender.CustomAuth.Credentials",
+        description="The credentials of the Custom method, such as a token.",
+    )
+    custom_auth_type: Scheme = Field(
+        default="",
+        alias="EventSender.CustomAuth.Type",
+        description="The word before the credentials of the Custom method, such as Bearer.",
+    )
+    max_wait_time: int = Field(
+        default=600,
+        alias="EventSender.MaxWaitTime",
+        ge=1,
+        le=86_400,
+        description="Async mode: seconds to wait for replies after the last request of a batch.",
+    )
+    request_timeout: int = Field(
+        default=300,
+        alias="EventSender.RequestTimeout",
+        ge=1,
+        le=3600,
+        description="Seconds to wait for the reply to one request.",
+    )
+    signature_auth_key: Password = Field(
+        default=SecretStr(""),
+        alias="EventSender.SignatureAuth.Key",
+        description="The key of the Signature method.",
+    )
+    signature_auth_key_id: KeyId = Field(
+        default="",
+        alias="EventSender.SignatureAuth.KeyId",
+        description="The name by which the receiver finds the key of the Signature method.",
+    )
+    signature_auth_algorithm: SignatureAlgorithm = Field(
+        default="hmac-sha1",
+        alias="EventSender.SignatureAuth.Algorithm",
+        description="How the Signature method signs.",
+    )
+    token_burstiness: int = Field(
+        default=100,
+        alias="EventSender.TokenBurstiness",
+        ge=1,
+        le=10_000,
+        description="Async mode: the most requests that go out at once.",
+    )
+    token_rate: int = Field(
+        default=10,
+        alias="EventSender.TokenRate",
+        ge=1,
+        le=10_000,
+        description="Async mode: requests per second, on average.",
+    )
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_url)] = Field(
+        alias="EventSender.URL",
+        description="Where the events go, such as http://127.0.0.1:5000. Without http:// or "
+        "https:// it means http://.",
+    )
+    with_unique_id: bool = Field(
+        default=True,
+        alias="EventSender.WithUniqueID",
+        description="Send i_event, by which the receiver knows a repeated event.",
+    )
+
+    @field_validator(
+        "basic_auth_key",
+        "basic_auth_user",
+        "custom_auth_credentials",
+        "custom_auth_type",
+        "signature_auth_key",
+        "signature_auth_key_id",
+    )
+    @classmethod
+    def _mandatory_with_its_method(
+        cls, value: SecretStr | str, info: ValidationInfo
+    ) -> SecretStr | str:
+        method = info.data.get("auth_method")
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not text and method and str(info.field_name).startswith(f"{method.lower()}_auth"):
+            raise ValueError(f"is mandatory with AuthMethod {method}")
+        return value
+
+
+class EventSender(Handler):
+    """Send events to a web application over HTTP."""
+
+    Settings: ClassVar[type[HandlerSettings]] = EventSenderSettings
+    settings: EventSenderSettings
+
+    def pacing(self) -> Pacing:
+        """Async mode: at the bucket's rate. Otherwise ``Concurrency`` at a time."""
+        settings = self.settings
+        if not settings.async_mode:
+            return Pacing(concurrency=settings.concurrency)
+        return Pacing(
+            concurrency=settings.concurrency,
+            rate=settings.token_rate,
+            burst=settings.token_burstiness,
+            max_wait=timedelta(seconds=settings.max_wait_time),
+        )
+
+    def time_limit_seconds(self) -> float:
+        """A little more than RequestTimeout, which ends a request before."""
+        return self.settings.request_timeout + 10.0
+
+    def secrets(self) -> tuple[str, ...]:
+        """The secret options, and the password in the form in which Basic sends it."""
+        settings = self.settings
+        user, key = settings.basic_auth_user, settings.basic_auth_key.get_secret_value()
+        sent = basic(user, key).partition(" ")[2]
+        return (*super().secrets(), *((sent,) if key else ()))
+
+    async def handle(self, event: Event, context: Context) -> None:
+        """Send one event; the reply's status is the verdict."""
+        settings = self.settings
+        allowed = settings.allowed_types
+        if allowed and not any(matches(event.event_type, pattern) for pattern in allowed):
+            raise Skipped(f"EventSender.AllowedTypes does not name {event.event_type}")
+        body = self._body(event)
+        reply = await context.http.post(
+            settings.url, body, self._headers(datetime.now(UTC)), settings.request_timeout
+        )
+        _judge(reply)
+
+    def _body(self, event: Event) -> bytes:
+        name = event.event_type
+        variables = event.payload
+        if self.settings.api_version == 2:
+            simplified = version_2(name)
+            if simplified is None:
+                raise Skipped(f"{name} has no version 2 form; EventSender.APIVersion 1 sends it")
+            name = simplified
+            # SIM/* and Custom/* keep the variables that they have.
+            wanted = VERSION_2_VARIABLES.get(name.partition("/")[0])
+            if wanted is not None:
+                variables = compact(_chosen(event, wanted, name))
+        if self.settings.with_unique_id:
+            # The text is a JSON object. It is not parsed: what the trigger wrote goes out.
+            rest = variables.strip()[:-1].rstrip()
+            comma = "" if rest == "{" else ","
+            variables = f'{rest}{comma}"i_event":{event.i_event}}}'
+        return f'{{"event_type":{compact(name)},"variables":{variables}}}'.encode()
+
+    def _headers(self, now: datetime) -> Mapping[str, str]:
+        settings = self.settings
+        date = http_date(now)
+        headers = {"Date": date, "Content-Type": "application/json"}
+        match settings.auth_method:
+            case "Basic":
+                headers[settings.auth_header] = basic(
+                    settings.basic_auth_user, settings.basic_auth_key.get_secret_value()
+                )
+            case "Custom":
+                headers[settings.auth_header] = custom(
+                    settings.custom_auth_type, settings.custom_auth_credentials.get_secret_value()
+                )
+            case "Signature":
+                headers[settings.auth_header] = signature(
+                    settings.signature_auth_key_id,
+                    settings.signature_auth_key.get_secret_value(),
+                    date,
+                    settings.signature_auth_algorithm,
+                )
+            case "None":
+                pass
+        return headers
+
+
+def _chosen(event: Event, names: tuple[str, ...], simplified: str) -> dict[str, object]:
+    chosen = {name: event.variables.get(name) for name in names}
+    missing = [name for name, value in chosen.items() if value is None]
+    if missing:
+        raise Rejected(f"the event has no {' and no '.join(missing)}, which {simplified} needs")
+    return chosen
+
+
+def _judge(reply: Reply) -> None:
+    if reply.ok:
+        return
+    status = reply.status
+    reason = status_line(status)
+    if said := _first_line(reply.text):
+        reason += f": {said}"
+    if status in _UNKNOWN_SENDER:
+        raise Misconfigured(reason)
+    if 400 <= status < 500 and status not in _TEMPORARY:
+        raise Rejected(reason)
+    raise TryLater(reason, after=retry_after(reply.headers.get("retry-after"), datetime.now(UTC)))
+
+
+def _first_line(text: str) -> str:
+    """The start of what a server said, fit for one line of a log."""
+    line = next((line for line in text.splitlines() if line.strip()), "").strip()
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:200])
+
+
+def retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Read a Retry-After header, seconds or a date; at most 24 hours. None: it says nothing."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return LONGEST_DELAY if len(text) > 6 else min(timedelta(seconds=int(text)), LONGEST_DELAY)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    # A date that gives "-0000" as its zone comes without one; it is in UTC.
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    return min(max(moment - now, timedelta(0)), LONGEST_DELAY)

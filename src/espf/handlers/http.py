@@ -1,0 +1,315 @@
+"""HTTP as handlers have it: POST, read the reply, and turn every fault into TryLater.
+
+Step 5 of the walk, the last yard. This is the only place that knows aiohttp, so that another
+client can take its place. ``HttpClient`` is shared by all handlers of a process and keeps the
+connections; an ``Http`` belongs to one attempt and remembers what was said, for the journal.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from espf.errors import Misconfigured, TryLater
+from espf.handlers.base import Reply
+
+#: Open connections of a process, to all servers together.
+CONNECTIONS = 4096
+
+#: How long a connection may take to come about; within the time-out of the request.
+CONNECT_SECONDS = 30.0
+
+#: Of a reply's body, this many bytes are read.
+REPLY_LIMIT = 64 * 1024
+
+#: Of a request and of a reply, this many characters are remembered.
+EXCHANGE_LIMIT = 16 * 1024
+
+_MASK = "***"
+
+#: Headers whose values are told in the journal. Any other may hold a credential.
+_HARMLESS = frozenset({"accept", "content-type", "content-language", "date", "host", "user-agent"})
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one attempt said and heard, as text: first line, headers, body; secrets masked."""
+
+    request: str
+    response: str
+
+
+class HttpClient:
+    """The connections to the outside world: kept alive, TLS verified.
+
+    It follows no redirects, keeps no cookies, unpacks nothing and ignores proxies in the
+    environment. ``tls`` replaces the default context, for an authority of one's own.
+    """
+
+    def __init__(
+        self, *, tls: ssl.SSLContext | None = None, connect_seconds: float = CONNECT_SECONDS
+    ) -> None:
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Get ready; to be called in the event loop that posts."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS,
+                ssl=True if self._tls is None else self._tls,
+                resolver=_Resolver(),
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "ESPF", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        *,
+        reply_limit: int = REPLY_LIMIT,
+    ) -> Reply:
+        """POST and read the reply's first ``reply_limit`` bytes.
+
+        Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
+        """
+        assert self._session is not None, "the client is not open"
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=self._connect_seconds)
+        with self._translated(url, timeout_seconds):
+            async with self._session.post(
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                content = await _read(response, reply_limit)
+                return Reply(
+                    status=response.status,
+                    headers=_joined(response),
+                    text=content.decode("utf-8", "replace"),
+                )
+
+    @contextmanager
+    def _translated(self, url: str, timeout_seconds: float) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server") from None
+        except aiohttp.ConnectionTimeoutError:
+            raise TryLater(
+                f"no connection to {_origin(url)} within {self._connect_seconds:g} s"
+            ) from None
+        except TimeoutError:
+            raise TryLater(f"no answer within {timeout_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise TryLater(_reason(error, _origin(url))) from error
+
+
+class Http:
+    """One attempt's road out: the ``Http`` of the plug-in contract.
+
+    ``secrets`` are texts that must not be remembered.
+    """
+
+    def __init__(self, client: HttpClient, secrets: Collection[str] = ()) -> None:
+        self._client = client
+        self._secrets = secrets
+        self._request: str | None = None
+        self._response = ""
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The last request and its reply, or the fault in its place; None before the first."""
+        if self._request is None:
+            return None
+        return Exchange(
+            *(_cut(masked(text, self._secrets)) for text in (self._request, self._response))
+        )
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+    ) -> Reply:
+        """POST and read the reply. Redirects are not followed.
+
+        Raises TryLater when there is no reply in time or no connection.
+        """
+        self._request = _message(
+            f"POST {masked_url(url)} HTTP/1.1",
+            {name: _shown(name, value) for name, value in headers.items()},
+            body.decode("utf-8", "replace"),
+        )
+        self._response = ""
+        try:
+            reply = await self._client.post(url, body, headers, timeout_seconds)
+        except (TryLater, Misconfigured) as error:
+            self._response = f"({error})"
+            raise
+        self._response = _message(
+            status_line(reply.status),
+            {
+                name: _MASK if name == "set-cookie" else value
+                for name, value in reply.headers.items()
+            },
+            reply.text,
+        )
+        return reply
+
+
+def status_line(status: int) -> str:
+    """A status in words: ``HTTP 503 Service Unavailable``."""
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+def masked(text: str, secrets: Collection[str]) -> str:
+    """The text with every secret in it replaced by stars."""
+    # The longest first: one secret may be a part of another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        if secret:
+            text = text.replace(secret, _MASK)
+    return text
+
+
+def masked_url(url: str) -> str:
+    """A URL that can be shown: without the credentials in it, nor the values of its query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(malformed URL)"
+    userinfo, at, host = parts.netloc.rpartition("@")
+    query = "&".join(f"{pair.split('=')[0]}={_MASK}" for pair in parts.query.split("&") if pair)
+    return parts._replace(
+        netloc=f"{_MASK if userinfo else ''}{at}{host}", query=query, fragment=""
+    ).geturl()
+
+
+class _Resolver(AbstractResolver):
+    """Looks up names in threads of its own, so that a dead name server holds up nothing else."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="espf-dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
+        try:
+            answers = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        except UnicodeError as error:
+            raise OSError(f"no host can have this name: {error}") from None
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=found,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, proto, _, address in answers
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > limit:
+            # Closing is cheaper than reading what nobody wants; the status is known already.
+            response.close()
+            break
+    return bytes(content[:limit])
+
+
+def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in response.headers.items():
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return headers
+
+
+def _reason(error: aiohttp.ClientError | OSError, origin: str) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            fault = "the host name is not known"
+        case aiohttp.ClientConnectorCertificateError():
+            fault = f"its certificate is not trusted: {error.certificate_error}"
+        case aiohttp.ClientSSLError():
+            fault = f"TLS: {error.os_error}"
+        case aiohttp.ClientConnectorError():
+            fault = _os_fault(error.os_error)
+        case aiohttp.ClientPayloadError():
+            return f"the answer of {origin} broke off"
+        case aiohttp.ClientResponseError():
+            return f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
+        case aiohttp.ServerDisconnectedError():
+            return f"{origin} closed the connection without an answer"
+        case OSError():
+            return f"the connection to {origin} broke: {_os_fault(error)}"
+        case _:
+            return f"no answer of {origin}: {error or type(error).__name__}"
+    return f"no connection to {origin}: {fault}"
+
+
+def _os_fault(error: OSError) -> str:
+    text = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _shown(name: str, value: str) -> str:
+    return value if name.lower() in _HARMLESS else _MASK
+
+
+def _message(first_line: str, headers: Mapping[str, str], body: str) -> str:
+    lines = [first_line, *(f"{name}: {value}" for name, value in headers.items()), "", body]
+    return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= EXCHANGE_LIMIT:
+        return text
+    return f"{text[:EXCHANGE_LIMIT]}\n... ({len(text) - EXCHANGE_LIMIT} more characters)"

@@ -1,0 +1,219 @@
+"""Which handler types there are, and what their options are.
+
+Handler types register as entry points of the group ``espf.handlers``, the built-in ones in the
+same way as those of other packages. An option has one name, its alias: the one that
+administrators write, that is stored, and by which it is known whether it is secret.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType, NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from espf.catalogue import matches
+from espf.errors import InvalidRequest, NotFound, SettingsError
+from espf.handlers.base import Handler, HandlerSettings
+
+GROUP = "espf.handlers"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a handler type, as forms, the command line and the documents show it.
+
+    ``type`` is for readers: ``number``, ``on/off``, ``text``, ``list``, or the choices. ``default``
+    is None where the option is mandatory.
+    """
+
+    alias: str
+    type: str
+    default: str | None
+    description: str
+    secret: bool
+
+
+def handler_types() -> Mapping[str, type[Handler]]:
+    """The handler types that can be used, by name, sorted."""
+    return _registered()[0]
+
+
+def handler_type(name: str) -> type[Handler]:
+    """The handler type of this name.
+
+    Raises NotFound, naming the known ones; SettingsError when its package is broken.
+    """
+    types, faults = _registered()
+    if name in faults:
+        raise SettingsError(f"the handler type {name} cannot be used: {faults[name]}")
+    if name not in types:
+        raise NotFound(f"there is no handler type {name!r} (known: {', '.join(types)})")
+    return types[name]
+
+
+def validate(name: str, options: Mapping[str, object]) -> HandlerSettings:
+    """Check the options of a handler of this type.
+
+    Raises InvalidRequest that names each wrong one, NotFound when there is no such type.
+    """
+    return read_settings(handler_type(name).Settings, options)
+
+
+def read_settings(
+    settings_class: type[HandlerSettings], options: Mapping[str, object]
+) -> HandlerSettings:
+    """Make settings of options by alias. Raises InvalidRequest that names each wrong one."""
+    fields = _fields(settings_class)
+    # Python's names would do for pydantic, but only an alias tells whether an option is secret.
+    if unknown := [alias for alias in options if alias not in fields]:
+        raise InvalidRequest(
+            "; ".join(f"there is no option {alias}{_hint(alias, fields)}" for alias in unknown),
+            unknown[0],
+        )
+    try:
+        return settings_class.model_validate(dict(options))
+    except ValidationError as error:
+        # The input is left out: it may be a secret.
+        problems = [
+            (_alias(settings_class, problem["loc"]), _said(problem["type"], problem["msg"]))
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+    raise InvalidRequest(
+        "; ".join(f"{alias}: {said}" if alias else said for alias, said in problems),
+        problems[0][0] or None,
+    )
+
+
+def options(name: str) -> list[Option]:
+    """The options of a handler type, its own after those that every handler has."""
+    settings_class = handler_type(name).Settings
+    fields = _fields(settings_class)
+    defaults = settings_class.model_construct().model_dump(
+        by_alias=True,
+        include={
+            name for name, field in settings_class.model_fields.items() if not field.is_required()
+        },
+    )
+    return [
+        Option(
+            alias=alias,
+            type=_type(field),
+            default=None if field.is_required() else _text(defaults[alias]),
+            description=field.description or "",
+            secret=_is_secret(field),
+        )
+        for alias, field in fields.items()
+    ]
+
+
+def secret_options(name: str) -> frozenset[str]:
+    """The options of a handler type that are sealed in the database and shown as dots."""
+    fields = _fields(handler_type(name).Settings)
+    return frozenset(alias for alias, field in fields.items() if _is_secret(field))
+
+
+def supported(name: str, event_types: Iterable[str]) -> list[str]:
+    """Those of the event types that handlers of this type can handle, in the order given."""
+    patterns = handler_type(name).supports
+    return [
+        event_type
+        for event_type in event_types
+        if any(matches(event_type, pattern) for pattern in patterns)
+    ]
+
+
+@cache
+def _registered() -> tuple[Mapping[str, type[Handler]], Mapping[str, str]]:
+    """The usable types, and what is wrong with the others."""
+    types: dict[str, type[Handler]] = {}
+    faults: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        if seen.setdefault(entry.name, entry.value) != entry.value:
+            faults[entry.name] = f"both {seen[entry.name]} and {entry.value} have this name"
+            types.pop(entry.name, None)
+            continue
+        loaded = _load(entry)
+        if isinstance(loaded, str):
+            faults[entry.name] = loaded
+        else:
+            types[entry.name] = loaded
+    return MappingProxyType(types), MappingProxyType(faults)
+
+
+def _load(entry: EntryPoint) -> type[Handler] | str:
+    """The handler type of an entry point, or why there is none."""
+    try:
+        loaded = entry.load()
+    except Exception as error:  # noqa: BLE001  (another package's import may raise anything)
+        return f"{entry.value} fails to import: {type(error).__name__}: {error}"
+    if not (isinstance(loaded, type) and issubclass(loaded, Handler)):
+        return f"{entry.value} is not a subclass of espf.Handler"
+    return loaded
+
+
+def _fields(settings_class: type[HandlerSettings]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in settings_class.model_fields.items()}
+
+
+def _alias(settings_class: type[HandlerSettings], place: tuple[int | str, ...]) -> str:
+    """The option at which a problem was found; empty when it is about several."""
+    if not place:
+        return ""
+    # A wrong default is found under the field's name, a wrong value under its alias.
+    field = settings_class.model_fields.get(str(place[0]))
+    return (field.alias if field else None) or str(place[0])
+
+
+def _hint(alias: str, fields: Iterable[str]) -> str:
+    by_lower = {known.lower(): known for known in fields}
+    wanted = alias.lower()
+    ends = [known for lower, known in by_lower.items() if lower.endswith(f".{wanted}")]
+    close = [by_lower[lower] for lower in get_close_matches(wanted, by_lower, n=1)]
+    nearest = [*([by_lower[wanted]] if wanted in by_lower else []), *ends, *close]
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    return f" (known: {', '.join(sorted(fields))})"
+
+
+def _said(kind: str, message: str) -> str:
+    if kind == "missing":
+        return "is mandatory"
+    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _parts(field: FieldInfo) -> set[Any]:
+    """A field's type, taken apart where it is a union."""
+    annotation = field.annotation
+    members = get_args(annotation) if get_origin(annotation) is not Literal else ()
+    return {annotation, *members} - {NoneType}
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in _parts(field)
+
+
+def _type(field: FieldInfo) -> str:
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in {tuple, list}:
+        return "list"
+    parts = _parts(field)
+    if bool in parts:
+        return "on/off"
+    return "number" if parts & {int, float} else "text"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None or isinstance(value, SecretStr):
+        return ""
+    return str(value)

@@ -1,0 +1,254 @@
+"""For authors of handlers: run a handler on one event, and check that it keeps the contract.
+
+    verdict = await run_handler(SmsGreeting, {"Greeting.URL": url}, sample_event("Account/New"))
+    assert verdict.outcome == "finished"
+
+    await check_handler(SmsGreeting, {"Greeting.URL": "http://127.0.0.1:1"}, sample_event())
+
+``run_handler`` speaks real HTTP, so that a test gives the handler the address of a server of its
+own. ``check_handler`` needs no server: it stands in for one.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from espf.errors import (
+    BillingFault,
+    HandlerError,
+    InvalidRequest,
+    Misconfigured,
+    Rejected,
+    Skipped,
+    TryLater,
+)
+from espf.handlers.base import Billing, Context, Handler, HandlerSettings, Reply
+from espf.handlers.base import Http as HttpProtocol
+from espf.handlers.http import Exchange, Http, HttpClient
+from espf.handlers.registry import read_settings
+from espf.model import Event, compact, ordering_key
+
+Outcome = Literal["finished", "try later", "misconfigured", "rejected", "skipped"]
+
+_OUTCOMES: Mapping[type[HandlerError], Outcome] = {
+    TryLater: "try later",
+    Misconfigured: "misconfigured",
+    Rejected: "rejected",
+    Skipped: "skipped",
+}
+
+#: How long a handler may take to stop when it is told to.
+_PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a handler said about an event, and the last HTTP exchange as the journal has it."""
+
+    outcome: Outcome
+    reason: str = ""
+    after: timedelta | None = None
+    exchange: Exchange | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class FakeBilling:
+    """A billing that knows some answers, by ``Service/method``, and remembers what was asked.
+
+    What it does not know is a BillingFault, as it is in the billing itself.
+    """
+
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    async def call(self, service: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer what was prepared."""
+        called = f"{service}/{method}"
+        self.calls.append((called, dict(params)))
+        if called not in self.answers:
+            raise BillingFault("Server.Test.no_answer", f"no answer to {called} was prepared")
+        return dict(self.answers[called])
+
+    async def get_account_info(self, i_account: int) -> dict[str, Any]:
+        """The prepared ``account_info``."""
+        answer = await self.call("Account", "get_account_info", {"i_account": i_account})
+        return dict(answer["account_info"])
+
+
+def sample_event(
+    event_type: str = "Account/New", *, i_event: int = 623623, i_env: int = 3, **variables: object
+) -> Event:
+    """An event; without variables, one about account 541 of customer 42."""
+    chosen = variables or {"i_account": 541, "i_customer": 42, "i_env": i_env}
+    return Event(
+        i_event=i_event,
+        i_env=i_env,
+        event_type=event_type,
+        payload=compact(chosen),
+        ordering_key=ordering_key(chosen),
+    )
+
+
+async def run_handler(
+    handler_class: type[Handler],
+    settings: Mapping[str, object],
+    event: Event,
+    *,
+    http: HttpProtocol | None = None,
+    billing: Billing | None = None,
+    attempt: int = 1,
+) -> Verdict:
+    """Open a handler, let it handle one event as the worker would, close it.
+
+    ``settings`` are options by alias. Exceptions that are no verdict come through. Without
+    ``http`` the handler has the real client, and the verdict the exchange.
+    """
+    handler = handler_class(read_settings(handler_class.Settings, settings))
+    async with HttpClient() as client:
+        recorder = Http(client, handler.secrets())
+        context = Context(http or recorder, billing or FakeBilling(), attempt)
+        await handler.open()
+        try:
+            verdict = await _verdict(handler, event, context)
+        finally:
+            await handler.close()
+        return Verdict(
+            verdict.outcome,
+            verdict.reason,
+            verdict.after,
+            exchange=recorder.exchange,
+            notes=tuple(context.notes),
+        )
+
+
+async def check_handler(
+    handler_class: type[Handler],
+    settings: Mapping[str, object],
+    event: Event,
+    *,
+    billing: Billing | None = None,
+    reply: Reply | None = None,
+) -> None:
+    """Check the promises that ESPF relies on. Raises AssertionError that names a broken one.
+
+    ``event`` must be one that the handler accepts with these settings when the external system
+    answers ``reply`` (200 and an empty body, unless given). A handler that does not speak HTTP
+    through its context is spared what cannot be seen of it.
+    """
+    billing = billing or FakeBilling()
+    _check_settings(handler_class, settings)
+
+    async def answered() -> Reply:
+        return reply or Reply(200, {}, "")
+
+    def attempt(number: int, http: _StandIn) -> Coroutine[Any, Any, Verdict]:
+        return run_handler(
+            handler_class, settings, event, http=http, billing=billing, attempt=number
+        )
+
+    first, second = _StandIn(answered), _StandIn(answered)
+    verdict = await attempt(1, first)
+    assert verdict.outcome == "finished", f"the event is not accepted: {verdict}"
+    verdict = await attempt(2, second)
+    assert verdict.outcome == "finished", f"an event that comes again is not accepted: {verdict}"
+    assert _names(event, first) == _names(event, second), (
+        "an event that comes again does not carry the same unique id"
+    )
+    if first.sent:
+        verdict = await attempt(1, _StandIn(_no_answer))
+        assert verdict.outcome == "try later", f"no answer is taken for an answer: {verdict}"
+        endless = _StandIn(_endless)
+        await _check_cancellation(attempt(1, endless), endless)
+
+
+async def _verdict(handler: Handler, event: Event, context: Context) -> Verdict:
+    try:
+        await handler.handle(event, context)
+    except HandlerError as error:
+        outcome = next(name for kind, name in _OUTCOMES.items() if isinstance(error, kind))
+        return Verdict(outcome, str(error), error.after if isinstance(error, TryLater) else None)
+    return Verdict("finished")
+
+
+def _check_settings(handler_class: type[Handler], options: Mapping[str, object]) -> None:
+    settings_class = handler_class.Settings
+    settings = read_settings(settings_class, options)
+    stored = json.loads(json.dumps(_revealed(settings)))
+    assert read_settings(settings_class, stored) == settings, (
+        f"the options change when they are stored and read again: {stored}"
+    )
+    try:
+        read_settings(settings_class, {**options, "NoSuchOption": 1})
+    except InvalidRequest:
+        pass
+    else:
+        raise AssertionError("an option that does not exist is not refused")
+    for name, option in settings_class.model_fields.items():
+        assert option.description, f"the option {option.alias or name} has no description"
+    known = handler_class(settings).secrets()
+    for secret in _secrets(settings):
+        assert secret in known, "a SecretStr option is not among the secrets() of the handler"
+        for text in (repr(settings), str(settings), settings.model_dump_json()):
+            assert secret not in text, "a secret can be read in the settings' text form"
+
+
+async def _check_cancellation(attempt: Coroutine[Any, Any, Verdict], waiting: "_StandIn") -> None:
+    task = asyncio.create_task(attempt)
+    await asyncio.wait_for(waiting.reached.wait(), _PATIENCE_SECONDS)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
+    assert done, f"a cancelled handler goes on for more than {_PATIENCE_SECONDS:g} s"
+    assert task.cancelled(), "a cancelled handler does not stop: it swallows CancelledError"
+
+
+def _secrets(settings: HandlerSettings) -> list[str]:
+    values = (getattr(settings, name) for name in type(settings).model_fields)
+    return [
+        value.get_secret_value()
+        for value in values
+        if isinstance(value, SecretStr) and value.get_secret_value()
+    ]
+
+
+def _revealed(settings: HandlerSettings) -> dict[str, Any]:
+    return {
+        alias: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for alias, value in settings.model_dump(by_alias=True).items()
+    }
+
+
+def _names(event: Event, http: "_StandIn") -> bool:
+    """Whether anything that was sent holds the unique id."""
+    return any(str(event.i_event) in text for text in http.sent)
+
+
+class _StandIn:
+    """Stands in for the external system, and remembers what was sent to it."""
+
+    def __init__(self, answer: Callable[[], Awaitable[Reply]]) -> None:
+        self._answer = answer
+        self.sent: list[str] = []
+        self.reached = asyncio.Event()
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+    ) -> Reply:
+        assert timeout_seconds > 0, "a request needs a time-out"
+        self.sent.append("\n".join([url, *headers.values(), body.decode("utf-8", "replace")]))
+        self.reached.set()
+        return await self._answer()
+
+
+async def _no_answer() -> Reply:
+    raise TryLater("no answer in time")
+
+
+async def _endless() -> Reply:
+    await asyncio.Event().wait()
+    raise AssertionError("nobody sets this event")

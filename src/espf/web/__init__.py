@@ -1,0 +1,1 @@
+"""The web: the ESPF API for applications, and the billing API of the reference billing."""

@@ -1,0 +1,431 @@
+"""/rest/<Service>/<method>: the reference billing behind the vendor's JSON API.
+
+A request is an envelope of ``auth_info`` and ``params``, as JSON or as a form. Every answer is a
+JSON object; whatever goes wrong is a fault, ``{"faultcode", "faultstring"}`` with HTTP 500.
+Adding a method is one entry in ``METHODS``.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message
+
+from espf.billing import accounts, customers, payments, products, quotas, sim_cards
+from espf.billing.fields import Key, Params
+from espf.billing.scope import Result, Scope
+from espf.crypto import Sealer
+from espf.db.database import Database
+from espf.errors import BillingFault, DatabaseUnavailable, Denied, EspfError, InvalidRequest
+from espf.model import compact, format_time
+from espf.users import SIM_KEYS, Tokens, User, Users
+from espf.web import security
+
+MAX_BODY = 1024 * 1024
+
+#: Problems of one request that its fault tells about.
+MAX_PROBLEMS = 5
+
+P = TypeVar("P", bound=Params)
+
+_log = logging.getLogger(__name__)
+_key: TypeAdapter[int] = TypeAdapter(Key)
+
+
+@dataclass(frozen=True)
+class Method(Generic[P]):
+    """One method of the billing: the model of its parameters, and the function that serves it."""
+
+    params: type[P]
+    serve: Callable[[Scope, P], Result]
+    writes: bool = False
+
+
+METHODS: Mapping[str, Method[Any]] = {
+    "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
+    "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
+    "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
+    "Account/get_account_info": Method(accounts.GetAccount, accounts.get_info),
+    "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
+    "Account/make_transaction": Method(
+        payments.MakeTransaction, payments.make_transaction, writes=True
+    ),
+    "Customer/add_customer": Method(customers.AddCustomer, customers.add, writes=True),
+    "Customer/update_customer": Method(
+        customers.UpdateCustomer, customers.update_fields, writes=True
+    ),
+    "Customer/terminate_customer": Method(
+        customers.TerminateCustomer, customers.terminate, writes=True
+    ),
+    "Customer/get_customer_info": Method(customers.GetCustomer, customers.get_info),
+    "Customer/get_customer_list": Method(customers.ListCustomers, customers.get_list),
+    "Product/add_product": Method(products.AddProduct, products.add, writes=True),
+    "Product/get_product_info": Method(products.GetProduct, products.get_info),
+    "Product/get_product_list": Method(products.ListProducts, products.get_list),
+    "SIMCard/add_sim_card": Method(sim_cards.AddCard, sim_cards.add, writes=True),
+    "SIMCard/assign_sim_card": Method(sim_cards.AssignCard, sim_cards.assign, writes=True),
+    "SIMCard/release_sim_card": Method(sim_cards.ReleaseCard, sim_cards.release, writes=True),
+    "SIMCard/get_card_info": Method(sim_cards.GetCard, sim_cards.get_info),
+    "SIMCard/get_card_list": Method(sim_cards.ListCards, sim_cards.get_list),
+    "Usage/authorise": Method(quotas.Authorise, quotas.authorise, writes=True),
+    "Usage/record": Method(quotas.Record, quotas.record, writes=True),
+    "Usage/top_up": Method(quotas.Record, quotas.top_up, writes=True),
+}
+
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class AuthInfo(Params):
+    """Who calls, in the body: a session, a token, or login and password."""
+
+    session_id: Text | None = None
+    access_token: Text | None = None
+    login: Text | None = None
+    password: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> "AuthInfo":
+        if (
+            self.model_fields_set
+            not in (
+                {"session_id"},
+                {"access_token"},
+                {"login", "password"},
+            )
+            or None in self.model_dump(exclude_unset=True).values()
+        ):
+            raise ValueError("session_id, or access_token, or login and password is expected")
+        return self
+
+
+class Login(Params):
+    """Parameters of Session/login."""
+
+    login: Text
+    password: Text
+
+
+class Refresh(Params):
+    """Parameters of Session/refresh_access_token."""
+
+    refresh_token: Text
+
+
+class OneSession(Params):
+    """Parameters of Session/ping and Session/logout: a session by its token or its number."""
+
+    access_token: Text | None = None
+    session_id: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "OneSession":
+        if (self.access_token is None) == (self.session_id is None):
+            raise ValueError("exactly one of access_token and session_id is expected")
+        return self
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What a request carries. ``auth_info`` is None when the body holds none."""
+
+    auth_info: dict[str, Any] | None
+    params: dict[str, Any]
+
+
+def routes(database: Database, users: Users, sealer: Sealer) -> list[Route]:
+    """The routes of the billing API over an open database that holds the reference billing."""
+    api = _RestApi(database, users, sealer)
+    return [Route("/rest/{service}/{method}", api.reply, methods=["POST"])]
+
+
+class _RestApi:
+    def __init__(self, database: Database, users: Users, sealer: Sealer) -> None:
+        self._database = database
+        self._users = users
+        self._sealer = sealer
+        self._sessions: Mapping[str, Callable[[dict[str, Any]], Awaitable[Result]]] = {
+            "login": self._login,
+            "refresh_access_token": self._refresh,
+            "ping": self._ping,
+            "logout": self._logout,
+        }
+
+    async def reply(self, request: Request) -> Response:
+        """Answer one request: the one way from an error to a fault."""
+        service, method = request.path_params["service"], request.path_params["method"]
+        try:
+            answer, status = await self._answer(service, method, request), 200
+        except EspfError as error:
+            answer, status = _fault(error, service, method), 500
+        except Exception:  # noqa: BLE001  (the edge: a caller gets a fault, never a traceback)
+            _log.exception("%s/%s failed", service, method)
+            answer, status = _fault(EspfError(), service, method), 500
+        body = render(answer).encode(errors="replace")
+        return Response(body, status, media_type="application/json")
+
+    async def _answer(self, service: str, name: str, request: Request) -> Result:
+        session = self._sessions.get(name) if service == "Session" else None
+        method = METHODS.get(f"{service}/{name}")
+        if session is None and method is None:
+            known = {"Session", *(known.partition("/")[0] for known in METHODS)}
+            code = "unknown_method" if service in known else "unknown_service"
+            raise BillingFault(f"Client.{code}", "there is no such service or method")
+        envelope = await read_envelope(request)
+        if session is not None:
+            return await session(envelope.params)
+        assert method is not None
+        user = await self._user(request, envelope)
+        i_env = _environment(user, envelope.params)
+        return await self._serve(method, validated(method.params, envelope.params), user, i_env)
+
+    async def _serve(self, method: Method[P], params: P, user: User, i_env: int) -> Result:
+        def serve(connection: Connection) -> Result:
+            scope = Scope(
+                connection,
+                i_env,
+                self._database.now(connection),
+                self._sealer,
+                sees_keys=SIM_KEYS in user.rights,
+            )
+            scope.require_environment()
+            return method.serve(scope, params)
+
+        run = self._database.write if method.writes else self._database.fetch
+        return await run(serve)
+
+    async def _user(self, request: Request, envelope: Envelope) -> User:
+        """The user named in the body or, failing that, in the Authorization header."""
+        if envelope.auth_info is not None:
+            return await self._named(envelope.auth_info)
+        header = request.headers.get("authorization")
+        if header is None:
+            raise BillingFault("Client.check_auth.envelope_missed", "auth_info is missing: log in")
+        try:
+            return await security.authenticate(request, self._users)
+        except Denied as error:
+            raise _unknown_caller(error, by_token=header.lower().startswith("bearer")) from None
+
+    async def _named(self, auth_info: dict[str, Any]) -> User:
+        if not auth_info:
+            raise BillingFault("Client.check_auth.envelope_missed", "auth_info is empty: log in")
+        try:
+            who = validated(AuthInfo, auth_info)
+        except InvalidRequest as error:
+            raise BillingFault(
+                "Client.check_auth.invalid_auth_info", f"auth_info: {error}"
+            ) from None
+        try:
+            if who.access_token is not None:
+                return await asyncio.to_thread(self._users.by_token, who.access_token)
+            if who.session_id is not None:
+                return await asyncio.to_thread(self._users.by_session, who.session_id)
+            assert who.login is not None
+            assert who.password is not None
+            return await security.by_password(self._users, who.login, who.password)
+        except Denied as error:
+            raise _unknown_caller(error, by_token=who.access_token is not None) from None
+
+    async def _login(self, params: dict[str, Any]) -> Result:
+        who = validated(Login, params)
+        try:
+            user = await security.by_password(self._users, who.login, who.password)
+        except Denied as error:
+            raise BillingFault("Server.Session.auth_failed", str(error)) from None
+        tokens = await asyncio.to_thread(self._users.open_session, user)
+        return {"session_id": tokens.session_id, **_shown(tokens)}
+
+    async def _refresh(self, params: dict[str, Any]) -> Result:
+        token = validated(Refresh, params).refresh_token
+        try:
+            return _shown(await asyncio.to_thread(self._users.refresh, token))
+        except Denied as error:
+            raise BillingFault(
+                "Client.Session.refresh_access_token.failed_to_process_refresh_token", str(error)
+            ) from None
+
+    async def _ping(self, params: dict[str, Any]) -> Result:
+        session = validated(OneSession, params)
+        try:
+            if session.access_token is not None:
+                user = await asyncio.to_thread(self._users.by_token, session.access_token)
+            else:
+                user = await asyncio.to_thread(self._users.by_session, session.session_id or "")
+        except Denied:
+            return {"user_id": 0}
+        return {"user_id": user.i_user}
+
+    async def _logout(self, params: dict[str, Any]) -> Result:
+        session = validated(OneSession, params)
+        if session.access_token is not None:
+            await asyncio.to_thread(self._users.close_session, session.access_token)
+        else:
+            await asyncio.to_thread(self._users.close_session_id, session.session_id or "")
+        return {"success": 1}
+
+
+def _shown(tokens: Tokens) -> Result:
+    return {
+        "access_token": tokens.access_token,
+        "refresh_token": tokens.refresh_token,
+        "expires_at": tokens.expires_at,
+    }
+
+
+def _unknown_caller(error: Denied, *, by_token: bool) -> BillingFault:
+    code = (
+        "Client.Session.check_auth.failed_to_process_access_token"
+        if by_token
+        else "Server.Session.check_auth.auth_failed"
+    )
+    return BillingFault(code, str(error))
+
+
+def _environment(user: User, params: dict[str, Any]) -> int:
+    """Take ``i_env`` out of the parameters: the user's own, or any for a superuser."""
+    if "i_env" not in params:
+        return user.i_env
+    try:
+        i_env = _key.validate_python(params.pop("i_env"))
+    except ValidationError:
+        raise InvalidRequest("i_env: a whole number above 0 is expected", "i_env") from None
+    if i_env != user.i_env and not user.superuser:
+        raise BillingFault(
+            "Client.environment_denied", "i_env: only a superuser may name another environment"
+        )
+    return i_env
+
+
+def validated(model: type[P], params: dict[str, Any]) -> P:
+    """The parameters as their model has them. Raises InvalidRequest that names each wrong one."""
+    try:
+        return model.model_validate(params)
+    except ValidationError as error:
+        problems = [
+            (
+                ".".join(str(part) for part in problem["loc"])[:100],
+                "there is no such parameter"
+                if problem["type"] == "extra_forbidden"
+                else problem["msg"].removeprefix("Value error, "),
+            )
+            for problem in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
+        ]
+        text = "; ".join(f"{field}: {what}" if field else what for field, what in problems)
+        raise InvalidRequest(text, problems[0][0] or None) from None
+
+
+def _fault(error: EspfError, service: str, method: str) -> Result:
+    match error:
+        case BillingFault():
+            code = error.code
+        case InvalidRequest():
+            code = f"Client.{service}.{method}.invalid_parameter"
+        case DatabaseUnavailable():
+            code = "Server.unavailable"
+        case _:
+            code = "Server.internal_error"
+    return {"faultcode": code, "faultstring": str(error)}
+
+
+async def read_envelope(request: Request) -> Envelope:
+    """Read a request's body in any of the three content types. Raises BillingFault."""
+    body = await _body(request)
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        fields = _object(body, "the body")
+    elif kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+        fields = {
+            name: _object(value.encode(errors="replace"), name)
+            for name, value in (await _form(request, body)).items()
+        }
+    else:
+        raise _malformed(
+            "Content-Type: application/json, application/x-www-form-urlencoded or "
+            "multipart/form-data is expected"
+        )
+    if unknown := fields.keys() - {"auth_info", "params"}:
+        raise _malformed(f"the body: {min(unknown)[:100]!r} is neither auth_info nor params")
+    params = fields.get("params", {})
+    auth_info = fields.get("auth_info")
+    if not isinstance(params, dict) or not isinstance(auth_info, dict | None):
+        raise _malformed("auth_info and params must be JSON objects")
+    return Envelope(auth_info, params)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise BillingFault(
+                    "Client.request_too_large", f"a request may have {MAX_BODY} bytes"
+                )
+    except ClientDisconnect:
+        raise _malformed("the body ends too early") from None
+    return bytes(body)
+
+
+async def _form(request: Request, body: bytes) -> dict[str, str]:
+    """The fields of a form, urlencoded or multipart; files are refused."""
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        async with Request(request.scope, replay).form(max_files=0, max_fields=10) as form:
+            return {name: value for name, value in form.items() if isinstance(value, str)}
+    except HTTPException as error:
+        raise _malformed(f"the form cannot be read: {error.detail}") from None
+
+
+def _object(text: bytes, name: str) -> dict[str, Any]:
+    """Read a JSON object; numbers with a point or an exponent become Decimal, exactly."""
+    try:
+        value = json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        raise _malformed(f"{name} is not JSON") from None
+    if not isinstance(value, dict):
+        raise _malformed(f"{name} must be a JSON object")
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _malformed(text: str) -> BillingFault:
+    return BillingFault("Client.malformed_request", text)
+
+
+def render(value: object) -> str:
+    """Write an answer as JSON, money digit by digit and never through a float.
+
+    Money always has a decimal point, so that typed clients read the same type every time.
+    """
+    match value:
+        case Mapping():
+            members = (f"{compact(name)}:{render(member)}" for name, member in value.items())
+            return "{" + ",".join(members) + "}"
+        case list():
+            return "[" + ",".join(map(render, value)) + "]"
+        case Decimal():
+            # Adding 0 turns -0 into 0; normalize drops the zeros at the end.
+            digits = f"{(value + 0).normalize():f}"
+            return digits if "." in digits else f"{digits}.0"
+        case datetime():
+            return compact(format_time(value))
+        case date():
+            return compact(value.isoformat())
+        case _:
+            return compact(value)
