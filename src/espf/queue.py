@@ -24,6 +24,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
     text,
     update,
@@ -66,6 +67,9 @@ _VIEWS: Mapping[str, frozenset[str]] = {
 }
 
 _DONE = tuple(DONE)
+
+# Spelt out: SQLite uses a partial index only for a condition that it can read in the statement.
+_IS_SCHEDULED = event_queue.c.scheduled == literal_column("1")
 
 
 @dataclass(frozen=True)
@@ -199,10 +203,12 @@ _COLUMNS = (
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 
-# Whether an earlier notification of the lane waits for its time, or holds the lane.
+# Whether an earlier notification of the lane waits for its time, or holds the lane. The sum keeps
+# planners off the primary key, where they would walk through everything before the position,
+# instead of the index of those that wait, which is nearly empty.
 _PARKED = (
     "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.i_event_handler = n.i_event_handler "
-    "AND p.ordering_key = n.ordering_key AND p.position < n.position "
+    "AND p.ordering_key = n.ordering_key AND p.position + 0 < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 
@@ -297,7 +303,7 @@ class Queue:
         now = self._database.now(connection)
         due = connection.execute(
             select(event_queue.c.i_event)
-            .where(event_queue.c.scheduled == 1, event_queue.c.start_time <= now)
+            .where(_IS_SCHEDULED, event_queue.c.start_time <= now)
             .order_by(event_queue.c.start_time, event_queue.c.i_event)
             .limit(limit)
         ).scalars()
@@ -315,7 +321,7 @@ class Queue:
         """How long until a scheduled event is due (0 or less: now); None: none is scheduled."""
         first = connection.execute(
             select(func.min(event_queue.c.start_time, type_=Moment)).where(
-                event_queue.c.scheduled == 1
+                _IS_SCHEDULED
             )
         ).scalar_one()
         if first is None:

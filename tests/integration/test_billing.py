@@ -865,10 +865,20 @@ def test_the_clock_leaves_suspended_closed_and_undated_accounts_alone(billing):
         connection.execute(
             update(t.accounts)
             .where(t.accounts.c.i_account == undated)
-            .values(activation_date=None, bill_status="I", time_zone_name="Nowhere/Atlantis")
+            .values(activation_date=None, bill_status="I")
         )
     assert tick(billing, datetime(2026, 3, 2, tzinfo=UTC)) == clock.Tick(0, 1, more=False)
     assert [row.bill_status for row in billing.rows(t.accounts)] == ["S", "C", "I", "I", "I"]
+
+
+@pytest.mark.parametrize("unknown", ["Nowhere/Atlantis", "Europe", "", "/etc/passwd"])
+def test_the_clock_takes_an_unknown_time_zone_as_utc(billing, unknown):
+    i_account = billing.account(activation_date="2026-03-01")
+    with billing.database.begin() as connection:
+        connection.execute(update(t.accounts).values(time_zone_name=unknown))
+    assert tick(billing, datetime(2026, 2, 28, 23, 59, tzinfo=UTC)).activated == 0
+    assert tick(billing, datetime(2026, 3, 1, tzinfo=UTC)).activated == 1
+    assert billing.show(i_account)["bill_status"] == "O"
 
 
 def test_the_clock_works_in_batches_and_says_when_there_is_more(billing):

@@ -384,6 +384,16 @@ def test_money_goes_in_and_comes_out_digit_by_digit(api, account):
     assert '"opening_balance":0.0,' in text
 
 
+def test_an_amount_finer_than_money_is_refused_and_not_rounded_by_a_float(api, account):
+    headers = {
+        "Authorization": f"Bearer {api.tokens['admin']}",
+        "Content-Type": "application/json",
+    }
+    body = '{"params":{"i_account":1,"action":"Manual payment","amount":1.00000000000000001}}'
+    reply = api.post("Account/make_transaction", content=body, headers=headers)
+    assert fault(reply) == "Client.Account.make_transaction.invalid_parameter"
+
+
 @pytest.mark.parametrize(
     ("amount", "text"),
     [

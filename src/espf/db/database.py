@@ -69,7 +69,8 @@ class Database:
             raise SettingsError(
                 f"ESPF_DATABASE_URL: cannot create {path.parent}: {error}"
             ) from None
-        engine = create_engine(parsed, pool_size=READERS + 2)
+        # An error message must not show what a statement was given: passwords, for example.
+        engine = create_engine(parsed, pool_size=READERS + 2, hide_parameters=True)
         return cls(engine, SqliteDialect(path))
 
     @contextmanager

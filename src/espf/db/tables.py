@@ -114,7 +114,6 @@ Index(
     "Event_Notifications_parked",
     event_notifications.c.i_event_handler,
     event_notifications.c.ordering_key,
-    event_notifications.c.position,
     sqlite_where=_waits,
 )
 
@@ -128,7 +127,7 @@ handler_leases = Table(
     Column("expires_at", Moment, nullable=False),
 )
 
-# One narrow row per attempt, and one for what ends without an attempt (nobody subscribed, cancelled).
+# One narrow row per attempt, and one for what ends without any (no subscriber, cancelled).
 provisioning_log = Table(
     "Provisioning_Log",
     metadata,

@@ -171,8 +171,7 @@ class _RestApi:
         except Exception:  # noqa: BLE001  (the edge: a caller gets a fault, never a traceback)
             _log.exception("%s/%s failed", service, method)
             answer, status = _fault(EspfError(), service, method), 500
-        body = render(answer).encode(errors="replace")
-        return Response(body, status, media_type="application/json")
+        return Response(render(answer), status, media_type="application/json")
 
     async def _answer(self, service: str, name: str, request: Request) -> Result:
         session = self._sessions.get(name) if service == "Session" else None
@@ -392,7 +391,7 @@ async def _form(request: Request, body: bytes) -> dict[str, str]:
 def _object(text: bytes, name: str) -> dict[str, Any]:
     """Read a JSON object; numbers with a point or an exponent become Decimal, exactly."""
     try:
-        value = json.loads(text, parse_float=Decimal)
+        value = json.loads(text, parse_float=Decimal, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise _malformed(f"{name} is not JSON") from None
     if not isinstance(value, dict):
