@@ -35,8 +35,6 @@ class Sealer:
         """Read a key file. Raises SettingsError when it is missing or damaged."""
         try:
             keys = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            if not keys:
-                raise ValueError("the file is empty")
             return cls(keys)
         except FileNotFoundError:
             raise SettingsError(

@@ -203,12 +203,12 @@ _COLUMNS = (
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 
-# Whether an earlier notification of the lane waits for its time, or holds the lane. The sum keeps
-# planners off the primary key, where they would walk through everything before the position,
-# instead of the index of those that wait, which is nearly empty.
+# Whether an earlier notification of the lane waits for its time, or holds the lane. The sums keep
+# planners off the primary key, where they would walk through everything that a handler has, and
+# leave them the index of those that wait, which is nearly empty.
 _PARKED = (
-    "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.i_event_handler = n.i_event_handler "
-    "AND p.ordering_key = n.ordering_key AND p.position + 0 < n.position "
+    "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = n.ordering_key "
+    "AND p.i_event_handler + 0 = n.i_event_handler AND p.position + 0 < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 

@@ -59,7 +59,7 @@ async def _run(at: Office, server: uvicorn.Server, listening: socket.socket) -> 
             at.settings.stop_grace,
         )
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve([listening]))
+            serving = group.create_task(_serve(server, listening, stop))
             working = group.create_task(worker.run(stop))
             ticking = group.create_task(_tick(at.database))
             await stop.wait()
@@ -69,6 +69,12 @@ async def _run(at: Office, server: uvicorn.Server, listening: socket.socket) -> 
             await serving
             ticking.cancel()
     log.close()
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket, stop: asyncio.Event) -> None:
+    await server.serve([listening])
+    # Without the APIs the process is not worth keeping: whoever supervises it starts it again.
+    stop.set()
 
 
 class _Server(uvicorn.Server):
@@ -129,14 +135,16 @@ def _billing(at: Office, client: HttpClient) -> Callable[[int], Billing]:
 
 async def _tick(database: Database) -> None:
     """Let time pass in the reference billing, if there is one."""
-    if not await database.fetch(_has_reference_billing):
-        return
     while True:
+        more = False
         with suppress(DatabaseUnavailable):
-            await database.write(
-                lambda connection: clock.tick(connection, database.now(connection))
-            )
-        await asyncio.sleep(BILLING_CLOCK_SECONDS)
+            if await database.fetch(_has_reference_billing):
+                more = (await database.write(_pass_time, database)).more
+        await asyncio.sleep(0 if more else BILLING_CLOCK_SECONDS)
+
+
+def _pass_time(connection: Connection, database: Database) -> clock.Tick:
+    return clock.tick(connection, database.now(connection))
 
 
 def _has_reference_billing(connection: Connection) -> bool:

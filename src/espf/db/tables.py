@@ -112,7 +112,6 @@ Index(
 )
 Index(
     "Event_Notifications_parked",
-    event_notifications.c.i_event_handler,
     event_notifications.c.ordering_key,
     sqlite_where=_waits,
 )
