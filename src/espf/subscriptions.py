@@ -42,6 +42,10 @@ class EventHandler:
         handler_type = registry.handler_type(self.type)
         return handler_type(registry.validate(self.type, _unsealed(self.options, sealer)))
 
+    def missing(self, sealer: Sealer) -> str | None:
+        """What has to be set before the handler can work; None: nothing."""
+        return registry.what_is_missing(self.type, _unsealed(self.options, sealer))
+
     def shown(self) -> dict[str, str]:
         """Every option as text, defaults included, secrets as dots."""
         shown: dict[str, str] = {}
@@ -126,10 +130,13 @@ def create_handler(
     *,
     enabled: bool = True,
 ) -> EventHandler:
-    """Add a handler, subscribed to every type of the catalogue that its type supports."""
+    """Add a handler, subscribed to every type of the catalogue that its type supports.
+
+    Mandatory options may follow later; until then its events wait.
+    """
     if not name or len(name) > 64 or name != name.strip() or not name.isprintable():
         raise InvalidRequest("name: 1 to 64 printable characters are expected", "name")
-    registry.validate(type_name, options)
+    registry.what_is_missing(type_name, options)
     try:
         result = connection.execute(
             insert(event_handlers).values(
@@ -159,16 +166,16 @@ def set_options(
     options: Mapping[str, object | None],
 ) -> None:
     """Change some options; None takes one back to its default. All or nothing."""
+    known = {option.alias for option in registry.options(handler.type)}
     merged = dict(_unsealed(handler.options, sealer))
     for alias, value in options.items():
-        if value is None:
+        if value is not None:
+            merged[alias] = value
+        elif alias in known:
             merged.pop(alias, None)
         else:
-            merged[alias] = value
-    # An option may be unset only if it is one: the check comes with what is left and what is new.
-    registry.validate(
-        handler.type, {**merged, **{k: v for k, v in options.items() if v is not None}}
-    )
+            raise InvalidRequest(f"there is no option {alias}", alias)
+    registry.what_is_missing(handler.type, merged)
     _touch(connection, handler, settings=json.dumps(_sealed(handler.type, merged, sealer)))
 
 

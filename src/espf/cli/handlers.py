@@ -59,8 +59,10 @@ def create(
             connection, at.sealer, i_env, name, type_name, options, enabled=not disabled
         )
         count = len(subscriptions.subscriptions(connection, made))
+        missing = made.missing(at.sealer)
     state = "disabled" if disabled else "enabled"
     click.echo(f"Handler {name} is created, {state}, subscribed to {count} event types")
+    _tell_missing(missing)
 
 
 @handler.command("set")
@@ -91,7 +93,9 @@ def set_(
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.set_options(connection, at.sealer, found, options)
+        missing = subscriptions.require_handler(connection, i_env, name).missing(at.sealer)
     click.echo(f"Handler {name}: {', '.join(options)} changed")
+    _tell_missing(missing)
 
 
 @handler.command("show")
@@ -228,6 +232,11 @@ def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
             for event_type in subscriptions.supported_types(connection, found)
         ]
     show(rows, ["event_type", "subscribed"], as_json=as_json)
+
+
+def _tell_missing(missing: str | None) -> None:
+    if missing:
+        click.echo(f"Not configured yet, its events wait: {missing}", err=True)
 
 
 def _options(assignments: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:

@@ -23,6 +23,10 @@ from espf.handlers.base import Handler, HandlerSettings
 GROUP = "espf.handlers"
 
 
+class Incomplete(InvalidRequest):
+    """What is set is right, but something mandatory is not set yet."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a handler type, as forms, the command line and the documents show it.
@@ -83,10 +87,21 @@ def read_settings(
             (_alias(settings_class, problem["loc"]), _said(problem["type"], problem["msg"]))
             for problem in error.errors(include_url=False, include_input=False)
         ]
-    raise InvalidRequest(
-        "; ".join(f"{alias}: {said}" if alias else said for alias, said in problems),
-        problems[0][0] or None,
-    )
+    wrong = [problem for problem in problems if problem[0] in options]
+    text = "; ".join(f"{alias}: {said}" if alias else said for alias, said in wrong or problems)
+    raise (InvalidRequest if wrong else Incomplete)(text, (wrong or problems)[0][0] or None)
+
+
+def what_is_missing(name: str, options: Mapping[str, object]) -> str | None:
+    """Check options that may still be incomplete; says what is missing, None: nothing.
+
+    Raises InvalidRequest when one that is there is wrong.
+    """
+    try:
+        validate(name, options)
+    except Incomplete as error:
+        return str(error)
+    return None
 
 
 def options(name: str) -> list[Option]:
