@@ -45,12 +45,19 @@ class Sealer:
 
     @classmethod
     def create(cls, path: Path) -> "Sealer":
-        """Open a key file, making it first (mode 0600) when it does not exist."""
-        if not path.exists():
+        """Open a key file, making it first (mode 0600) when it does not exist.
+
+        Raises SettingsError when it cannot be made or is damaged.
+        """
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(Fernet.generate_key().decode() + "\n")
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise SettingsError(f"ESPF_KEY_FILE: {path} cannot be made: {error}") from None
         return cls.open(path)
 
     def seal(self, text: str) -> str:

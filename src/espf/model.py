@@ -1,6 +1,7 @@
 """The nouns: event, notification, status. No I/O, no dependencies but the standard library."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,37 +91,55 @@ KEY_VARIABLES = (
     ("i_product", "product"),
 )
 
+#: Characters of an id that an ordering key holds.
+LONGEST_KEY = 200
+
+_PRINTABLE_ASCII = re.compile(r"[ -~]*")
+
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
+
 
 def ordering_key(variables: Mapping[str, Any]) -> str | None:
     """The key of the lane that an event with these variables belongs to.
 
-    None means a lane of its own: the event waits for nobody.
+    None means a lane of its own: the event waits for nobody. Triggers make the same keys.
     """
     for name, prefix in KEY_VARIABLES:
         value = variables.get(name)
-        if value is not None and not isinstance(value, (dict, list)):
-            return f"{prefix}:{value}"
+        if value is not None and not isinstance(value, (bool, dict, list)):
+            text = str(value)
+            return f"{prefix}:{text[:LONGEST_KEY]}" if _PRINTABLE_ASCII.fullmatch(text) else None
     return None
 
 
 def compact(value: object) -> str:
-    """Render a value as JSON without white space: the form that goes over the wire."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Render a value as JSON without white space: the form that goes over the wire.
+
+    Raises ValueError for a number that JSON has no form for: infinities and NaN.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def parse_time(text: str, *, field: str = "start_time") -> datetime:
     """Read ``YYYY-MM-DD HH:MM:SS`` (UTC) or ISO 8601 with an offset; the result is in UTC.
 
-    Raises ValueError with a message that says what was expected.
+    Raises ValueError with a message that says what was expected, also for a time before 1970.
     """
     try:
+        if not _TIME.fullmatch(text.strip()):
+            raise ValueError
         moment = datetime.fromisoformat(text.strip())
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.year < 1970:
+            raise ValueError
+    except (ValueError, OverflowError):
         raise ValueError(
             f"{field}: expected 'YYYY-MM-DD HH:MM:SS' in UTC or ISO 8601 with an offset, "
-            f"not {text!r}"
+            f"not {text[:50]!r}"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment
 
 
 def format_time(moment: datetime) -> str:

@@ -295,8 +295,8 @@ class Queue:
             self._notify(connection, i_event, i_event, now)
         return i_event
 
-    def release_scheduled(self, connection: Connection, limit: int = 500) -> int:
-        """Hand out the scheduled events that are due; returns how many.
+    def release_scheduled(self, connection: Connection, limit: int = 20) -> int:
+        """Hand out scheduled events that are due, a few at a time; returns how many.
 
         They join their lanes now, behind what waits there, for the handlers subscribed now.
         """

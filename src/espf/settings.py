@@ -26,21 +26,32 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected http:// or https://, for example https://billing.example.net")
+    return value
+
+
 class Settings(BaseSettings):
     """Where things are. Whatever may change without a restart is not here but in the database."""
 
-    model_config = SettingsConfigDict(env_prefix="ESPF_", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="ESPF_",
+        extra="forbid",
+        # A line such as ESPF_RULES= in an environment file means that nothing is set.
+        env_ignore_empty=True,
+    )
 
     database_url: str = "sqlite:///var/espf.db"
     listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:8080"
     log: Path = Path("var/provisioning.log")
     key_file: Path = Path("var/espf.key")
     rules: Path | None = None
-    billing_url: str | None = None
+    billing_url: Annotated[str, AfterValidator(_http_url)] | None = None
     billing_login: str | None = None
     billing_password: SecretStr | None = None
     admin_password: SecretStr | None = None
-    stop_grace: float = Field(default=30.0, ge=0)
+    stop_grace: float = Field(default=30.0, ge=0, allow_inf_nan=False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -68,15 +79,15 @@ def _file() -> Path:
 def load() -> Settings:
     """Read the settings. Raises SettingsError that names each wrong one."""
     path = _file()
-    if "ESPF_SETTINGS" in os.environ and not path.exists():
-        raise SettingsError(f"ESPF_SETTINGS: {path} does not exist")
+    if "ESPF_SETTINGS" in os.environ and not path.is_file():
+        raise SettingsError(f"ESPF_SETTINGS: there is no file {path}")
     try:
         return Settings()
-    except tomllib.TOMLDecodeError as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         )
         raise SettingsError(f"settings ({path} or ESPF_*): {problems}") from None

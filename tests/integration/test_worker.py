@@ -397,3 +397,26 @@ def _only(house):
     with house.database.read() as connection:
         (handler,) = subscriptions.list_handlers(connection)
         return handler
+
+
+async def test_a_reply_that_no_database_takes_as_it_is_does_not_stop_the_worker(house):
+    async with Webhook() as hook:
+        hook.then(Answer(404, {"X-Odd": "caf\xe9 \xff"}, body=b"\xff\xfe\x00bad"))
+        house.handler(hook.url)
+        odd = house.event(i_account=1)
+        fine = house.event(i_account=1)
+        async with house.working():
+            await house.until("rejected", "finished")
+    assert house.statuses() == {odd: "rejected", fine: "finished"}
+
+
+async def test_a_stopped_worker_gives_its_handlers_back_at_once(house):
+    async with Webhook() as hook:
+        house.handler(hook.url)
+        async with house.working():
+            house.event(i_account=1)
+            await hook.wait_for(1)
+        house.event(i_account=1)
+        async with house.working():
+            await hook.wait_for(2, 2.0)
+            await house.until("finished")

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from espf.db.dialect import Capture, Column, Condition, Constant, Dialect, Trigger, Value
 from espf.errors import DatabaseUnavailable
+from espf.model import LONGEST_KEY
 
 #: How long a writer waits for another one before it gives up.
 BUSY_SECONDS = 10
@@ -27,9 +28,20 @@ BUSY_SECONDS = 10
 IDLE_POLL_SECONDS = 0.02
 BUSY_POLL_SECONDS = 0.002
 
-#: Characters of a text that a trigger copies into a variable (then it puts an ellipsis) or a key.
+#: Characters of a text that a trigger copies into a variable; then it puts an ellipsis.
 LONGEST_VARIABLE = 4000
-LONGEST_KEY = 200
+
+#: What SQLite says when a database cannot be used, as opposed to a statement that is wrong.
+_UNUSABLE = (
+    "locked",
+    "busy",
+    "disk",
+    "full",
+    "unable to open",
+    "readonly",
+    "not a database",
+    "malformed database",
+)
 
 
 class SqliteDialect(Dialect):
@@ -92,7 +104,13 @@ class SqliteDialect(Dialect):
         deadline = time.monotonic() + timeout_seconds
         while True:
             now = time.monotonic()
-            seen = self._commits()
+            try:
+                seen = self._commits()
+            except sqlite3.Error:
+                # The file cannot be read now. Whoever looks for work will say so.
+                self.close()
+                await asyncio.sleep(timeout_seconds)
+                return
             if seen != self._seen:
                 self._seen = seen
                 self._quiet_since = now
@@ -121,9 +139,9 @@ class SqliteDialect(Dialect):
     def translate(self, error: Exception) -> DatabaseUnavailable | None:
         """Locked, busy, full and unreadable are about the database; the rest is about the SQL."""
         original = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(original, sqlite3.OperationalError) and any(
-            word in str(original)
-            for word in ("locked", "busy", "disk", "full", "unable to open", "readonly")
+        # A broken rule of the data is of a class of its own; the plain ones are about the file.
+        if type(original) in {sqlite3.OperationalError, sqlite3.DatabaseError} and any(
+            word in str(original) for word in _UNUSABLE
         ):
             return DatabaseUnavailable(f"the database {self._path} cannot be used: {original}")
         return None

@@ -249,26 +249,37 @@ class EventSender(Handler):
         sent = basic(user, key).partition(" ")[2]
         return (*super().secrets(), *((sent,) if key else ()))
 
+    def remark(self, event_type: str) -> str | None:
+        """Why the events of a type will be skipped, if they will be."""
+        reason = self._unsent(event_type)
+        return f"its events will be skipped: {reason}" if reason else None
+
     async def handle(self, event: Event, context: Context) -> None:
         """Send one event; the reply's status is the verdict."""
         settings = self.settings
-        allowed = settings.allowed_types
-        if allowed and not any(matches(event.event_type, pattern) for pattern in allowed):
-            raise Skipped(f"EventSender.AllowedTypes does not name {event.event_type}")
+        if reason := self._unsent(event.event_type):
+            raise Skipped(reason)
         body = self._body(event)
         reply = await context.http.post(
             settings.url, body, self._headers(datetime.now(UTC)), settings.request_timeout
         )
         _judge(reply)
 
+    def _unsent(self, event_type: str) -> str | None:
+        """Why events of a type are not sent; None: they are."""
+        allowed = self.settings.allowed_types
+        if allowed and not any(matches(event_type, pattern) for pattern in allowed):
+            return f"EventSender.AllowedTypes does not name {event_type}"
+        if self.settings.api_version == 2 and version_2(event_type) is None:
+            return f"{event_type} has no version 2 form; EventSender.APIVersion 1 sends it"
+        return None
+
     def _body(self, event: Event) -> bytes:
         name = event.event_type
         variables = event.payload
         if self.settings.api_version == 2:
-            simplified = version_2(name)
-            if simplified is None:
-                raise Skipped(f"{name} has no version 2 form; EventSender.APIVersion 1 sends it")
-            name = simplified
+            # A type without a simplified form does not come here.
+            name = version_2(name) or name
             # SIM/* and Custom/* keep the variables that they have.
             wanted = VERSION_2_VARIABLES.get(name.partition("/")[0])
             if wanted is not None:

@@ -82,18 +82,25 @@ async def deliver(
     notes = masked("\n".join(context.notes), secrets)
     request = "\n".join(text for text in (notes, exchange and exchange.request) if text)
     return Delivery(
-        outcome=_without_secrets(outcome, secrets),
+        outcome=_presentable(outcome, secrets),
         duration_ms=round((time.monotonic() - started) * 1000),
-        request=request or None,
-        response=exchange.response if exchange else None,
+        request=_storable(request) or None,
+        response=_storable(exchange.response) if exchange else None,
     )
 
 
-def _without_secrets(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
+def _storable(text: str) -> str:
+    """The text without what no database takes: halves of characters, as of a bad header."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _presentable(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
     """The outcome as it may be shown: an external system may well echo what it was sent."""
-    if outcome is None or masked(str(outcome), secrets) == str(outcome):
+    if outcome is None:
+        return None
+    text = _storable(masked(str(outcome), secrets))
+    if text == str(outcome):
         return outcome
-    text = masked(str(outcome), secrets)
     if isinstance(outcome, TryLater):
         return TryLater(text, after=outcome.after)
     if isinstance(outcome, HandlerError):

@@ -60,6 +60,9 @@ class Runner:
         self._wake_sender = asyncio.Event()
         self._open: dict[asyncio.Task[None], Handler] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._unsettled = 0
+        self._all_settled = asyncio.Event()
+        self._all_settled.set()
         self._resting_until = 0.0
         self._doubtful = False
         self._handler = handler
@@ -102,7 +105,10 @@ class Runner:
             self._retire(old)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Start nothing more; give what is under way some time, then cut it. It is sent again."""
+        """Start nothing more; give what is under way some time, then cut it. It is sent again.
+
+        Returns when every result is stored.
+        """
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -112,7 +118,8 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._retire(self._handler)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*self._closing)
+        await self._all_settled.wait()
 
     def _retire(self, handler: Handler) -> None:
         """Close a handler that is not needed any more, in its own time."""
@@ -271,6 +278,8 @@ class Runner:
             request=delivery.request,
             response=delivery.response,
         )
+        self._unsettled += 1
+        self._all_settled.clear()
         self._tools.settler.put(Outcome(result, self._settled))
 
     def _doubt(self, outcome: Exception | None) -> None:
@@ -285,6 +294,9 @@ class Runner:
             _log.warning("handler %s works again", self.configured.name)
 
     def _settled(self, settled: Settled) -> None:
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._all_settled.set()
         decision = settled.result.decision
         waits = decision.status is Status.QUEUED or decision.hold
         self._lanes.settled(settled.result.notification, waits=waits)

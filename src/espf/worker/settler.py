@@ -44,18 +44,11 @@ class Settler:
         self._under_way = under_way
         self._waiting: list[Outcome] = []
         self._arrived = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     def put(self, outcome: Outcome) -> None:
         """Take a result; its ``tell`` is called when it is stored."""
         self._waiting.append(outcome)
-        self._empty.clear()
         self._arrived.set()
-
-    async def drained(self) -> None:
-        """Wait until everything that was put is stored."""
-        await self._empty.wait()
 
     async def run(self) -> None:
         """Store until cancelled."""
@@ -70,8 +63,6 @@ class Settler:
             for outcome, one in zip(batch, settled, strict=True):
                 self._write_line(one)
                 outcome.tell(one)
-            if not self._waiting:
-                self._empty.set()
 
     def _settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
         return self._queue.settle(connection, results)

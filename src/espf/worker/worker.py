@@ -26,6 +26,12 @@ _log = logging.getLogger(__name__)
 LEASE_SECONDS = 12.0
 HEARTBEAT_SECONDS = 3.0
 
+#: How long the results of the last attempts may take to be stored when the worker stops.
+STORE_SECONDS = 5.0
+
+#: After how long a handler that could not be opened is tried again.
+REOPEN_SECONDS = 30.0
+
 #: How often changes of handlers are looked for; they take effect within two seconds.
 ROSTER_SECONDS = 0.5
 
@@ -51,8 +57,8 @@ class Worker:
         self._client = client
         self._runners: dict[int, Runner] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
-        # Handlers that could not be built, at which version: said once, tried again when changed.
-        self._broken: dict[int, int] = {}
+        # Handlers that could not be opened: at which version, what was said, when to try again.
+        self._broken: dict[int, tuple[int, str, float]] = {}
         self._scheduled = asyncio.Event()
         self._settler = Settler(
             self._queue,
@@ -83,10 +89,9 @@ class Worker:
     async def _leave(self) -> None:
         for i_event_handler in list(self._runners):
             self._dismiss(i_event_handler)
-        await asyncio.gather(*self._leaving.values())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._grace):
-                await self._settler.drained()
+        if self._leaving:
+            # Longer than that only when the database is away: what is not stored is sent again.
+            await asyncio.wait(list(self._leaving.values()), timeout=self._grace + STORE_SECONDS)
 
     # Loops
 
@@ -148,7 +153,7 @@ class Worker:
             for i_event_handler, handler in handlers.items()
             if i_event_handler not in self._runners
             and i_event_handler not in self._leaving
-            and self._broken.get(i_event_handler) != handler.version
+            and not self._is_broken(handler)
         ]
         if not free:
             return
@@ -187,11 +192,18 @@ class Worker:
             handler = configured.build(self._sealer)
             await handler.open()
         except (EspfError, OSError) as error:
-            _log.error("handler %s cannot work: %s", configured.name, error)
-            self._broken[configured.i_event_handler] = configured.version
+            _, said, _ = self._broken.get(configured.i_event_handler, (0, "", 0.0))
+            if str(error) != said:
+                _log.error("handler %s cannot work: %s", configured.name, error)
+            again = asyncio.get_running_loop().time() + REOPEN_SECONDS
+            self._broken[configured.i_event_handler] = (configured.version, str(error), again)
             return None
         self._broken.pop(configured.i_event_handler, None)
         return handler
+
+    def _is_broken(self, configured: EventHandler) -> bool:
+        version, _, again = self._broken.get(configured.i_event_handler, (0, "", 0.0))
+        return version == configured.version and asyncio.get_running_loop().time() < again
 
     def _dismiss(self, i_event_handler: int, grace_seconds: float | None = None) -> None:
         """Stop working for a handler and give its lease back when everything is stored."""
@@ -200,7 +212,6 @@ class Worker:
 
         async def leave() -> None:
             await runner.stop(grace)
-            await self._settler.drained()
             await self._database.write(self._queue.release, self.name, [i_event_handler])
 
         task = asyncio.create_task(leave(), name=f"leave {runner.configured.name}")
