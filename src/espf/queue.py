@@ -24,7 +24,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal_column,
     select,
     text,
     update,
@@ -67,9 +66,6 @@ _VIEWS: Mapping[str, frozenset[str]] = {
 }
 
 _DONE = tuple(DONE)
-
-# Spelt out: SQLite uses a partial index only for a condition that it can read in the statement.
-_IS_SCHEDULED = event_queue.c.scheduled == literal_column("1")
 
 
 @dataclass(frozen=True)
@@ -203,12 +199,10 @@ _COLUMNS = (
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 
-# Whether an earlier notification of the lane waits for its time, or holds the lane. The sums keep
-# planners off the primary key, where they would walk through everything that a handler has, and
-# leave them the index of those that wait, which is nearly empty.
+# Whether an earlier notification of the lane waits for its time, or holds the lane.
 _PARKED = (
     "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = n.ordering_key "
-    "AND p.i_event_handler + 0 = n.i_event_handler AND p.position + 0 < n.position "
+    "AND p.i_event_handler = n.i_event_handler AND p.position < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 
@@ -271,7 +265,7 @@ class Queue:
         now = self._database.now(connection)
         if not is_custom(event_type):
             variables = {"i_env": i_env, "event_time": format_time(now), **variables}
-        payload = compact(dict(variables))
+        payload = _payload(variables)
         if len(payload) > MAX_VARIABLES:
             raise InvalidRequest(
                 f"variables: {len(payload)} characters, at most {MAX_VARIABLES}", "variables"
@@ -303,7 +297,7 @@ class Queue:
         now = self._database.now(connection)
         due = connection.execute(
             select(event_queue.c.i_event)
-            .where(_IS_SCHEDULED, event_queue.c.start_time <= now)
+            .where(event_queue.c.scheduled == 1, event_queue.c.start_time <= now)
             .order_by(event_queue.c.start_time, event_queue.c.i_event)
             .limit(limit)
         ).scalars()
@@ -321,7 +315,7 @@ class Queue:
         """How long until a scheduled event is due (0 or less: now); None: none is scheduled."""
         first = connection.execute(
             select(func.min(event_queue.c.start_time, type_=Moment)).where(
-                _IS_SCHEDULED
+                event_queue.c.scheduled == 1
             )
         ).scalar_one()
         if first is None:
@@ -868,6 +862,21 @@ _SETTLE = (
         last_error=bindparam("last_error"),
     )
 )
+
+
+def _payload(variables: Mapping[str, object]) -> str:
+    """The variables as JSON text. Raises InvalidRequest when they have no such form."""
+    try:
+        payload = compact(dict(variables))
+        # Half a surrogate pair has no form in UTF-8.
+        payload.encode()
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            "variables: a number that is not finite, a text that is not Unicode, or lists too deep "
+            "in one another cannot be sent",
+            "variables",
+        ) from None
+    return payload
 
 
 def _next_attempt(decision: Decision, now: datetime) -> datetime | None:

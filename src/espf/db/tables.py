@@ -110,6 +110,8 @@ Index(
     event_notifications.c.next_attempt_at,
     sqlite_where=_waits,
 )
+# It begins with the key, so that no planner prefers the primary key, which would walk through all
+# that a handler has.
 Index(
     "Event_Notifications_parked",
     event_notifications.c.ordering_key,

@@ -1,0 +1,109 @@
+"""What a read costs does not grow with what waits. Counted in steps of SQLite's machine, not time."""
+
+import pytest
+
+from espf.model import Status
+from espf.queue import Decision, Queue, Result, Wanted
+from house import House
+
+KEY = "account:7"
+
+
+@pytest.fixture
+def house(database, sealer, tmp_path) -> House:
+    return House(database, sealer, tmp_path)
+
+
+def fill(house: House, handler: int, rows: int) -> None:
+    """Notifications of one lane waiting behind a retry, and as many of other lanes."""
+    with house.database.begin() as connection:
+        connection.exec_driver_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO Event_Queue (i_env, event_type, ordering_key, variables, created_at) "
+            "SELECT 1, 'Account/Blocked', CASE i % 2 WHEN 1 THEN 'account:7' "
+            "ELSE 'account:' || (1000 + i) END, '{}', '2026-01-01 00:00:00.000' FROM n",
+            (2 * rows,),
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO Event_Notifications (i_event_handler, position, i_event, ordering_key) "
+            "SELECT ?, i_event, i_event, ordering_key FROM Event_Queue",
+            (handler,),
+        )
+        connection.exec_driver_sql(
+            "UPDATE Event_Notifications SET next_attempt_at = '2999-01-01 00:00:00.000' "
+            "WHERE position = (SELECT min(position) FROM Event_Notifications)"
+        )
+
+
+def steps(house: House, work) -> int:
+    """How many hundreds of steps the database machine takes."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    with house.database.begin() as connection:
+        raw = connection.connection.driver_connection
+        work(connection)
+        raw.set_progress_handler(tick, 100)
+        try:
+            work(connection)
+        finally:
+            raw.set_progress_handler(None, 100)
+    return count
+
+
+def empty(house: House) -> None:
+    with house.database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM Event_Notifications")
+        connection.exec_driver_sql("DELETE FROM Event_Queue")
+
+
+@pytest.mark.parametrize(
+    "share",
+    [0.0, 0.5, 0.9],
+    ids=["at the start", "in the middle", "near the end"],
+)
+@pytest.mark.parametrize("what", ["new", "lane"])
+def test_a_read_costs_the_same_whatever_waits(house, what, share):
+    handler = house.handler("http://127.0.0.1:1").i_event_handler
+    costs = []
+    for rows in (1000, 20_000):
+        fill(house, handler, rows)
+        with house.database.read() as connection:
+            first = connection.exec_driver_sql("SELECT min(i_event) FROM Event_Queue").scalar_one()
+        after = first - 1 + int(2 * rows * share)
+        if what == "new":
+            wanted = Wanted(handler, after, room=100, due_room=100)
+        else:
+            wanted = Wanted(handler, 0, room=0, due_room=0, refill=[(KEY, after)])
+        costs.append(steps(house, lambda connection, w=wanted: house.queue.read(connection, w)))
+        empty(house)
+    few, many = costs
+    assert few > 10, "the read does something"
+    assert many <= few * 1.3 + 5
+
+
+def test_settling_and_looking_for_scheduled_events_cost_the_same_whatever_waits(house):
+    handler = house.handler("http://127.0.0.1:1").i_event_handler
+    queue = house.queue
+    costs = []
+    for rows in (1000, 20_000):
+        fill(house, handler, rows)
+        with house.database.begin() as connection:
+            for lease in queue.acquire(connection, "w", 60, [handler]):
+                epoch = lease.epoch
+            found = queue.read(connection, Wanted(handler, 0, 2000, 100))
+        ready = [one for one, behind in found.new if not behind][:20]
+        results = [Result(one, "Sender", epoch, Decision(Status.FINISHED), 1) for one in ready]
+
+        def work(connection, results=results):
+            queue.seconds_to_next_scheduled(connection)
+            queue.settle(connection, results)
+
+        costs.append(steps(house, work))
+        empty(house)
+    few, many = costs
+    assert many <= few * 1.3 + 5
