@@ -18,6 +18,7 @@ demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
 	@$(BIN)/python examples/demo/demo.py $(ARGS)
 
 test: install ## Run every test; make test ARGS='-k queue' runs some
+	@scripts/need-sqlite3
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: install ## Check format, style, types, floors and dependencies
