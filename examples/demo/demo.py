@@ -125,7 +125,7 @@ class Story:
             self._count("record", i_account, 21 * GIGABYTE, self._now)
             self._expect(i_account, "Account/Service/Netaccess/QuotaExceeded")
         self._wait()
-        self._authorise(self._mobile, self._now)
+        self._authorise(self._mobile, self._now, expected="N")
 
     def _start_a_new_month(self) -> None:
         self._step("The application has scheduled the new month, and looks at the funds again")
@@ -138,7 +138,7 @@ class Story:
         month = (self._now.replace(day=1) + timedelta(days=32)).replace(day=1)
         minute = month.replace(hour=0, minute=0, second=0)
         self._authorise(self._mobile, minute)
-        self._authorise(self._prepaid, minute)
+        self._authorise(self._prepaid, minute, expected="N")
         say("  The second one has no funds. It tops up its service wallet, and later it pays:")
         self._count("top_up", self._prepaid, GIGABYTE, minute)
         self._authorise(self._prepaid, minute)
@@ -176,9 +176,12 @@ class Story:
     def _transact(self, i_account: int, action: str, amount: float) -> None:
         self._call("Account/make_transaction", i_account=i_account, action=action, amount=amount)
 
-    def _authorise(self, i_account: int, moment: datetime) -> None:
+    def _authorise(self, i_account: int, moment: datetime, expected: str = "Y") -> None:
         use = {"i_account": i_account, "service": SERVICE, "event_time": f"{moment:{TIME}}"}
-        say(f"    {json.dumps(self._call('Usage/authorise', **use))}")
+        answer = self._call("Usage/authorise", **use)
+        say(f"    {json.dumps(answer)}")
+        if answer["authorised"] != expected:
+            raise DemoFailed(f"the billing should have answered {expected}")
 
     def _count(self, method: str, i_account: int, amount: int, moment: datetime) -> None:
         use = {"i_account": i_account, "service": SERVICE, "event_time": f"{moment:{TIME}}"}

@@ -150,6 +150,17 @@ def test_every_event_of_the_demo_is_delivered(tmp_path: Path) -> None:
     assert refused < order.index((200, blocked + 2, "Account/New")) < taken
     assert order[taken + 1] == (200, blocked + 1, "Account/Unblocked")
 
+    # The quota: blocked, and unblocked by the new month, or without funds by a top-up.
+    for what in (
+        r"QuotaExceeded i_account=1 .*: blocked; #\d+ Custom/NextMonth is due at",
+        r"QuotaExceeded i_account=2 .*: blocked; #\d+ Custom/NextMonth is due at",
+        r"Custom/NextMonth i_account=1: available funds 1000.0: unblocked$",
+        r"Custom/NextMonth i_account=2: available funds 0.0: stays blocked until a top-up$",
+        r"Service/QuotaAvailable i_account=2 .*: unblocked$",
+        r'\{"authorised": "Y", "remaining": 20000000000\}\n(?s:.*)"remaining": 20000000000\}$',
+    ):
+        assert len(re.findall(what, output, re.MULTILINE)) == 1, what
+
     # The scheduled events: not before their time, nor much later.
     due = dict(re.findall(r"#(\d+) Custom/NextMonth is due at \S+ (\S+)", output))
     months = {str(number): at for at, _, number, name in came if name == "Custom/NextMonth"}

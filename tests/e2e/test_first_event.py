@@ -1,0 +1,156 @@
+"""The handbook's check-list with real processes: from `evctl init` to the event at the receiver.
+
+Set up; configure the handler; run; create an account with a SIM card over the API; see the event
+arrive; change the billing from another program; see that in the list and in the log as well.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import signal
+import sqlite3
+import urllib.request
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import select
+
+from desk import PASSWORD, Desk
+from espf.billing.tables import products, sim_cards
+from webhook import Answer, Webhook
+
+pytestmark = pytest.mark.e2e
+
+KEY = "a key of the receiver"
+
+
+@asynccontextmanager
+async def running(desk: Desk):
+    """`evctl run` as a child process; gives the address of its APIs."""
+    process = desk.start("run")
+    try:
+        line = await asyncio.to_thread(process.stderr.readline)
+        found = re.search(r"listening on (http://\S+)", line)
+        assert found, line
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        # The receiver goes on answering meanwhile: what is in flight is finished.
+        _, rest = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in rest
+
+
+def call(base, service_and_method, token=None, **params):
+    """A request of an application to the billing API."""
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    body = json.dumps({"params": params}).encode()
+    request = urllib.request.Request(f"{base}/rest/{service_and_method}", body, headers)
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)
+
+
+def new_account(desk, base):
+    """Create a mobile account with a SIM card, as in the handbook's "Run tests"."""
+    database = desk.database()
+    with database.read() as connection:
+        i_product = connection.execute(select(products.c.i_product)).scalar_one()
+        i_sim_card = connection.execute(select(sim_cards.c.i_sim_card).limit(1)).scalar_one()
+    database.close()
+    token = call(base, "Session/login", login="admin", password=PASSWORD)["access_token"]
+    account = {
+        "id": "380441234567",
+        "i_customer": 1,
+        "i_product": i_product,
+        "billing_model": 1,
+        "i_account_balance_control_type": 2,
+        "h323_password": "s3rvice-pass",
+    }
+    i_account = call(base, "Account/add_account", token, account_info=account)["i_account"]
+    call(base, "SIMCard/assign_sim_card", token, i_sim_card=i_sim_card, i_account=i_account)
+    return i_account
+
+
+async def finished(desk, count):
+    """Wait until so many events are delivered; returns them as `evctl event list` shows them."""
+    async with asyncio.timeout(15):
+        while True:
+            rows = await asyncio.to_thread(desk.json, "event", "list", "--status", "finished")
+            if len(rows) >= count:
+                return rows
+            await asyncio.sleep(0.1)
+
+
+async def test_the_handbooks_check_list(desk):
+    async with Webhook() as hook:
+        (desk.folder / "key").write_text(KEY)
+        desk(
+            *("handler", "set", 3, "EventSender", f"EventSender.URL={hook.url}", "RetryDelays=1s"),
+            *("RetryJitter=0", "--set-file", "EventSender.BasicAuth.Key=key"),
+        )
+        hook.then(Answer(503, body="not yet\nplease wait"))
+        async with running(desk) as base:
+            i_account = await asyncio.to_thread(new_account, desk, base)
+            await hook.wait_for(3)
+            with sqlite3.connect(desk.database_file) as shell:
+                shell.execute("UPDATE Accounts SET blocked = 'Y' WHERE i_account = ?", [i_account])
+            shell.close()
+            requests = await hook.wait_for(4)
+            events = await finished(desk, 3)
+
+    # What arrived: in order, the first one twice under the same number, with the right credentials.
+    said = [(r.json["event_type"], r.json["variables"]["i_account"]) for r in requests]
+    types = ["Account/New", "Account/New", "Account/SIMCardAssignment", "Account/Blocked"]
+    assert said == [(event_type, i_account) for event_type in types]
+    assert requests[0].i_event == requests[1].i_event
+    credentials = base64.b64encode(f"espf:{KEY}".encode()).decode()
+    for request in requests:
+        assert request.line == "POST / HTTP/1.1"
+        assert request.headers["authorization"] == f"Basic {credentials}"
+        assert request.headers["content-type"] == "application/json"
+        assert request.headers["date"].endswith(" GMT")
+        assert list(request.json) == ["event_type", "variables"]
+        assert list(request.json["variables"])[-1] == "i_event"
+        assert request.json["variables"]["i_env"] == 3
+
+    # What the administrator sees.
+    assert [row["event_type"] for row in reversed(events)] == types[1:]
+    assert {row["handler"] for row in events} == {"EventSender"}
+    shown = desk.json("event", "show", requests[0].i_event)
+    verdicts = [(one["attempt"], one["verdict"]) for one in shown["attempts"]]
+    assert verdicts == [(1, "retry"), (2, "finished")]
+    assert KEY not in json.dumps(shown)
+    assert credentials not in json.dumps(shown)
+    for table in ("Event_Queue", "Event_Notifications"):
+        assert desk.sql(f"SELECT count(*) FROM {table}") == [(0,)]
+
+    # What the log says: a line per failure and per final verdict, and no secret.
+    lines = desk.log_file.read_text().splitlines()
+    assert len(lines) == 4
+    first = f"verdict=retry i_event={requests[0].i_event} type=Account/New key=account:{i_account}"
+    assert first in lines[0]
+    assert "handler=EventSender attempt=1" in lines[0]
+    assert "503" in lines[0]
+    assert " next_try=20" in lines[0]
+    assert [re.search(r"verdict=(\w+)", line)[1] for line in lines[1:]] == ["finished"] * 3
+    assert "attempt=2" in lines[1]
+    assert KEY not in desk.log_file.read_text()
+
+
+async def test_a_second_start_goes_on_where_the_first_ended(desk):
+    """What happens while ESPF is down is delivered when it is up again."""
+    async with Webhook() as hook:
+        desk("handler", "set", 3, "EventSender", f"EventSender.URL={hook.url}")
+        async with running(desk):
+            desk.sql("UPDATE Customers SET blocked = 'Y'")
+            await hook.wait_for(1)
+        desk.sql("UPDATE Customers SET blocked = 'N'")
+        async with running(desk):
+            requests = await hook.wait_for(2)
+    assert [request.json["event_type"] for request in requests] == [
+        "Customer/Blocked",
+        "Customer/Unblocked",
+    ]
