@@ -97,4 +97,3 @@ class House:
                 if all(status in statuses for status in found.values()):
                     return found
                 await asyncio.sleep(0.01)
-

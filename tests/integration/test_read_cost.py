@@ -1,9 +1,9 @@
-"""What a read costs does not grow with what waits. Counted in steps of SQLite's machine, not time."""
+"""What a read costs does not grow with what waits: in steps of SQLite's machine, not in time."""
 
 import pytest
 
 from espf.model import Status
-from espf.queue import Decision, Queue, Result, Wanted
+from espf.queue import Decision, Result, Wanted
 from house import House
 
 KEY = "account:7"

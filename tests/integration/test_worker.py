@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from espf import subscriptions
 from house import House
 from webhook import Answer, Request, Webhook
 
@@ -69,9 +70,7 @@ async def test_one_account_is_served_strictly_in_order_while_others_go_on(house)
             assert seen == [i_event for i_event in expected for _ in (1, 2)]
         else:
             assert seen == expected
-    others = max(
-        r.received_at for r in hook.requests if r.json["variables"]["i_account"] != 0
-    )
+    others = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] != 0)
     stuck = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] == 0)
     assert others < stuck - 5, "the other accounts waited for the stuck one"
 
@@ -323,18 +322,17 @@ async def test_two_workers_share_the_handlers_and_a_handler_has_one_owner(house)
 
 
 async def test_a_new_handler_and_a_switched_off_one_take_effect_while_running(house):
-    async with Webhook() as hook:
-        async with house.working():
-            handler = house.handler(hook.url)
-            house.event(i_account=1)
-            await hook.wait_for(1, 2.0)
-            _switch(house, handler, enabled=False)
-            await asyncio.sleep(1.5)
-            ignored = house.event(i_account=1)
-            _switch(house, handler, enabled=True)
-            house.event(i_account=1)
-            await hook.wait_for(2, 4.0)
-            await house.until("finished")
+    async with Webhook() as hook, house.working():
+        handler = house.handler(hook.url)
+        house.event(i_account=1)
+        await hook.wait_for(1, 2.0)
+        _switch(house, handler, enabled=False)
+        await asyncio.sleep(1.5)
+        ignored = house.event(i_account=1)
+        _switch(house, handler, enabled=True)
+        house.event(i_account=1)
+        await hook.wait_for(2, 4.0)
+        await house.until("finished")
     assert len(hook.requests) == 2
     assert {one.reason for one in house.events(i_event=ignored)} == {"no subscriber"}
 
@@ -385,15 +383,11 @@ async def test_secrets_stay_out_of_journal_and_log(house):
 
 
 def _switch(house, handler, *, enabled):
-    from espf import subscriptions
-
     with house.database.begin() as connection:
         subscriptions.set_handler_enabled(connection, handler, enabled=enabled)
 
 
 def _only(house):
-    from espf import subscriptions
-
     with house.database.read() as connection:
         (handler,) = subscriptions.list_handlers(connection)
         return handler

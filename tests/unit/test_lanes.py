@@ -147,9 +147,11 @@ class Simulation:
 # Mostly whole reads and deliveries, so that there is something in every state to interfere with.
 steps = st.lists(
     st.sampled_from(
-        [("arrive", "a"), ("arrive", "b"), ("arrive", None), ("read",), ("time",)]
-        + [("read_begins",), ("read_ends",), ("take",), ("take",)]
-        + [("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)]
+        [
+            *(("arrive", "a"), ("arrive", "b"), ("arrive", None), ("read",), ("time",)),
+            *(("read_begins",), ("read_ends",), ("take",), ("take",)),
+            *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
+        ]
     ),
     min_size=60,
     max_size=250,
