@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from desk import PASSWORD, Desk
 from espf import subscriptions
 from espf.crypto import Sealer
 from espf.db import tables
@@ -22,6 +23,23 @@ def database(tmp_path: Path) -> Iterator[Database]:
     checked_out = opened._engine.pool.checkedout()
     opened.close()
     assert checked_out == 0, "a connection was not given back"
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what `evctl init --demo` makes. Copy it: hashing passwords takes its time."""
+    folder = tmp_path_factory.mktemp("installation")
+    Desk(folder)("init", "--demo", ESPF_ADMIN_PASSWORD=PASSWORD)
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, installation: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """evctl over a fresh installation with demo data."""
+    monkeypatch.chdir(tmp_path)
+    desk = Desk(tmp_path)
+    desk.install(installation)
+    return desk
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
 
+from espf.db.bulk import insert_rows
 from espf.db.tables import provisioning_log, provisioning_log_bodies
 
 #: What an attempt is called that ends in a retry; all other verdicts are final statuses.
@@ -14,7 +16,9 @@ RETRY = "retry"
 #: What a result is called that came after another worker had taken the handler.
 ORPHAN = "orphan"
 
-_CAP = 16 * 1024
+#: Characters that are kept of a request or a response, and of a reason.
+LONGEST_BODY = 16 * 1024
+LONGEST_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Entry:
     """One attempt, or the end of an event without one (``attempt`` 0, no handler).
 
     ``created_at`` is when the event happened, ``logged_at`` when the verdict was stored.
-    ``request`` and ``response`` are what went over the wire, without secrets, capped.
+    ``request`` and ``response`` are what went over the wire, without secrets; they and
+    ``reason`` are capped when they are stored.
     """
 
     i_event: int
@@ -53,13 +58,13 @@ _NARROW = (
     "handler",
     "attempt",
     "verdict",
-    "reason",
     "created_at",
     "start_time",
     "logged_at",
     "duration_ms",
     "next_attempt_at",
 )
+_narrow = attrgetter(*_NARROW)
 
 
 def record(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -73,22 +78,24 @@ def record(connection: Connection, entries: Sequence[Entry]) -> None:
         ).scalar_one()
         + 1
     )
-    connection.execute(
-        insert(provisioning_log),
+    insert_rows(
+        connection,
+        [provisioning_log.c[name] for name in ("i_log", "reason", *_NARROW)],
         [
-            {"i_log": i_log, **{name: getattr(entry, name) for name in _NARROW}}
+            (i_log, _capped(entry.reason, LONGEST_REASON), *_narrow(entry))
             for i_log, entry in enumerate(entries, first)
         ],
     )
-    connection.execute(
-        insert(provisioning_log_bodies),
+    insert_rows(
+        connection,
+        list(provisioning_log_bodies.c),
         [
-            {
-                "i_log": i_log,
-                "variables": entry.variables,
-                "request": _capped(entry.request),
-                "response": _capped(entry.response),
-            }
+            (
+                i_log,
+                entry.variables,
+                _capped(entry.request, LONGEST_BODY),
+                _capped(entry.response, LONGEST_BODY),
+            )
             for i_log, entry in enumerate(entries, first)
         ],
     )
@@ -117,7 +124,7 @@ def _entries(
     order = provisioning_log.c.i_log.desc() if newest_first else provisioning_log.c.i_log
     query = (
         select(
-            *(provisioning_log.c[name] for name in _NARROW),
+            *(provisioning_log.c[name] for name in ("reason", *_NARROW)),
             provisioning_log_bodies.c.variables,
             provisioning_log_bodies.c.request,
             provisioning_log_bodies.c.response,
@@ -134,7 +141,7 @@ def _entries(
         yield Entry(**row._mapping)  # noqa: SLF001  (SQLAlchemy's public name for it)
 
 
-def _capped(text: str | None) -> str | None:
-    if text is None or len(text) <= _CAP:
+def _capped(text: str | None, cap: int) -> str | None:
+    if text is None or len(text) <= cap:
         return text
-    return f"{text[:_CAP]}… ({len(text) - _CAP} more characters)"
+    return f"{text[:cap]}… ({len(text) - cap} more characters)"

@@ -96,9 +96,7 @@ LONGEST_KEY = 200
 
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
-_TIME = re.compile(
-    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
-)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
 def ordering_key(variables: Mapping[str, Any]) -> str | None:
@@ -127,19 +125,23 @@ def parse_time(text: str, *, field: str = "start_time") -> datetime:
 
     Raises ValueError with a message that says what was expected, also for a time before 1970.
     """
-    try:
-        if not _TIME.fullmatch(text.strip()):
-            raise ValueError
-        moment = datetime.fromisoformat(text.strip())
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        if moment.year < 1970:
-            raise ValueError
-    except (ValueError, OverflowError):
+    moment = _moment(text.strip())
+    if moment is None or moment.year < 1970:
         raise ValueError(
             f"{field}: expected 'YYYY-MM-DD HH:MM:SS' in UTC or ISO 8601 with an offset, "
             f"not {text[:50]!r}"
-        ) from None
+        )
     return moment
+
+
+def _moment(text: str) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def format_time(moment: datetime) -> str:

@@ -31,6 +31,7 @@ from sqlalchemy import (
 
 from espf import journal
 from espf.catalogue import is_custom
+from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import (
@@ -423,19 +424,18 @@ class Queue:
             for result in results
         ]
         updates = [
-            {
-                "handler": one.result.notification.i_event_handler,
-                "at": one.result.notification.position,
-                "status": one.result.decision.status,
-                "attempts": one.result.notification.attempts + one.result.decision.spent,
-                "next_attempt_at": one.next_attempt_at,
-                "last_error": one.result.decision.reason,
-            }
+            (
+                one.result.notification.i_event_handler,
+                one.result.notification.position,
+                one.result.decision.status,
+                one.result.notification.attempts + one.result.decision.spent,
+                one.next_attempt_at,
+                one.result.decision.reason,
+            )
             for one in settled
             if one.applied
         ]
-        if updates:
-            connection.execute(_SETTLE, updates)
+        execute_rows(connection, _SETTLE, _SETTLED_COLUMNS, updates)
         journal.record(connection, [_entry(one, now) for one in settled])
         self._clean_up(
             connection,
@@ -449,20 +449,9 @@ class Queue:
 
     def _clean_up(self, connection: Connection, i_events: Sequence[int]) -> None:
         """Take the events that every handler is done with out of both live tables."""
-        if not i_events:
-            return
-        undone = (
-            select(event_notifications.c.i_event)
-            .where(
-                event_notifications.c.i_event.in_(i_events),
-                event_notifications.c.status.not_in(_DONE),
-            )
-            .distinct()
-        )
-        open_events = set(connection.execute(undone).scalars())
-        over = [i_event for i_event in i_events if i_event not in open_events]
-        for table in (event_notifications, event_queue):
-            connection.execute(delete(table).where(table.c.i_event.in_(over)))
+        over = [(i_event,) for i_event in i_events]
+        for statement in (_CLEAN_QUEUE, _CLEAN_NOTIFICATIONS):
+            execute_rows(connection, statement, [event_queue.c.i_event], over)
 
     # Again and no more: what an administrator may do
 
@@ -848,19 +837,34 @@ class Queue:
         return {row.i_event_handler: row.name for row in rows}
 
 
+_SETTLED_COLUMNS = [
+    event_notifications.c[name]
+    for name in (
+        "i_event_handler",
+        "position",
+        "status",
+        "attempts",
+        "next_attempt_at",
+        "last_error",
+    )
+]
 _SETTLE = (
-    update(event_notifications)
-    .where(
-        event_notifications.c.i_event_handler == bindparam("handler"),
-        event_notifications.c.position == bindparam("at"),
-        event_notifications.c.status == Status.QUEUED,
-    )
-    .values(
-        status=bindparam("status"),
-        attempts=bindparam("attempts"),
-        next_attempt_at=bindparam("next_attempt_at"),
-        last_error=bindparam("last_error"),
-    )
+    "WITH s (i_event_handler, position, status, attempts, next_attempt_at, last_error) "
+    "AS (VALUES {rows}) UPDATE Event_Notifications SET status = s.status, attempts = s.attempts, "
+    "next_attempt_at = s.next_attempt_at, last_error = s.last_error FROM s "
+    "WHERE Event_Notifications.i_event_handler = s.i_event_handler "
+    "AND Event_Notifications.position = s.position AND Event_Notifications.status = 'queued'"
+)
+
+# An event is over when no handler has it undone; its notifications go when it is gone.
+_CLEAN_QUEUE = (
+    "DELETE FROM Event_Queue WHERE i_event IN (VALUES {rows}) AND NOT EXISTS ("  # noqa: S608
+    "SELECT 1 FROM Event_Notifications n WHERE n.i_event = Event_Queue.i_event "
+    f"AND n.status NOT IN ({', '.join(repr(str(status)) for status in _DONE)}))"
+)
+_CLEAN_NOTIFICATIONS = (
+    "DELETE FROM Event_Notifications WHERE i_event IN (VALUES {rows}) AND NOT EXISTS ("
+    "SELECT 1 FROM Event_Queue q WHERE q.i_event = Event_Notifications.i_event)"
 )
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from espf.catalogue import CUSTOM_PREFIX, catalogue, is_well_formed
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types
-from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
 from espf.handlers.base import Handler
 
@@ -26,7 +27,7 @@ _SEALED = "sealed"
 class EventHandler:
     """A configured, named instance of a handler type, in one environment.
 
-    ``options`` are those that were set, secrets still sealed; ``version`` grows with each change.
+    ``stored`` holds the options that were set, as JSON; ``version`` grows with each change.
     """
 
     i_event_handler: int
@@ -34,8 +35,26 @@ class EventHandler:
     name: str
     type: str
     enabled: bool
-    options: Mapping[str, Any]
+    stored: str
     version: int
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """The options that were set, secrets still sealed.
+
+        Raises SettingsError when they are damaged. They are read late, so that one damaged
+        handler does not stand in the way of the others.
+        """
+        try:
+            options = json.loads(self.stored)
+        except ValueError:
+            options = None
+        if not isinstance(options, dict):
+            raise SettingsError(
+                f"handler {self.name}: its stored settings are no JSON object; "
+                "delete the handler and create it again"
+            )
+        return options
 
     def build(self, sealer: Sealer) -> Handler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
@@ -62,7 +81,11 @@ class EventHandler:
 
 
 def add_catalogue(connection: Connection) -> None:
-    """Make the types of the catalogue known; those that are there already stay as they are."""
+    """Make the types of the catalogue known; those that are there already stay as they are.
+
+    A handler that hears every known type that its type supports hears the new ones, too; any
+    other keeps the choice that somebody made for it.
+    """
     known = set(connection.execute(select(event_types.c.name)).scalars())
     number = connection.execute(
         select(func.coalesce(func.max(event_types.c.i_event_type), 0)).where(
@@ -75,6 +98,11 @@ def add_catalogue(connection: Connection) -> None:
             insert(event_types),
             [{"i_event_type": i, "name": name} for i, name in enumerate(new, number + 1)],
         )
+    for handler in list_handlers(connection):
+        if handler.type in registry.handler_types():
+            old = registry.supported(handler.type, known.intersection(catalogue()))
+            if set(old) <= set(subscriptions(connection, handler)):
+                _subscribe(connection, handler, registry.supported(handler.type, new))
 
 
 def create_type(connection: Connection, name: str) -> int:
@@ -153,7 +181,7 @@ def create_handler(
     assert key is not None
     _subscribe(
         connection,
-        EventHandler(int(key[0]), i_env, name, type_name, enabled, {}, 1),
+        EventHandler(int(key[0]), i_env, name, type_name, enabled, "{}", 1),
         registry.supported(type_name, list(catalogue())),
     )
     return require_handler(connection, i_env, name)
@@ -166,8 +194,8 @@ def set_options(
     options: Mapping[str, object | None],
 ) -> None:
     """Change some options; None takes one back to its default. All or nothing."""
-    known = {option.alias for option in registry.options(handler.type)}
     merged = dict(_unsealed(handler.options, sealer))
+    known = {*merged, *(option.alias for option in registry.options(handler.type))}
     for alias, value in options.items():
         if value is not None:
             merged[alias] = value
@@ -289,7 +317,7 @@ def _handler(row: Row[Any]) -> EventHandler:
         name=row.name,
         type=row.type,
         enabled=bool(row.enabled),
-        options=json.loads(row.settings),
+        stored=row.settings,
         version=row.version,
     )
 
@@ -305,7 +333,7 @@ def _sealed(type_name: str, options: Mapping[str, object], sealer: Sealer) -> di
 
 def _unsealed(options: Mapping[str, Any], sealer: Sealer) -> dict[str, object]:
     return {
-        alias: sealer.unseal(value[_SEALED])
+        alias: sealer.unseal(str(value[_SEALED]))
         if isinstance(value, dict) and _SEALED in value
         else value
         for alias, value in options.items()

@@ -8,6 +8,13 @@ from pathlib import Path
 
 import structlog
 
+from espf.errors import SettingsError
+
+_log = logging.getLogger(__name__)
+
+#: Characters of one value that a line holds.
+LONGEST_VALUE = 2000
+
 _render = structlog.processors.LogfmtRenderer(key_order=["time", "verdict"])
 
 
@@ -15,25 +22,53 @@ class ProvisioningLog:
     """The text twin of the journal: a line per failure and per final verdict.
 
     ``time=… verdict=… i_event=… type=… handler=… attempt=… reason="…" next_try=…``; a value with
-    spaces is quoted, a line break in it is escaped. The file is reopened when logrotate has moved
-    it away.
+    spaces is quoted, a line break or another control character in it is escaped. The file is
+    reopened when logrotate has moved it away. Raises SettingsError when it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._handler = WatchedFileHandler(path, encoding="utf-8", delay=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handler = _File(path, encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(f"ESPF_LOG: {path} cannot be written: {error}") from None
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
     def write(self, verdict: str, **fields: object) -> None:
         """Add a line; fields that are None are left out."""
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        known = {name: value for name, value in fields.items() if value is not None}
+        known = {name: _value(value) for name, value in fields.items() if value is not None}
         line = _render(None, "", {"time": time, "verdict": verdict, **known})
         self._handler.handle(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
 
     def close(self) -> None:
         """Close the file."""
         self._handler.close()
+
+
+class _File(WatchedFileHandler):
+    """A log whose loss stops nothing: deliveries go on, and the journal has it all."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; opening the moved file anew may fail as well."""
+        try:
+            super().emit(record)
+        except OSError as error:
+            _log.error("a line of %s is lost: %s", self.baseFilename, error)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's)
+        """Tell of a line that could not be written."""
+        _log.error("a line of %s is lost: %s", self.baseFilename, sys.exc_info()[1])
+
+
+def _value(value: object) -> str:
+    """A value on one line, whatever a server may have said."""
+    text = str(value)
+    if len(text) > LONGEST_VALUE:
+        text = text[:LONGEST_VALUE] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure_diagnostics() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -53,6 +54,7 @@ class Users:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._check = PasswordCheck()
+        self._nobody = _hash_of_nobody()
 
     def by_password(self, login: str, password: str) -> User:
         """The user with this login and password. Raises Denied. Slow the first time: argon2."""
@@ -61,7 +63,7 @@ class Users:
                 select(users).where(users.c.login == login, users.c.enabled == 1)
             ).one_or_none()
         # A login that does not exist costs the same time as a wrong password.
-        if not self._check(password, row.password_hash if row else _NOBODY) or row is None:
+        if not self._check(password, row.password_hash if row else self._nobody) or row is None:
             raise Denied("the login or the password is wrong")
         return _user(row)
 
@@ -163,9 +165,9 @@ def create(
     rights: frozenset[str] = frozenset(),
 ) -> int:
     """Add an administrator; returns i_user. Raises Conflict when the login is taken."""
-    if not login or len(login) > 64 or any(c.isspace() or c == ":" for c in login):
+    if not 1 <= len(login) <= 64 or not login.isprintable() or {" ", ":"} & set(login):
         raise InvalidRequest(
-            "login: 1 to 64 characters without white space or colon are expected", "login"
+            "login: 1 to 64 printable characters without blanks or colons are expected", "login"
         )
     check_password(password)
     if unknown := rights - RIGHTS:
@@ -210,7 +212,9 @@ def list_all(connection: Connection) -> list[User]:
 
 
 def check_password(password: str) -> None:
-    """Raise InvalidRequest when a new password is too short."""
+    """Raise InvalidRequest when a new password is too short, or is no text that can be typed."""
+    if not password.isprintable():
+        raise InvalidRequest("password: printable characters are expected", "password")
     if len(password) < MIN_PASSWORD:
         raise InvalidRequest(
             f"password: at least {MIN_PASSWORD} characters are expected", "password"
@@ -236,5 +240,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-#: A hash that no password has, to spend the same time on logins that do not exist.
-_NOBODY = hash_password(secrets.token_urlsafe(32))
+@cache
+def _hash_of_nobody() -> str:
+    """A hash that no password has, to spend the same time on logins that do not exist."""
+    return hash_password(secrets.token_urlsafe(32))

@@ -1,10 +1,11 @@
 """References from outside: whether what a caller names exists in its own environment."""
 
+import re
 from collections.abc import Mapping
 
 from sqlalchemy import Connection, inspect, select
 
-from espf.billing.tables import accounts, customers, products, sim_cards
+from espf.billing.tables import accounts, customers, environments, products, sim_cards
 from espf.errors import InvalidRequest
 
 _TABLES = {
@@ -16,16 +17,21 @@ _TABLES = {
 
 
 def check(connection: Connection, i_env: int, variables: Mapping[str, object]) -> None:
-    """Raise InvalidRequest when variables name something that is not there for this environment.
+    """Raise InvalidRequest when there is no such environment, or nothing in it of such a name.
 
+    Ids are whole numbers, or texts of their digits: another spelling would be another lane.
     Beside a billing database of another make nothing can be checked, and nothing is.
     """
+    if inspect(connection).has_table(environments.name):
+        there = select(environments.c.i_env).where(environments.c.i_env == i_env)
+        if connection.execute(there).first() is None:
+            raise InvalidRequest(f"i_env: there is no environment {i_env}", "i_env")
     named = {name: table for name, table in _TABLES.items() if name in variables}
     for name, table in named.items():
         field = f"variables.{name}"
         value = variables[name]
-        if isinstance(value, bool) or not str(value).isdecimal() or int(str(value)) >= 2**63:
-            raise InvalidRequest(f"{field}: expected a whole number, not {value!r}", field)
+        if not _is_id(value):
+            raise InvalidRequest(f"{field}: expected a whole number, not {value!r:.50}", field)
         if not inspect(connection).has_table(table.name) or "i_env" not in {
             column["name"] for column in inspect(connection).get_columns(table.name)
         }:
@@ -35,3 +41,12 @@ def check(connection: Connection, i_env: int, variables: Mapping[str, object]) -
         )
         if connection.execute(known).first() is None:
             raise InvalidRequest(f"{field}: there is no {name} {value} in your environment", field)
+
+
+def _is_id(value: object) -> bool:
+    text = str(value)
+    return (
+        isinstance(value, (int, str))
+        and re.fullmatch("[1-9][0-9]{0,18}", text) is not None
+        and int(text) < 2**63
+    )

@@ -7,7 +7,8 @@ from datetime import datetime
 import click
 
 from espf import journal, subscriptions
-from espf.cli.group import json_option, office, show, show_fields
+from espf.billing import references
+from espf.cli.group import json_option, number, office, show, show_fields
 from espf.errors import InvalidRequest, NotFound
 from espf.model import parse_time
 from espf.queue import Filter, Queue
@@ -21,7 +22,7 @@ def event() -> None:
 
 
 @event.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("event_type")
 @click.option("--var", "variables", multiple=True, metavar="K=V", help="A variable; repeatable.")
 @click.option("--start-time", metavar="T", help="UTC 'YYYY-MM-DD HH:MM:SS', or ISO 8601.")
@@ -38,17 +39,24 @@ def create(i_env: int, event_type: str, variables: tuple[str, ...], start_time: 
     values = dict(_variable(word) for word in variables)
     at_time = _moment(start_time) if start_time else None
     with office() as at, at.database.begin() as connection:
+        references.check(connection, i_env, values)
         i_event = Queue(at.database).create_event(connection, i_env, event_type, values, at_time)
     click.echo(f"Created event {i_event}")
 
 
 @event.command("list")
-@click.option("--env", "i_env", type=int, help="Only of this environment.")
+@click.option("--env", "i_env", type=number, help="Only of this environment.")
 @click.option("--handler", "handler", help="Only for the handler of this name.")
 @click.option("--status", default="all", help="all, failed, queued, successful, or one status.")
 @click.option("--type", "event_type", help="Only of this event type.")
-@click.option("--account", "i_account", type=int, help="Only of this account (i_account).")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--account", "i_account", type=number, help="Only of this account (i_account).")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="At most so many lines.",
+)
 @json_option
 def list_(
     i_env: int | None,
@@ -82,7 +90,7 @@ def list_(
 
 
 @event.command("show")
-@click.argument("i_event", type=int)
+@click.argument("i_event", type=number)
 @json_option
 def show_(i_event: int, *, as_json: bool) -> None:
     """Show an event: its variables, where each handler stands, and every attempt."""
@@ -116,7 +124,7 @@ def show_(i_event: int, *, as_json: bool) -> None:
 
 
 @event.command()
-@click.argument("i_event", type=int)
+@click.argument("i_event", type=number)
 @click.option("--handler", "name", help="For this handler alone, whatever its verdict was.")
 def restart(i_event: int, name: str | None) -> None:
     """Try an event again: for every handler that failed or rejected it, or waits to retry."""
@@ -133,7 +141,7 @@ def restart(i_event: int, name: str | None) -> None:
 
 
 @event.command()
-@click.argument("i_event", type=int)
+@click.argument("i_event", type=number)
 def cancel(i_event: int) -> None:
     """Call off a scheduled event."""
     with office() as at, at.database.begin() as connection:
@@ -156,9 +164,13 @@ def _variable(word: str) -> tuple[str, object]:
     if not equals or not name:
         raise InvalidRequest(f"--var {word!r}: expected NAME=VALUE, e.g. i_account=541", "var")
     try:
-        return name, json.loads(value)
-    except ValueError:
+        return name, json.loads(value, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         return name, value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _moment(text: str) -> datetime:

@@ -13,15 +13,36 @@ from sqlalchemy import inspect
 from espf import settings
 from espf.crypto import Sealer
 from espf.db.database import Database
-from espf.errors import EspfError, SettingsError
+from espf.errors import EspfError, InvalidRequest, SettingsError
 from espf.model import format_time
 from espf.settings import Settings
+
+
+def number(value: str) -> int:
+    """An i_env, an i_event, an i_account: what fits into a column of the database."""
+    try:
+        whole = int(value)
+    except ValueError:
+        whole = 0
+    if not 0 < whole < 2**63:
+        raise click.BadParameter(f"{value!r:.50} is no whole number above 0")
+    return whole
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 class ErrorsToExitCodes(click.Group):
     """Turns an error of ESPF into a message and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is not text, before a command meets it."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(f"the argument {word!r} is not valid UTF-8") from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -52,13 +73,14 @@ def office(*, initialised: bool = True) -> Iterator[Office]:
     Raises SettingsError when it has not been set up, unless that is what is about to happen.
     """
     loaded = settings.load()
-    database = Database.open(loaded.database_url)
+    database = Database.open(loaded.database_url, create=not initialised)
     try:
         if initialised:
             with database.read() as connection:
                 if not inspect(connection).has_table("Event_Queue"):
                     raise SettingsError(
-                        f"{loaded.database_url} has not been set up; run 'evctl init' first"
+                        f"ESPF_DATABASE_URL: {loaded.database_url} has not been set up; "
+                        "run 'evctl init' first"
                     )
         yield Office(database, loaded)
     finally:
@@ -89,7 +111,15 @@ def show_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
 
 def is_interactive() -> bool:
     """Whether there is somebody to ask."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def standard_input() -> str:
+    """What was piped in. Raises InvalidRequest when it is no text."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"standard input is not valid UTF-8: {error}") from None
 
 
 def _plain(value: object) -> str:

@@ -1,12 +1,19 @@
 """evctl handler: event handlers, their settings and subscriptions."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from espf import subscriptions
-from espf.cli.group import is_interactive, json_option, office, show, show_fields
+from espf.cli.group import (
+    is_interactive,
+    json_option,
+    number,
+    office,
+    show,
+    show_fields,
+    standard_input,
+)
 from espf.errors import InvalidRequest
 from espf.queue import Queue
 
@@ -29,7 +36,7 @@ file_option = click.option(
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.option("--type", "type_name", required=True, help="The handler type, e.g. EventSender.")
 @set_option
@@ -66,7 +73,7 @@ def create(
 
 
 @handler.command("set")
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.argument("words", nargs=-1, metavar="[K=V]...")
 @set_option
@@ -99,7 +106,7 @@ def set_(
 
 
 @handler.command("show")
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @json_option
 def show_(i_env: int, name: str, *, as_json: bool) -> None:
@@ -122,7 +129,7 @@ def show_(i_env: int, name: str, *, as_json: bool) -> None:
 
 
 @handler.command("list")
-@click.argument("i_env", type=int, required=False)
+@click.argument("i_env", type=number, required=False)
 @json_option
 def list_(i_env: int | None, *, as_json: bool) -> None:
     """List the handlers of one environment, or of all."""
@@ -143,7 +150,7 @@ def list_(i_env: int | None, *, as_json: bool) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 def enable(i_env: int, name: str) -> None:
     """Switch a handler on: it goes on with what waits, and hears of new events."""
@@ -154,7 +161,7 @@ def enable(i_env: int, name: str) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def disable(i_env: int, name: str, *, yes: bool) -> None:
@@ -168,14 +175,14 @@ def disable(i_env: int, name: str, *, yes: bool) -> None:
             err=True,
         )
         if is_interactive() and not yes:
-            click.confirm("Disable it?", abort=True)
+            click.confirm("Disable it?", abort=True, err=True)
         with at.database.begin() as connection:
             subscriptions.set_handler_enabled(connection, found, enabled=False)
     click.echo(f"Handler {name} is disabled")
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also when work is waiting; it counts as cancelled.")
 def delete(i_env: int, name: str, *, force: bool) -> None:
@@ -187,7 +194,7 @@ def delete(i_env: int, name: str, *, force: bool) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.argument("event_type")
 def subscribe(i_env: int, name: str, event_type: str) -> None:
@@ -200,14 +207,16 @@ def subscribe(i_env: int, name: str, event_type: str) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.subscribe(connection, found, event_type)
-        remark = found.build(at.sealer).remark(event_type)
+        remark = None
+        if found.missing(at.sealer) is None:
+            remark = found.build(at.sealer).remark(event_type)
     click.echo(f"Handler {name} is subscribed to {event_type}")
     if remark:
         click.echo(f"Note: {remark}", err=True)
 
 
 @handler.command()
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @click.argument("event_type")
 def unsubscribe(i_env: int, name: str, event_type: str) -> None:
@@ -219,7 +228,7 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
 
 
 @handler.command("subscriptions")
-@click.argument("i_env", type=int)
+@click.argument("i_env", type=number)
 @click.argument("name")
 @json_option
 def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
@@ -243,7 +252,7 @@ def _options(assignments: tuple[str, ...], files: tuple[str, ...]) -> dict[str, 
     options = dict(_split(word) for word in assignments)
     for alias, path in (_split(word) for word in files):
         try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text()
+            text = standard_input() if path == "-" else Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"{alias}: cannot read {path}: {error}", alias) from None
         options[alias] = text.rstrip("\n")

@@ -1,15 +1,16 @@
 """evctl init: make the key file, the tables, the first administrator; optionally a billing."""
 
 import click
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, inspect, select
 
 from espf import subscriptions, users
 from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
-from espf.cli.group import Office, office
+from espf.cli.group import Office, number, office
 from espf.crypto import Sealer, random_password
 from espf.db import tables
+from espf.errors import InvalidRequest, SettingsError
 
 #: The handbook's checklist, and the two types of its scheduling scenario.
 DEMO_SUBSCRIPTIONS = (
@@ -39,7 +40,9 @@ DEMO_URL = "http://127.0.0.1:5000"
     "--demo", "with_demo", is_flag=True, help="Also the reference billing with demo data."
 )
 @click.option("--reference-billing", is_flag=True, help="Also the reference billing, empty.")
-@click.option("--env", "i_env", type=int, default=1, show_default=True, help="admin's environment.")
+@click.option(
+    "--env", "i_env", type=number, default=1, show_default=True, help="admin's environment."
+)
 def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
     """Set up the database that ESPF_DATABASE_URL names; doing it again changes nothing.
 
@@ -50,32 +53,50 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
       evctl init                        ESPF alone, beside a billing of your own
     """  # noqa: D301
     with office(initialised=False) as at:
-        sealer = Sealer.create(at.settings.key_file)
+        sealer = _sealer(at)
+        done: list[str] = []
         with at.database.begin() as connection:
             tables.metadata.create_all(connection)
             subscriptions.add_catalogue(connection)
             i_env = demo.DEMO_ENV if with_demo else i_env
-            _add_administrator(at, connection, i_env)
+            done.append(_add_administrator(at, connection, i_env))
             _add_service_account(connection, sealer, i_env)
             if with_demo or reference_billing:
                 billing_tables.create_all(connection)
                 environments.add(connection, i_env, "Demo" if with_demo else f"Environment {i_env}")
-                _capture(at, connection)
+                done.append(_capture(at, connection))
             if with_demo:
                 demo.load(connection, sealer, at.database.now(connection))
-                _add_demo_handler(connection, sealer)
-    click.echo(f"ESPF is set up in {at.settings.database_url}")
+                done += _add_demo_handler(connection, sealer)
+    # Passwords are shown when they are true: after the commit.
+    for line in (*done, f"ESPF is set up in {at.settings.database_url}"):
+        click.echo(line)
 
 
-def _add_administrator(at: Office, connection: Connection, i_env: int) -> None:
+def _sealer(at: Office) -> Sealer:
+    """The keys, made with the database. A new file would not open what is sealed already."""
+    path = at.settings.key_file
+    with at.database.read() as connection:
+        is_new = not inspect(connection).has_table(tables.event_queue.name)
+    if not is_new and not path.exists():
+        raise SettingsError(
+            f"ESPF_KEY_FILE: {path} does not exist, but the database holds secrets sealed with it; "
+            "restore it from the backup"
+        )
+    return Sealer.create(path)
+
+
+def _add_administrator(at: Office, connection: Connection, i_env: int) -> str:
     if any(user.login == "admin" for user in users.list_all(connection)):
-        click.echo("The login admin exists; its password stays as it is")
-        return
+        return "The login admin exists; its password stays as it is"
     chosen = at.settings.admin_password
     password = chosen.get_secret_value() if chosen else random_password()
-    users.create(connection, "admin", password, i_env, superuser=True)
+    try:
+        users.create(connection, "admin", password, i_env, superuser=True)
+    except InvalidRequest as error:
+        raise SettingsError(f"ESPF_ADMIN_PASSWORD: {error}") from None
     shown = "as given in ESPF_ADMIN_PASSWORD" if chosen else f"{password} (shown only now)"
-    click.echo(f"Login admin, environment {i_env}, password {shown}")
+    return f"Login admin, environment {i_env}, password {shown}"
 
 
 def _add_service_account(connection: Connection, sealer: Sealer, i_env: int) -> None:
@@ -90,19 +111,19 @@ def _add_service_account(connection: Connection, sealer: Sealer, i_env: int) -> 
         )
 
 
-def _capture(at: Office, connection: Connection) -> None:
+def _capture(at: Office, connection: Connection) -> str:
     wanted = triggers.compile_rules(rules.shipped_rules(), triggers.disabled_types(connection))
     triggers.apply(connection, at.database.dialect, wanted)
-    click.echo(f"{len(wanted)} triggers on the reference billing")
+    return f"{len(wanted)} triggers on the reference billing"
 
 
-def _add_demo_handler(connection: Connection, sealer: Sealer) -> None:
+def _add_demo_handler(connection: Connection, sealer: Sealer) -> list[str]:
     """EventSender as the handbook sets it up, subscribed to what the handbook's scenarios need."""
     known = connection.execute(
         select(tables.event_handlers.c.name).where(tables.event_handlers.c.i_env == demo.DEMO_ENV)
     ).scalars()
     if "EventSender" in set(known):
-        return
+        return []
     key = random_password()
     handler = subscriptions.create_handler(
         connection,
@@ -120,4 +141,4 @@ def _add_demo_handler(connection: Connection, sealer: Sealer) -> None:
     for event_type in subscriptions.subscriptions(connection, handler):
         if event_type not in DEMO_SUBSCRIPTIONS:
             subscriptions.unsubscribe(connection, handler, event_type)
-    click.echo(f"Handler EventSender posts to {DEMO_URL} as espf with the key {key}")
+    return [f"Handler EventSender posts to {DEMO_URL} as espf with the key {key}"]

@@ -39,23 +39,26 @@ def run() -> None:
     """
     configure_diagnostics()
     with office() as at:
-        listening = _listen(at.settings)
-        asyncio.run(_run(at, _server(at), listening))
+        server = _server(at)
+        log = ProvisioningLog(at.settings.log)
+        asyncio.run(_run(at, server, _listen(at.settings), log))
+        log.close()
 
 
-async def _run(at: Office, server: uvicorn.Server, listening: socket.socket) -> None:
+async def _run(
+    at: Office, server: uvicorn.Server, listening: socket.socket, log: ProvisioningLog
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log = ProvisioningLog(at.settings.log)
     async with HttpClient() as client:
         worker = Worker(
             at.database,
             at.sealer,
             log,
             client,
-            _billing(at, client),
+            _billing(at, client, listening.getsockname()[1]),
             at.settings.stop_grace,
         )
         async with asyncio.TaskGroup() as group:
@@ -68,7 +71,6 @@ async def _run(at: Office, server: uvicorn.Server, listening: socket.socket) -> 
             server.should_exit = True
             await serving
             ticking.cancel()
-    log.close()
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket, stop: asyncio.Event) -> None:
@@ -98,16 +100,17 @@ def _server(at: Office) -> _Server:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the address. Raises SettingsError when somebody else has it."""
+    """Take the address; port 0 is any free one. Raises SettingsError when it cannot be had."""
     host, port = settings.address
     if not _is_loopback(host):
         _log.warning("listening on %s without TLS; put a proxy with TLS in front", host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise SettingsError(f"ESPF_LISTEN: cannot listen on {settings.listen}: {error}") from None
-    _log.info("listening on http://%s", settings.listen)
+    shown = f"[{host}]" if ":" in host else host
+    _log.info("listening on http://%s:%d", shown, listening.getsockname()[1])
     return listening
 
 
@@ -118,10 +121,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _billing(at: Office, client: HttpClient) -> Callable[[int], Billing]:
+def _billing(at: Office, client: HttpClient, port: int) -> Callable[[int], Billing]:
     """The way of the handlers to the billing API: the one configured, or our own."""
     settings = at.settings
-    host, port = settings.address
+    host, _ = settings.address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (not a bind)
     own = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     password = settings.billing_password

@@ -1,11 +1,9 @@
 """evctl user: administrators."""
 
-import sys
-
 import click
 
 from espf import users
-from espf.cli.group import is_interactive, json_option, office, show
+from espf.cli.group import is_interactive, json_option, number, office, show, standard_input
 from espf.errors import InvalidRequest
 
 
@@ -16,7 +14,7 @@ def user() -> None:
 
 @user.command()
 @click.argument("login")
-@click.option("--env", "i_env", type=int, required=True, help="The environment (i_env).")
+@click.option("--env", "i_env", type=number, required=True, help="The environment (i_env).")
 @click.option("--superuser", is_flag=True, help="May act in other environments.")
 @click.option("--right", "rights", multiple=True, help="An extra right: sim.keys.")
 def create(login: str, i_env: int, rights: tuple[str, ...], *, superuser: bool) -> None:
@@ -44,7 +42,7 @@ def create(login: str, i_env: int, rights: tuple[str, ...], *, superuser: bool) 
 @user.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List the administrators."""
+    """List the administrators and their rights."""
     with office() as at, at.database.read() as connection:
         rows = [
             {
@@ -72,9 +70,9 @@ def password(login: str) -> None:
 
 def _new_password() -> str:
     if is_interactive():
-        entered: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        entered: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return entered
-    entered = sys.stdin.readline().rstrip("\n")
+    entered = standard_input().partition("\n")[0].rstrip("\r")
     if not entered:
         raise InvalidRequest("no password on standard input", "password")
     return entered

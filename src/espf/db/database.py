@@ -40,10 +40,11 @@ class Database:
         dialect.tune(engine)
 
     @classmethod
-    def open(cls, url: str) -> "Database":
+    def open(cls, url: str, *, create: bool = True) -> "Database":
         """Open the database at a URL such as ``sqlite:///var/espf.db``.
 
-        Raises SettingsError when the URL is not understood.
+        Raises SettingsError when the URL is not understood, or when there is no database yet and
+        none is to be created.
         """
         try:
             parsed = make_url(url)
@@ -63,6 +64,11 @@ class Database:
                 "and the command line can share it: sqlite:///var/espf.db"
             )
         path = Path(parsed.database)
+        if not create and not path.exists():
+            raise SettingsError(
+                f"ESPF_DATABASE_URL: there is no database {path.absolute()}; "
+                "run 'evctl init' to make it"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

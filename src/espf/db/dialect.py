@@ -172,4 +172,4 @@ class Moment(TypeDecorator[datetime]):
 
 def to_text(moment: datetime) -> str:
     """Write a UTC moment as ``2026-03-01 00:00:00.000``."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+    return moment.isoformat(" ", "milliseconds")[:23]

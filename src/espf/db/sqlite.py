@@ -125,7 +125,8 @@ class SqliteDialect(Dialect):
     def _commits(self) -> int:
         """A number that changes with every commit of another connection; costs microseconds."""
         if self._watch is None:
-            self._watch = sqlite3.connect(self._path, isolation_level=None)
+            # It waits for nobody: it is used in the event loop itself.
+            self._watch = sqlite3.connect(self._path, timeout=0, isolation_level=None)
         (count,) = self._watch.execute("PRAGMA data_version").fetchone()
         return int(count)
 

@@ -28,33 +28,35 @@ class PatientDatabase:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._away = False
+        # What does not work now: reading may, while somebody else's lock keeps us from writing.
+        self._away: set[str] = set()
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """See Database.write."""
-        return await self._insist(lambda: self._database.write(work, *args, **kwargs))
+        return await self._insist("write", lambda: self._database.write(work, *args, **kwargs))
 
     async def fetch(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """See Database.fetch."""
-        return await self._insist(lambda: self._database.fetch(work, *args, **kwargs))
+        return await self._insist("read", lambda: self._database.fetch(work, *args, **kwargs))
 
-    async def _insist(self, transaction: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(self, what: str, transaction: Callable[[], Awaitable[T]]) -> T:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 result = await transaction()
             except DatabaseUnavailable as error:
                 if not self._away:
-                    self._away = True
                     _log.warning("waiting for the database: %s", error)
+                self._away.add(what)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             else:
-                if self._away:
-                    self._away = False
-                    _log.warning("the database is back")
+                if what in self._away:
+                    self._away.discard(what)
+                    if not self._away:
+                        _log.warning("the database is back")
                 return result

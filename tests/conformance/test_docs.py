@@ -1,0 +1,147 @@
+"""The documents are complete and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from espf.capture.rules import shipped_rules
+from espf.catalogue import catalogue
+from espf.cli import main
+from espf.db.tables import metadata
+from espf.journal import LONGEST_BODY, LONGEST_REASON
+from espf.queue import MAX_VARIABLES
+from espf.settings import Settings
+from espf.telemetry import LONGEST_VALUE
+from espf.web.espf_api import MAX_BODY, NewEvent
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+)
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def sections(text, mark):
+    """Heading -> what stands under it, for headings of one level."""
+    parts = re.split(rf"^{mark} (.+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def commands(command=main, words=("evctl",)):
+    """Every command that does something, with its words."""
+    if isinstance(command, click.Group):
+        for name, member in command.commands.items():
+            yield from commands(member, (*words, name))
+    else:
+        yield " ".join(words), command
+
+
+def test_every_command_has_its_section_and_no_section_is_about_nothing():
+    documented = sections((REFERENCE / "evctl.md").read_text(), "###")
+    assert {heading.strip("`") for heading in documented} == {words for words, _ in commands()}
+
+
+@pytest.mark.parametrize(("words", "command"), list(commands()), ids=str)
+def test_every_option_of_a_command_is_documented(words, command):
+    text = (REFERENCE / "evctl.md").read_text()
+    section = re.split(r"^#", sections(text, "###")[f"`{words}`"], flags=re.MULTILINE)[0]
+    if words.startswith("evctl capture"):
+        section += sections(text, "##")["Capture"]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{parameter.opts[0]}" in section, parameter.opts
+
+
+def test_every_exit_code_is_documented():
+    text = (REFERENCE / "evctl.md").read_text()
+    assert re.findall(r"^\| (\d) \|", text, re.MULTILINE) == ["0", "1", "2", "3", "4", "6"]
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = (REFERENCE / "settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.+?) \|", text, re.MULTILINE)
+    documented = {name: (variable, default.strip("`")) for name, variable, default in rows}
+    assert documented == {
+        name: (
+            f"ESPF_{name.upper()}",
+            "not set" if field.default is None else str(field.default),
+        )
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def test_every_table_and_column_is_documented():
+    documented = {
+        table: re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)))
+        for table, text in sections((REFERENCE / "tables.md").read_text(), "##").items()
+    }
+    assert documented == {
+        name: [column.name for column in table.columns] for name, table in metadata.tables.items()
+    }
+
+
+def test_every_captured_event_type_is_documented_with_its_variables():
+    text = (REFERENCE / "event-types.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+)` \| .+? \| (.+?) \| `([\w/]+)` \|", text, re.MULTILINE)
+    documented = {name: (re.findall(r"`(\w+)`", names), v2) for name, names, v2 in rows}
+    captured = {}
+    for rule in shipped_rules():
+        names = [name for name, _ in rule.capture().variables]
+        captured[rule.event] = (names, catalogue()[rule.event].version_2)
+    assert documented == captured
+
+
+def test_every_member_of_a_request_is_documented():
+    documented = sections((REFERENCE / "espf-api.md").read_text(), "##")
+    section = documented["`POST /espf/v1/event/create`"]
+    names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert names == list(NewEvent.model_fields)
+
+
+def test_the_limits_in_the_documents_are_those_of_the_code():
+    api, log = ((REFERENCE / page).read_text() for page in ("espf-api.md", "log.md"))
+    assert f"at most {MAX_BODY // 1024} KiB" in api
+    assert f"at most {MAX_VARIABLES // 1024} K characters" in api
+    assert f"{LONGEST_BODY // 1024} Ki characters are kept, of a reason {LONGEST_REASON};" in log
+    assert f"at most {LONGEST_VALUE} characters" in log
+
+
+def anchors(page):
+    """The places in a page that a link can lead to, as forges name them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_knows_the_machine_that_it_was_written_on(page):
+    text = page.read_text()
+    assert str(ROOT) not in text
+    assert not re.search(r"/(root|work|tmp/\w|home/(?!provisioning-framework))\b", text)
+
+
+def test_there_are_pages():
+    assert len(PAGES) > 10

@@ -1,0 +1,115 @@
+"""The desk of an administrator, for the test suites: evctl over an installation of its own."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from espf.cli import main
+from espf.crypto import Sealer
+from espf.db.database import Database
+
+COMMANDS = Path(sys.executable).parent
+
+#: What `evctl init` gives to the login admin in the template.
+PASSWORD = "correct horse battery"
+
+
+class Desk:
+    """evctl in one folder: in this process, where speed matters, or as a child."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database_file = folder / "var/espf.db"
+        self.key_file = folder / "var/espf.key"
+        self.log_file = folder / "var/provisioning.log"
+        self.environment = {
+            "ESPF_DATABASE_URL": f"sqlite:///{self.database_file}",
+            "ESPF_KEY_FILE": str(self.key_file),
+            "ESPF_LOG": str(self.log_file),
+            "ESPF_LISTEN": "127.0.0.1:0",
+        }
+
+    def install(self, template: Path) -> None:
+        """Put a copy of an installation here."""
+        shutil.copytree(template / "var", self.folder / "var")
+
+    def run(self, *words: object, stdin: str | bytes | None = None, **environment: str) -> Result:
+        """Run evctl in this process."""
+        return CliRunner().invoke(
+            main,
+            [str(word) for word in words],
+            input=stdin,
+            env={**self.environment, **environment},
+        )
+
+    def __call__(self, *words: object, **options: Any) -> str:
+        """Run evctl in this process; returns what it printed. It must succeed."""
+        result = self.run(*words, **options)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def json(self, *words: object) -> Any:
+        """What a command prints with --json."""
+        return json.loads(self(*words, "--json"))
+
+    def fails(self, code: int, *words: object, **options: Any) -> str:
+        """Run evctl in this process; it must fail with this code, and say why in one line."""
+        result = self.run(*words, **options)
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code == code, result.output
+        assert result.stdout == ""
+        return one_line(result.stderr)
+
+    def child(
+        self, *words: str, name: str = "evctl", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run evctl as a process of its own, to its end."""
+        return subprocess.run(
+            [COMMANDS / name, *words],
+            cwd=self.folder,
+            env={**os.environ, **self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start evctl as a process of its own; its standard error can be read."""
+        return subprocess.Popen(
+            [COMMANDS / "evctl", *words],
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """What any other program may do to the database."""
+        with closing(sqlite3.connect(self.database_file)) as connection, connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def database(self) -> Database:
+        return Database.open(self.environment["ESPF_DATABASE_URL"])
+
+    def sealer(self) -> Sealer:
+        return Sealer.open(self.key_file)
+
+
+def one_line(errors: str) -> str:
+    """The message of a command: one line, after what click says about usage."""
+    assert "Traceback" not in errors
+    *usage, message = errors.rstrip("\n").split("\n")
+    assert not usage or usage[0].startswith("Usage: "), errors
+    assert message.startswith(("evctl: ", "Error: ")), errors
+    return message

@@ -1,0 +1,818 @@
+"""The queue over a real database: in, through, out, again, and who works for whom."""
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from espf import journal, subscriptions
+from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.model import Status
+from espf.queue import NO_SUBSCRIBER, Decision, Filter, Lease, Queue, Result, Wanted
+
+FINISHED = Decision(Status.FINISHED)
+RETRY = Decision(Status.QUEUED, "HTTP 503", delay=timedelta(minutes=5))
+RETRY_NOW = Decision(Status.QUEUED, "HTTP 503", delay=timedelta(0))
+FAILED = Decision(Status.FAILED, "gave up")
+HELD = Decision(Status.FAILED, "gave up", hold=True)
+REJECTED = Decision(Status.REJECTED, "HTTP 404")
+SOON = timedelta(hours=1)
+AGO = -timedelta(seconds=1)
+
+
+class Books:
+    """A queue with its database, where everything is on record: each method is one transaction."""
+
+    def __init__(self, database, sealer):
+        self.database = database
+        self.sealer = sealer
+        self.queue = Queue(database)
+
+    def handler(self, name="A", i_env=1, **options):
+        settings = {"EventSender.URL": "http://127.0.0.1:1", "EventSender.AuthMethod": "None"}
+        with self.database.begin() as connection:
+            handler = subscriptions.create_handler(
+                connection, self.sealer, i_env, name, "EventSender", settings, **options
+            )
+        self.take(handler)
+        return handler
+
+    def take(self, handler, worker="w1", dead=()):
+        """Own a handler; returns the epoch, or None when somebody else has it."""
+        leases = self.do("acquire", worker, 60, [handler.i_event_handler], dead)
+        return leases[0].epoch if leases else None
+
+    def do(self, method, *args, **kwargs):
+        with self.database.begin() as connection:
+            return getattr(self.queue, method)(connection, *args, **kwargs)
+
+    def create(self, event_type="Account/Blocked", i_env=1, wait=None, **variables):
+        start_time = None if wait is None else datetime.now(UTC) + wait
+        return self.do("create_event", i_env, event_type, variables, start_time)
+
+    def read(self, handler, after=0, room=100, refill=()):
+        return self.do("read", Wanted(handler.i_event_handler, after, room, room, refill))
+
+    def waiting(self, handler):
+        """What a worker that has just begun would find: new ones that may go, and due ones."""
+        found = self.read(handler)
+        new = [n for n, behind in found.new if not behind]
+        return sorted([*found.due, *new], key=lambda n: n.position)
+
+    def settle(self, handler, decision, *i_events, epoch=1):
+        by_event = {n.event.i_event: n for n in self.everything(handler)}
+        results = [
+            Result(by_event[i], handler.name, epoch, decision, 12, "POST …", "HTTP 200")
+            for i in i_events or sorted(by_event)
+        ]
+        return self.do("settle", results)
+
+    def everything(self, handler):
+        found = self.read(handler)
+        lanes = {n.event.ordering_key for n, _ in found.new} | {
+            n.event.ordering_key for n in found.due
+        }
+        refilled = self.read(handler, refill=[(key, 0) for key in lanes if key]).refilled
+        return [
+            *found.due,
+            *(n for n, _ in found.new),
+            *(n for notifications, _ in refilled.values() for n in notifications),
+        ]
+
+    def journal(self, i_event):
+        with self.database.read() as connection:
+            return journal.of_event(connection, i_event)
+
+    def verdicts(self, i_event):
+        return [(entry.handler, entry.verdict) for entry in self.journal(i_event)]
+
+    def rows(self, table="Event_Notifications"):
+        with self.database.read() as connection:
+            return (
+                connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1, 2").mappings().all()
+            )
+
+    def live(self):
+        return len(self.rows("Event_Queue")), len(self.rows())
+
+    def make_due(self):
+        """Let the time of everything that is scheduled or retrying come."""
+        with self.database.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE Event_Queue SET start_time = '2020-01-01 00:00:00.000' WHERE scheduled = 1"
+            )
+            connection.exec_driver_sql(
+                "UPDATE Event_Notifications SET next_attempt_at = '2020-01-01 00:00:00.000' "
+                "WHERE status = 'queued' AND next_attempt_at IS NOT NULL"
+            )
+
+    def find(self, **wanted):
+        with self.database.read() as connection:
+            return self.queue.search(connection, Filter(**wanted), 1000)
+
+
+@pytest.fixture
+def books(database, sealer):
+    return Books(database, sealer)
+
+
+def numbers(notifications):
+    return [n.event.i_event for n in notifications]
+
+
+# In
+
+
+def test_an_event_is_there_for_every_subscriber_of_its_environment_and_nobody_else(books):
+    first, second = books.handler("A"), books.handler("B")
+    off = books.handler("off", enabled=False)
+    deaf = books.handler("deaf")
+    foreign = books.handler("C", i_env=2)
+    with books.database.begin() as connection:
+        subscriptions.unsubscribe(connection, deaf, "Account/Blocked")
+    i_event = books.create(i_account=7)
+    for handler in (first, second):
+        (notification,) = books.waiting(handler)
+        assert notification.event.i_event == i_event
+        assert notification.event.ordering_key == "account:7"
+        assert notification.attempts == 0
+    for handler in (off, deaf, foreign):
+        assert books.waiting(handler) == []
+
+
+def test_an_event_says_its_environment_and_time_unless_it_is_custom(books):
+    handler = books.handler()
+    with books.database.begin() as connection:
+        subscriptions.create_type(connection, "Custom/Hello")
+        subscriptions.subscribe(connection, handler, "Custom/Hello")
+    books.create(i_account=7)
+    books.create(" Custom/Hello ", i_account=7)
+    standard, custom = books.waiting(handler)
+    assert list(standard.event.variables) == ["i_env", "event_time", "i_account"]
+    assert custom.event.payload == '{"i_account":7}'
+    assert custom.event.event_type == "Custom/Hello"
+
+
+def test_an_event_that_nobody_hears_gets_a_number_and_goes_to_the_journal(books):
+    i_event = books.create(i_account=7)
+    assert books.live() == (0, 0)
+    (entry,) = books.journal(i_event)
+    assert (entry.verdict, entry.reason, entry.handler) == ("finished", NO_SUBSCRIBER, None)
+    assert '"i_account":7' in entry.variables
+
+
+@pytest.mark.parametrize(
+    ("event_type", "variables", "error", "names"),
+    [
+        ("Account/Nonsense", {}, NotFound, "Account/Nonsense"),
+        ("account/blocked", {}, NotFound, "did you mean Account/Blocked"),
+        ("Account/Blocked", {"i_event": 5}, InvalidRequest, "i_event"),
+        ("Account/Blocked", {"i_env": 2}, InvalidRequest, "i_env"),
+        ("Account/Blocked", {"text": "x" * 65_536}, InvalidRequest, "at most"),
+    ],
+)
+def test_a_wrong_event_is_refused_and_leaves_no_trace(books, event_type, variables, error, names):
+    books.handler()
+    with pytest.raises(error, match=names):
+        books.do("create_event", 1, event_type, variables)
+    assert books.live() == (0, 0)
+    assert books.rows("Provisioning_Log") == []
+
+
+def test_a_transaction_that_is_rolled_back_emits_nothing(books):
+    handler = books.handler()
+    with suppress(RuntimeError), books.database.begin() as connection:
+        books.queue.create_event(connection, 1, "Account/Blocked", {"i_account": 7})
+        raise RuntimeError
+    assert books.waiting(handler) == []
+
+
+# Scheduled
+
+
+def test_a_scheduled_event_is_nobodys_until_its_time_comes(books):
+    handler = books.handler()
+    i_event = books.create(wait=SOON, i_account=7)
+    assert books.do("release_scheduled") == 0
+    assert books.waiting(handler) == []
+    assert 3500 < books.do("seconds_to_next_scheduled") <= 3600
+    books.make_due()
+    assert books.do("seconds_to_next_scheduled") < 0
+    assert books.do("release_scheduled") == 1
+    assert numbers(books.waiting(handler)) == [i_event]
+    assert books.do("seconds_to_next_scheduled") is None
+    assert books.do("release_scheduled") == 0, "it is handed out once"
+
+
+def test_a_start_time_that_has_passed_means_now(books):
+    handler = books.handler()
+    i_event = books.create(wait=AGO, i_account=7)
+    assert numbers(books.waiting(handler)) == [i_event]
+
+
+def test_a_scheduled_event_joins_its_lane_behind_what_waits_there_and_before_what_comes(books):
+    handler = books.handler()
+    planned = books.create(wait=SOON, i_account=7)
+    waiting = books.create(i_account=7)
+    books.make_due()
+    books.do("release_scheduled")
+    later = books.create(i_account=7)
+    assert numbers(books.waiting(handler)) == [waiting, planned, later]
+
+
+def test_scheduled_events_are_handed_out_in_the_order_of_their_times(books):
+    handler = books.handler()
+    second = books.create(wait=timedelta(hours=2), i_account=7)
+    first = books.create(wait=timedelta(hours=1), i_account=7)
+    with books.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE Event_Queue SET start_time = datetime(start_time, '-1 day') || '.000'"
+        )
+    assert books.do("release_scheduled") == 2
+    assert numbers(books.waiting(handler)) == [first, second]
+
+
+def test_the_subscriptions_at_the_due_time_decide_who_hears_a_scheduled_event(books):
+    early = books.handler("early")
+    first = books.create(wait=SOON, i_account=7)
+    with books.database.begin() as connection:
+        subscriptions.unsubscribe(connection, early, "Account/Blocked")
+    late = books.handler("late")
+    books.make_due()
+    books.do("release_scheduled")
+    assert books.waiting(early) == []
+    assert numbers(books.waiting(late)) == [first]
+
+
+def test_a_scheduled_event_without_subscribers_at_its_time_ends_in_the_journal(books):
+    i_event = books.create(wait=SOON, i_account=7)
+    books.make_due()
+    books.do("release_scheduled")
+    assert books.live() == (0, 0)
+    (entry,) = books.journal(i_event)
+    assert (entry.verdict, entry.reason) == ("finished", NO_SUBSCRIBER)
+    assert entry.start_time is not None
+
+
+# Through
+
+
+def test_a_finished_event_leaves_the_live_tables_for_the_journal(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    (settled,) = books.settle(handler, FINISHED)
+    assert settled.applied
+    assert books.live() == (0, 0)
+    (entry,) = books.journal(i_event)
+    assert (entry.verdict, entry.attempt, entry.handler) == ("finished", 1, "A")
+    assert (entry.request, entry.response, entry.duration_ms) == ("POST …", "HTTP 200", 12)
+    assert entry.event_type == "Account/Blocked"
+    assert '"i_account":7' in entry.variables
+
+
+@pytest.mark.parametrize("last", [FINISHED, REJECTED, Decision(Status.SKIPPED, "not for us")])
+def test_an_event_stays_until_every_handler_is_done_with_it(books, last):
+    first, second, third = books.handler("A"), books.handler("B"), books.handler("C")
+    i_event = books.create(i_account=7)
+    books.settle(first, FINISHED)
+    books.settle(second, RETRY)
+    assert books.live() == (1, 3)
+    books.settle(third, FINISHED)
+    assert books.live() == (1, 3)
+    books.make_due()
+    books.settle(second, last)
+    assert books.live() == (0, 0)
+    assert books.verdicts(i_event) == [
+        ("A", "finished"),
+        ("B", "retry"),
+        ("C", "finished"),
+        ("B", last.status),
+    ]
+
+
+def test_an_event_that_one_handler_failed_stays_when_the_others_are_done(books):
+    bad, good = books.handler("bad"), books.handler("good")
+    i_event = books.create(i_account=7)
+    books.settle(bad, FAILED)
+    books.settle(good, FINISHED)
+    assert books.live() == (1, 2)
+    books.do("restart", i_event)
+    assert numbers(books.waiting(bad)) == [i_event]
+    assert books.waiting(good) == []
+
+
+def test_the_last_two_handlers_of_an_event_may_finish_in_one_batch(books):
+    first, second = books.handler("A"), books.handler("B")
+    books.create(i_account=7)
+    results = [
+        Result(books.waiting(handler)[0], handler.name, 1, FINISHED, 1)
+        for handler in (first, second)
+    ]
+    books.do("settle", results)
+    assert books.live() == (0, 0)
+
+
+def test_one_batch_may_hold_every_kind_of_result(books):
+    handler = books.handler()
+    made = {account: books.create(i_account=account) for account in range(4)}
+    by_event = {n.event.i_event: n for n in books.waiting(handler)}
+    decisions = [FINISHED, RETRY, FAILED, REJECTED]
+    books.do(
+        "settle",
+        [
+            Result(by_event[made[account]], "A", 1, decision, 1)
+            for account, decision in enumerate(decisions)
+        ],
+    )
+    assert {row["i_event"]: row["status"] for row in books.rows()} == {
+        made[1]: "queued",
+        made[2]: "failed",
+    }
+    assert [books.verdicts(i)[0][1] for i in made.values()] == [
+        "finished",
+        "retry",
+        "failed",
+        "rejected",
+    ]
+
+
+def test_a_retry_waits_until_its_time_counts_the_attempt_and_keeps_its_lane_waiting(books):
+    handler = books.handler()
+    first = books.create(i_account=7)
+    second = books.create(i_account=7)
+    other = books.create(i_account=8)
+    (settled,) = books.settle(handler, RETRY, first)
+    assert settled.next_attempt_at > datetime.now(UTC) + timedelta(minutes=4)
+    found = books.read(handler)
+    assert found.due == []
+    assert [(n.event.i_event, behind) for n, behind in found.new] == [
+        (second, True),
+        (other, False),
+    ]
+    assert 240 < found.next_due_seconds <= 300
+    assert books.read(handler, refill=[("account:7", 0)]).refilled == {"account:7": ([], False)}
+    books.make_due()
+    (due,) = books.read(handler).due
+    assert (due.event.i_event, due.attempts) == (first, 1)
+    refilled, more = books.read(handler, refill=[("account:7", 0)]).refilled["account:7"]
+    assert (numbers(refilled), more) == ([first, second], False)
+
+
+def test_one_that_is_due_is_not_read_while_an_earlier_one_of_its_lane_waits(books):
+    handler = books.handler()
+    first, second = books.create(i_account=7), books.create(i_account=7)
+    books.settle(handler, FAILED, first)
+    books.settle(handler, RETRY, second)
+    books.do("restart", first)
+    books.settle(handler, RETRY, first)
+    with books.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE Event_Notifications SET next_attempt_at = '2020-01-01 00:00:00.000' "
+            "WHERE i_event = ?",
+            (second,),
+        )
+    assert books.waiting(handler) == []
+    books.make_due()
+    assert numbers(books.waiting(handler)) == [first]
+
+
+def test_an_attempt_that_does_not_count_is_not_counted(books):
+    handler = books.handler()
+    books.create(i_account=7)
+    books.settle(handler, Decision(Status.QUEUED, "HTTP 401", timedelta(0), spent=False))
+    (row,) = books.rows()
+    assert row["attempts"] == 0
+
+
+def test_a_failed_event_stays_and_lets_its_lane_go_on(books):
+    handler = books.handler()
+    first, second = books.create(i_account=7), books.create(i_account=7)
+    books.settle(handler, FAILED, first)
+    assert books.live() == (2, 2)
+    assert numbers(books.waiting(handler)) == [second]
+    assert [(row["status"], row["last_error"]) for row in books.rows()] == [
+        ("failed", "gave up"),
+        ("queued", None),
+    ]
+
+
+def test_a_failed_event_that_holds_keeps_its_lane_until_it_is_let_go(books):
+    handler = books.handler()
+    first, second, third = (books.create(i_account=7) for _ in range(3))
+    books.settle(handler, HELD, first)
+    assert books.waiting(handler) == []
+    assert books.read(handler, refill=[("account:7", 0)]).refilled["account:7"] == ([], False)
+    books.do("let_go", handler.i_event_handler)
+    # The first follower is due, so that a worker that has passed it by reads it; it opens the lane.
+    (due,) = books.read(handler).due
+    assert due.event.i_event == second
+    refilled, _ = books.read(handler, refill=[("account:7", due.position)]).refilled["account:7"]
+    assert numbers(refilled) == [third]
+    assert books.rows()[0]["status"] == "failed", "letting go restarts nothing"
+
+
+def test_letting_go_touches_neither_retries_nor_other_handlers(books):
+    one, other = books.handler("A"), books.handler("B")
+    books.create(i_account=7)
+    books.create(i_account=8)
+    books.settle(one, RETRY)
+    books.settle(other, HELD)
+    before = books.rows()
+    books.do("let_go", one.i_event_handler)
+    assert books.rows() == before
+
+
+def test_a_result_under_an_old_epoch_is_noted_as_an_orphan_and_changes_nothing(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    assert books.take(handler, "w2", dead=["w1"]) == 2
+    before = books.rows(), books.rows("Event_Queue")
+    for decision in (FINISHED, RETRY, FAILED, REJECTED):
+        (settled,) = books.settle(handler, decision, epoch=1)
+        assert not settled.applied
+    assert (books.rows(), books.rows("Event_Queue")) == before
+    assert books.verdicts(i_event) == [("A", "orphan")] * 4
+    (settled,) = books.settle(handler, FINISHED, epoch=2)
+    assert settled.applied
+    assert books.live() == (0, 0)
+
+
+def test_a_late_result_of_an_event_that_is_over_resurrects_nothing(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    (notification,) = books.waiting(handler)
+    books.take(handler, "w2", dead=["w1"])
+    books.settle(handler, FINISHED, epoch=2)
+    books.do("settle", [Result(notification, "A", 1, RETRY, 1)])
+    assert books.live() == (0, 0)
+    assert [verdict for _, verdict in books.verdicts(i_event)] == ["finished", "orphan"]
+    (overview,) = books.find(i_event=i_event)
+    assert overview.status == "finished"
+
+
+def test_a_number_is_never_given_twice_even_after_the_clean_up(books):
+    handler = books.handler()
+    seen = []
+    for _ in range(3):
+        seen.append(books.create(i_account=7))
+        books.settle(handler, FINISHED)
+        assert books.live() == (0, 0)
+    # A scheduled event takes another number for its place; that one is gone, too.
+    seen.append(books.create(wait=SOON, i_account=7))
+    books.make_due()
+    books.do("release_scheduled")
+    (notification,) = books.waiting(handler)
+    seen.extend([notification.position, books.create(i_account=7)])
+    assert seen == sorted(set(seen))
+
+
+def test_reading_is_bounded_and_goes_on_after_a_position(books):
+    handler = books.handler()
+    made = [books.create(i_account=n) for n in range(5)]
+    first = books.read(handler, room=3)
+    assert numbers(n for n, _ in first.new) == made[:3]
+    rest = books.read(handler, after=first.new[-1][0].position, room=3)
+    assert numbers(n for n, _ in rest.new) == made[3:]
+    assert books.read(handler, room=0).new == []
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 2]),
+            st.sampled_from([FINISHED, RETRY_NOW, FAILED, REJECTED]),
+            st.sampled_from(["w1", "w2"]),
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_whatever_happens_each_lane_moves_forward_and_every_event_gets_a_verdict(books, steps):
+    """Two workers take turns; an event is over once, and only after those before it."""
+    with books.database.begin() as connection:
+        known = subscriptions.list_handlers(connection)
+    handler = known[0] if known else books.handler()
+    made = {account: [books.create(i_account=account) for _ in range(4)] for account in (1, 2)}
+    over = {1: [], 2: []}
+    for account, decision, worker in steps:
+        epoch = books.take(handler, worker, dead=["w1", "w2"])
+        lane = [n for n in books.waiting(handler) if n.event.ordering_key == f"account:{account}"]
+        if not lane:
+            continue
+        (settled,) = books.do("settle", [Result(lane[0], "A", epoch, decision, 1)])
+        assert settled.applied
+        if decision is not RETRY_NOW:
+            over[account].append(lane[0].event.i_event)
+    epoch = books.take(handler, "w1", dead=["w1", "w2"])
+    while lane := books.waiting(handler):
+        books.do("settle", [Result(lane[0], "A", epoch, FINISHED, 1)])
+        i_event = lane[0].event.i_event
+        over[1 if i_event in made[1] else 2].append(i_event)
+    for account, i_events in made.items():
+        assert over[account] == i_events
+        for i_event in i_events:
+            final = [v for _, v in books.verdicts(i_event) if v != "retry"]
+            assert len(final) == 1
+    failed = {row["i_event"] for row in books.rows()}
+    assert {row["status"] for row in books.rows()} <= {"failed"}
+    assert {row["i_event"] for row in books.rows("Event_Queue")} == failed
+
+
+# Again
+
+
+def test_a_failed_event_is_tried_again_from_attempt_1_before_everything_that_waits(books):
+    handler = books.handler()
+    first, second = books.create(i_account=7), books.create(i_account=7)
+    books.settle(handler, FAILED, first)
+    assert books.do("restart", first) == ["A"]
+    found = books.read(handler)
+    assert [(n.event.i_event, n.attempts) for n in found.due] == [(first, 0)]
+    assert [(n.event.i_event, behind) for n, behind in found.new] == [(second, True)]
+
+
+def test_a_restarted_event_that_is_being_retried_is_due_at_once(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    books.settle(handler, RETRY)
+    books.do("restart", i_event)
+    (due,) = books.read(handler).due
+    assert (due.event.i_event, due.attempts) == (i_event, 0)
+
+
+def test_a_rejected_event_comes_back_from_the_journal_under_its_old_number(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    (before,) = books.waiting(handler)
+    books.settle(handler, REJECTED)
+    later = books.create(i_account=7)
+    assert books.do("restart", i_event) == ["A"]
+    found = books.read(handler)
+    assert found.due == [before]
+    assert [(n.event.i_event, behind) for n, behind in found.new] == [(later, True)]
+    books.settle(handler, FINISHED)
+    assert [verdict for _, verdict in books.verdicts(i_event)] == ["rejected", "finished"]
+    assert books.live() == (0, 0)
+
+
+def test_a_restart_goes_to_those_that_failed_and_to_nobody_else(books):
+    good, bad, refusing = books.handler("good"), books.handler("bad"), books.handler("refusing")
+    i_event = books.create(i_account=7)
+    books.settle(good, FINISHED)
+    books.settle(bad, FAILED)
+    books.settle(refusing, REJECTED)
+    assert sorted(books.do("restart", i_event)) == ["bad", "refusing"]
+    assert books.waiting(good) == []
+    assert numbers(books.waiting(bad)) == numbers(books.waiting(refusing)) == [i_event]
+
+
+def test_a_finished_event_is_sent_again_only_to_a_handler_that_is_named(books):
+    one, other = books.handler("A"), books.handler("B")
+    i_event = books.create(i_account=7)
+    books.settle(one, FINISHED)
+    books.settle(other, FINISHED)
+    with pytest.raises(Conflict, match="nothing to restart"):
+        books.do("restart", i_event)
+    assert books.do("restart", i_event, one) == ["A"]
+    assert numbers(books.waiting(one)) == [i_event]
+    assert books.waiting(other) == []
+
+
+@pytest.mark.parametrize("wait", [None, SOON])
+def test_what_has_not_been_tried_cannot_be_restarted(books, wait):
+    handler = books.handler()
+    i_event = books.create(wait=wait, i_account=7)
+    before = books.rows(), books.rows("Event_Queue")
+    for named in (None, handler):
+        with pytest.raises(Conflict):
+            books.do("restart", i_event, named)
+    assert (books.rows(), books.rows("Event_Queue")) == before
+
+
+def test_an_unknown_event_can_be_neither_restarted_nor_cancelled(books):
+    with pytest.raises(NotFound, match="999"):
+        books.do("restart", 999)
+    with pytest.raises(NotFound, match="999"):
+        books.do("cancel", 999)
+
+
+def test_an_event_of_a_deleted_handler_has_nobody_to_be_restarted_for(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    books.settle(handler, REJECTED)
+    books.do("delete_handler", handler)
+    with pytest.raises(Conflict, match="a deleted handler: rejected"):
+        books.do("restart", i_event)
+
+
+# No more
+
+
+def test_a_scheduled_event_can_be_cancelled_and_is_then_never_sent(books):
+    handler = books.handler()
+    i_event = books.create(wait=SOON, i_account=7)
+    books.do("cancel", i_event)
+    assert books.live() == (0, 0)
+    assert books.verdicts(i_event) == [(None, "cancelled")]
+    books.make_due()
+    assert books.do("release_scheduled") == 0
+    assert books.waiting(handler) == []
+
+
+def test_only_a_scheduled_event_can_be_cancelled(books):
+    handler = books.handler()
+    waiting = books.create(i_account=7)
+    finished = books.create(i_account=8)
+    books.settle(handler, FINISHED, finished)
+    for i_event in (waiting, finished):
+        with pytest.raises(Conflict, match="not scheduled"):
+            books.do("cancel", i_event)
+    assert numbers(books.waiting(handler)) == [waiting]
+
+
+def test_a_handler_with_waiting_or_failed_work_is_not_deleted_unless_forced(books):
+    handler, other = books.handler("A"), books.handler("B")
+    waiting, failed, done = (books.create(i_account=n) for n in range(3))
+    books.settle(handler, FAILED, failed)
+    books.settle(handler, FINISHED, done)
+    with pytest.raises(Conflict, match="2 notifications"):
+        books.do("delete_handler", handler)
+    assert len(books.rows("Event_Handlers")) == 2
+    assert books.do("delete_handler", handler, force=True) == 2
+    for i_event in (waiting, failed):
+        entry = books.journal(i_event)[-1]
+        assert (entry.handler, entry.verdict) == ("A", "cancelled")
+        assert entry.variables
+    assert ("A", "cancelled") not in books.verdicts(done)
+    assert [row["name"] for row in books.rows("Event_Handlers")] == ["B"]
+    assert {row["i_event_handler"] for row in books.rows("Event_Subscriptions")} == {
+        other.i_event_handler
+    }
+    assert numbers(books.waiting(other)) == [waiting, failed, done], "the other still gets them"
+    books.settle(other, FINISHED)
+    assert books.live() == (0, 0)
+
+
+def test_deleting_the_last_handler_of_its_events_cleans_them_up(books):
+    handler = books.handler()
+    for n in range(3):
+        books.create(i_account=n)
+    books.do("delete_handler", handler, force=True)
+    assert books.live() == (0, 0)
+    assert books.rows("Handler_Leases") == []
+
+
+def test_the_result_of_an_attempt_for_a_deleted_handler_is_an_orphan(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    (notification,) = books.waiting(handler)
+    books.do("delete_handler", handler, force=True)
+    (settled,) = books.do("settle", [Result(notification, "A", 1, FINISHED, 1)])
+    assert not settled.applied
+    assert books.verdicts(i_event) == [("A", "cancelled"), ("A", "orphan")]
+
+
+# Who works for whom
+
+
+def test_a_handler_has_one_owner_and_every_new_owner_another_epoch(books):
+    handler = books.handler()
+    assert books.take(handler, "w2") is None
+    books.do("release", "w1", [handler.i_event_handler])
+    assert books.take(handler, "w2") == 2
+    assert books.take(handler, "w1") is None
+    assert books.do("owners") == {handler.i_event_handler: "w2"}
+
+
+def test_a_lease_that_ran_out_or_whose_owner_is_dead_can_be_taken(books):
+    handler = books.handler()
+    assert books.take(handler, "w2", dead=["w1"]) == 2
+    with books.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE Handler_Leases SET expires_at = '2020-01-01 00:00:00'")
+    assert books.take(handler, "w3") == 3
+
+
+def test_leases_are_extended_while_they_are_ones_own(books):
+    one, other = books.handler("A"), books.handler("B")
+    first, second = one.i_event_handler, other.i_event_handler
+    assert books.do("extend", "w1", 60) == {first: 1, second: 1}
+    books.take(other, "w2", dead=["w1"])
+    assert books.do("extend", "w1", 60) == {first: 1}
+    assert books.do("extend", "w2", 60) == {second: 2}
+    with books.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE Handler_Leases SET expires_at = '2020-01-01 00:00:00'")
+    books.do("extend", "w1", 60)
+    assert books.take(one, "w2") is None, "an extended lease holds again"
+
+
+def test_a_worker_gives_back_only_what_is_its_own(books):
+    handler = books.handler()
+    books.take(handler, "w2", dead=["w1"])
+    books.do("release", "w1", [handler.i_event_handler])
+    assert books.take(handler, "w3") is None
+
+
+def test_several_handlers_are_taken_in_one_go_without_those_that_have_an_owner(books):
+    one, other = books.handler("A"), books.handler("B")
+    both = [one.i_event_handler, other.i_event_handler]
+    books.do("release", "w1", [other.i_event_handler])
+    assert books.do("acquire", "w2", 60, both) == [Lease(other.i_event_handler, 2)]
+
+
+# What waits, and what was
+
+
+def test_events_are_found_by_number_environment_handler_type_key_and_status(books):
+    one, other = books.handler("A"), books.handler("B", i_env=2)
+    waiting = books.create(i_account=1)
+    retrying = books.create("Account/New", i_account=2)
+    failed = books.create(i_account=3)
+    rejected = books.create(i_account=4)
+    finished = books.create(i_account=5)
+    planned = books.create(wait=SOON, i_account=6)
+    foreign = books.create(i_env=2, i_account=1)
+    books.settle(one, RETRY, retrying)
+    books.settle(one, FAILED, failed)
+    books.settle(one, REJECTED, rejected)
+    books.settle(one, FINISHED, finished)
+
+    def found(**wanted):
+        return [overview.i_event for overview in books.find(**wanted)]
+
+    assert found() == [foreign, planned, finished, rejected, failed, retrying, waiting]
+    assert found(i_event=retrying) == [retrying]
+    assert found(i_env=2) == found(handler="B") == [foreign]
+    assert found(event_type="Account/New") == [retrying]
+    assert found(ordering_key="account:1") == [foreign, waiting]
+    assert found(ordering_key="account:1", i_env=1) == [waiting]
+    assert found(status="queued") == [foreign, planned, retrying, waiting]
+    assert found(status="retrying") == [retrying]
+    assert found(status="scheduled") == [planned]
+    assert found(status="failed") == [rejected, failed]
+    assert found(status="rejected") == [rejected]
+    assert found(status="successful") == found(status="finished") == [finished]
+    assert found(status="cancelled") == []
+    assert other.name in {overview.handler for overview in books.find(i_env=2)}
+
+
+def test_a_search_stops_at_its_limit_with_the_newest_of_the_live_and_the_past(books):
+    handler = books.handler()
+    made = [books.create(i_account=n) for n in range(6)]
+    books.settle(handler, FINISHED, made[1], made[3], made[5])
+    with books.database.read() as connection:
+        found = books.queue.search(connection, Filter(), 3)
+    assert [overview.i_event for overview in found] == [made[5], made[4], made[3]]
+
+
+def test_an_unknown_status_is_refused_with_the_known_ones():
+    with pytest.raises(InvalidRequest, match="retrying"):
+        Filter(status="lost")
+
+
+def test_an_event_shows_one_line_per_handler_with_what_matters(books):
+    one, other = books.handler("A"), books.handler("B")
+    i_event = books.create(i_account=7)
+    books.settle(one, FINISHED)
+    books.settle(other, RETRY)
+    by_handler = {overview.handler: overview for overview in books.find()}
+    assert by_handler["A"].status == "finished"
+    assert by_handler["A"].next_attempt_at is None
+    assert by_handler["B"].status == "retrying"
+    assert by_handler["B"].attempts == 1
+    assert by_handler["B"].reason == "HTTP 503"
+    assert by_handler["B"].next_attempt_at > datetime.now(UTC)
+    books.make_due()
+    books.settle(other, FINISHED)
+    past = {overview.handler: overview.status for overview in books.find(i_event=i_event)}
+    assert past == {"A": "finished", "B": "finished"}
+
+
+def test_the_variables_of_an_event_are_found_wherever_it_is(books):
+    handler = books.handler()
+    i_event = books.create(i_account=7)
+    with books.database.read() as connection:
+        live = books.queue.variables(connection, i_event)
+    books.settle(handler, FINISHED)
+    with books.database.read() as connection:
+        assert books.queue.variables(connection, i_event) == live
+        assert books.queue.variables(connection, 999) is None
+    assert '"i_account":7' in live
+
+
+def test_what_a_handler_has_before_it_is_counted_by_kind(books):
+    handler, other = books.handler("A"), books.handler("B")
+    made = [books.create(i_account=n) for n in range(6)]
+    books.settle(handler, RETRY, made[0])
+    books.settle(handler, FAILED, made[1])
+    books.settle(handler, HELD, made[2])
+    books.settle(handler, FINISHED, made[3])
+    with books.database.read() as connection:
+        counts = books.queue.counts(connection, handler.i_event_handler)
+        untouched = books.queue.counts(connection, other.i_event_handler)
+    assert counts == {"waiting": 2, "retrying": 1, "failed": 2}
+    assert untouched == {"waiting": 6, "retrying": 0, "failed": 0}
