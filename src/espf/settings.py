@@ -6,9 +6,9 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     billing_password: SecretStr | None = None
     admin_password: SecretStr | None = None
     stop_grace: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _billing_has_credentials(self) -> Self:
+        if self.billing_url and not (self.billing_login and self.billing_password):
+            raise ValueError("billing_url needs billing_login and billing_password")
+        return self
 
     @property
     def address(self) -> tuple[str, int]:

@@ -684,3 +684,14 @@ def test_the_queue_is_as_it_was_after_a_refusal(desk):
         assert Queue(database).search(connection, Filter(), 10) == []
     database.close()
     assert desk.json("event", "list") == []
+
+
+def test_the_billing_clock_can_be_told_to_tick(desk):
+    desk.sql(
+        "INSERT INTO Accounts (i_env, i_customer, i_product, id, billing_model, bill_status,"
+        " activation_date, issue_date)"
+        " VALUES (3, 1, 1, 'a', 1, 'I', '2026-01-01', '2026-01-01 00:00:00.000')"
+    )
+    assert desk("billing", "tick") == "1 accounts activated, 0 expired\n"
+    assert desk("billing", "tick") == "0 accounts activated, 0 expired\n"
+    assert desk.sql("SELECT bill_status FROM Accounts") == [("O",)]

@@ -126,3 +126,12 @@ def test_a_file_that_is_asked_for_must_be_there(monkeypatch, folder):
 def test_a_secret_is_not_shown_with_the_settings(monkeypatch):
     monkeypatch.setenv("ESPF_ADMIN_PASSWORD", "tops3cret")
     assert "tops3cret" not in repr(settings.load())
+
+
+def test_a_billing_elsewhere_is_never_sent_the_password_of_our_own(monkeypatch):
+    monkeypatch.setenv("ESPF_BILLING_URL", "http://127.0.0.1:1")
+    with pytest.raises(SettingsError, match="billing_url needs billing_login and billing_password"):
+        settings.load()
+    monkeypatch.setenv("ESPF_BILLING_LOGIN", "espf")
+    monkeypatch.setenv("ESPF_BILLING_PASSWORD", "a-password")
+    assert settings.load().billing_url == "http://127.0.0.1:1"

@@ -1,9 +1,14 @@
 """Environments: the tenants of the reference billing."""
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, inspect, select
 
-from espf.billing.tables import environments
+from espf.billing.tables import environments, metadata
 from espf.errors import Conflict
+
+
+def is_reference_billing(connection: Connection) -> bool:
+    """Whether the database holds the reference billing, and not one of another make."""
+    return set(metadata.tables) <= set(inspect(connection).get_table_names())
 
 
 def add(connection: Connection, i_env: int, name: str) -> None:

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, select
 
+from espf.billing.environments import is_reference_billing
 from espf.billing.tables import accounts, customers, environments, products, sim_cards
 from espf.errors import InvalidRequest
 
@@ -22,7 +23,8 @@ def check(connection: Connection, i_env: int, variables: Mapping[str, object]) -
     Ids are whole numbers, or texts of their digits: another spelling would be another lane.
     Beside a billing database of another make nothing can be checked, and nothing is.
     """
-    if inspect(connection).has_table(environments.name):
+    checkable = is_reference_billing(connection)
+    if checkable:
         there = select(environments.c.i_env).where(environments.c.i_env == i_env)
         if connection.execute(there).first() is None:
             raise InvalidRequest(f"i_env: there is no environment {i_env}", "i_env")
@@ -32,9 +34,7 @@ def check(connection: Connection, i_env: int, variables: Mapping[str, object]) -
         value = variables[name]
         if not _is_id(value):
             raise InvalidRequest(f"{field}: expected a whole number, not {value!r:.50}", field)
-        if not inspect(connection).has_table(table.name) or "i_env" not in {
-            column["name"] for column in inspect(connection).get_columns(table.name)
-        }:
+        if not checkable:
             continue
         known = select(table.c.i_env).where(
             table.c[name] == int(str(value)), table.c.i_env == i_env

@@ -6,6 +6,7 @@ an exit code here and nowhere else: 0 done, 2 usage or settings, 3 not found, 4 
 
 import click
 
+from espf.cli.billing import billing
 from espf.cli.capture import capture
 from espf.cli.events import event
 from espf.cli.group import ErrorsToExitCodes
@@ -32,5 +33,5 @@ def main() -> None:
     """  # noqa: D301  (\b keeps click from joining lines)
 
 
-for command in (init, run, type_, handler, event, capture, user):
+for command in (init, run, type_, handler, event, capture, user, billing):
     main.add_command(command)

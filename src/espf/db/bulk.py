@@ -6,9 +6,11 @@ One statement for all rows is over before anybody can come between.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Column, Connection
+from sqlalchemy.engine import Dialect
 
 #: Rows of one statement; their values stay well below the number that a database takes.
 ROWS = 500
@@ -24,19 +26,26 @@ def execute_rows(
 
     ``columns`` say how the values of a row are stored.
     """
-    dialect = connection.dialect
-    converters = [column.type.bind_processor(dialect) for column in columns]
     row_marks = f"({', '.join('?' * len(columns))})"
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
+        stored = [
+            _stored(column, values, connection.dialect)
+            for column, values in zip(columns, zip(*some, strict=True), strict=True)
+        ]
         connection.exec_driver_sql(
             statement.replace("{rows}", ", ".join([row_marks] * len(some))),
-            tuple(
-                value if convert is None else convert(value)
-                for row in some
-                for convert, value in zip(converters, row, strict=True)
-            ),
+            tuple(chain.from_iterable(zip(*stored, strict=True))),
         )
+
+
+def _stored(column: Column[Any], values: Sequence[Any], dialect: Dialect) -> Sequence[Any]:
+    """The values of one column as the driver takes them; many rows share a moment."""
+    convert = column.type.bind_processor(dialect)
+    if convert is None:
+        return values
+    known = {value: convert(value) for value in set(values)}
+    return [known[value] for value in values]
 
 
 def insert_rows(

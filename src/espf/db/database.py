@@ -7,9 +7,10 @@ billing application that shares the database is never held up by our event loop.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 #: Readers in threads at the same time; writers wait for one another anyway.
 READERS = 4
+
+#: The event loop waits no longer for a write transaction to be over.
+LONGEST_STANDSTILL_SECONDS = 0.05
 
 
 class Database:
@@ -98,13 +102,25 @@ class Database:
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``work(connection, ...)`` as one write transaction, in a thread."""
+        """Run ``work(connection, ...)`` as one write transaction, in a thread.
+
+        The loop goes on while the transaction waits for its turn to write, and stands still while
+        it works: competing for the interpreter would only keep other writers out for longer.
+        """
+        loop = asyncio.get_running_loop()
+        worked = threading.Event()
 
         def transaction() -> T:
             with self.begin() as connection:
-                return work(connection, *args, **kwargs)
+                # A loop that has ended has nothing to stand still.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(worked.wait, LONGEST_STANDSTILL_SECONDS)
+                try:
+                    return work(connection, *args, **kwargs)
+                finally:
+                    worked.set()
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, transaction)
+        return await loop.run_in_executor(self._writer, transaction)
 
     async def fetch(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -1,0 +1,40 @@
+"""evctl billing: the clock of the reference billing."""
+
+import click
+from sqlalchemy import Connection
+
+from espf.billing import clock, environments
+from espf.cli.group import office
+from espf.db.database import Database
+from espf.errors import NotFound
+
+
+@click.group()
+def billing() -> None:
+    """The reference billing: what it does by itself as time passes."""
+
+
+@billing.command()
+def tick() -> None:
+    """Do what the time brings: accounts become active on their date, and expire.
+
+    'evctl run' does it each minute.
+    """
+    activated = expired = 0
+    with office() as at:
+        more = True
+        while more:
+            with at.database.begin() as connection:
+                passed = pass_time(connection, at.database)
+            if passed is None:
+                raise NotFound("there is no reference billing in this database")
+            activated, expired = activated + passed.activated, expired + passed.expired
+            more = passed.more
+    click.echo(f"{activated} accounts activated, {expired} expired")
+
+
+def pass_time(connection: Connection, database: Database) -> clock.Tick | None:
+    """Let time pass in the reference billing; None: there is none."""
+    if not environments.is_reference_billing(connection):
+        return None
+    return clock.tick(connection, database.now(connection))
