@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from espf import subscriptions
+from espf import overview, subscriptions
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
-from espf.queue import Filter, Overview, Queue
+from espf.overview import Filter, Overview
+from espf.queue import Queue
 from espf.subscriptions import EventHandler
 from espf.telemetry import ProvisioningLog
 from espf.worker.worker import Worker
@@ -57,7 +58,7 @@ class House:
 
     def events(self, **wanted: object) -> list[Overview]:
         with self.database.read() as connection:
-            return self.queue.search(connection, Filter(**wanted), 100_000)  # type: ignore[arg-type]
+            return overview.search(connection, Filter(**wanted), 100_000)  # type: ignore[arg-type]
 
     def statuses(self) -> Mapping[int, str]:
         return {one.i_event: one.status for one in self.events()}

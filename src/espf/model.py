@@ -49,6 +49,7 @@ class Event:
     payload: str
     ordering_key: str | None = None
     created_at: datetime | None = None
+    start_time: datetime | None = None
 
     @cached_property
     def variables(self) -> Mapping[str, Any]:

@@ -9,17 +9,14 @@ until then nothing behind it in its lane is touched. A failed one that holds its
 time of its failure there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
-    Table,
     bindparam,
     delete,
     func,
@@ -43,7 +40,9 @@ from espf.db.tables import (
     provisioning_log,
 )
 from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.leases import Leases
 from espf.model import DONE, Event, Notification, Status, compact, format_time, ordering_key
+from espf.overview import RETRYING, SCHEDULED
 from espf.subscriptions import EventHandler, delete_handler, require_type
 
 #: The largest JSON text of an event's variables.
@@ -53,18 +52,6 @@ MAX_VARIABLES = 64 * 1024
 LANE_ROWS = 100
 
 NO_SUBSCRIBER = "no subscriber"
-
-#: What people call a queued notification by what it waits for.
-SCHEDULED = "scheduled"
-RETRYING = "retrying"
-
-#: The names under which events are listed, and the statuses that each one covers.
-_VIEWS: Mapping[str, frozenset[str]] = {
-    **{status: frozenset({status}) for status in (*Status, SCHEDULED, RETRYING)},
-    "queued": frozenset({Status.QUEUED, RETRYING, SCHEDULED}),
-    "failed": frozenset({Status.FAILED, Status.REJECTED}),
-    "successful": frozenset({Status.FINISHED, Status.SKIPPED}),
-}
 
 _DONE = tuple(DONE)
 
@@ -136,67 +123,9 @@ class Found:
     next_due_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class Lease:
-    """The ownership of a handler. A result under an epoch that is over changes nothing."""
-
-    i_event_handler: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Overview:
-    """One line of a list of events: an event and one handler's part in it."""
-
-    i_event: int
-    i_env: int | None
-    event_type: str | None
-    ordering_key: str | None
-    handler: str | None
-    status: str
-    attempts: int
-    created_at: datetime | None
-    start_time: datetime | None
-    next_attempt_at: datetime | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which events to list. ``status`` is one of the views' names or a single status."""
-
-    i_event: int | None = None
-    i_env: int | None = None
-    handler: str | None = None
-    status: str = "all"
-    event_type: str | None = None
-    ordering_key: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.status != "all" and self.status not in _VIEWS:
-            raise InvalidRequest(
-                f"status {self.status!r} is not one of all, {', '.join(_VIEWS)}", "status"
-            )
-
-    def takes(self, status: str) -> bool:
-        """Whether an event of this status belongs to the list."""
-        return self.status == "all" or status in _VIEWS[self.status]
-
-    def conditions(self, table: Table, handler: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-        """The filter in SQL, over a table with the columns of an event."""
-        wanted: list[ColumnElement[bool]] = [
-            table.c[name] == value
-            for name in ("i_event", "i_env", "event_type", "ordering_key")
-            if (value := getattr(self, name)) is not None
-        ]
-        if self.handler is not None:
-            wanted.append(handler == self.handler)
-        return wanted
-
-
 _COLUMNS = (
     "n.i_event_handler, n.position, n.attempts, n.i_event, n.ordering_key, n.next_attempt_at, "
-    "n.status, q.i_env, q.event_type, q.variables, q.created_at"
+    "n.status, q.i_env, q.event_type, q.variables, q.created_at, q.start_time"
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 
@@ -211,7 +140,7 @@ _READ_NEW = text(
     f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "
     "WHERE n.i_event_handler = :handler AND n.position > :after AND n.status = 'queued' "
     "AND n.next_attempt_at IS NULL ORDER BY n.position LIMIT :room"
-).columns(created_at=Moment)
+).columns(created_at=Moment, start_time=Moment)
 _READ_DUE = (
     text(
         f"SELECT {_COLUMNS} {_FROM} "
@@ -219,14 +148,14 @@ _READ_DUE = (
         f"AND n.status = 'queued' AND NOT {_PARKED} ORDER BY n.next_attempt_at LIMIT :room"
     )
     .bindparams(bindparam("now", type_=Moment))
-    .columns(created_at=Moment)
+    .columns(created_at=Moment, start_time=Moment)
 )
 _READ_LANE = text(
     f"SELECT {_COLUMNS} {_FROM} "
     "WHERE n.i_event_handler = :handler AND n.ordering_key = :key AND n.position > :after "
     "AND (n.status = 'queued' OR n.next_attempt_at IS NOT NULL) "
     "ORDER BY n.position LIMIT :room"
-).columns(next_attempt_at=Moment, created_at=Moment)
+).columns(next_attempt_at=Moment, created_at=Moment, start_time=Moment)
 _NEXT_DUE = (
     text(
         "SELECT min(next_attempt_at) AS moment FROM Event_Notifications "
@@ -238,10 +167,11 @@ _NEXT_DUE = (
 
 
 class Queue:
-    """Enqueue, read, settle, restart, cancel; leases; what waits."""
+    """Enqueue, read, settle, restart, cancel."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._leases = Leases(database)
 
     # In: events that no trigger makes
 
@@ -414,7 +344,7 @@ class Queue:
     def settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
         """Store what became of a batch of attempts, journal them, and clean up finished events."""
         now = self._database.now(connection)
-        epochs = self._epochs(connection, {r.notification.i_event_handler for r in results})
+        epochs = self._leases.epochs(connection, {r.notification.i_event_handler for r in results})
         settled = [
             Settled(
                 result=result,
@@ -676,162 +606,6 @@ class Queue:
                 .values(next_attempt_at=now)
             )
 
-    # Who works for whom
-
-    def acquire(
-        self,
-        connection: Connection,
-        worker: str,
-        lease_seconds: float,
-        wanted: Sequence[int],
-        dead: Sequence[str] = (),
-    ) -> list[Lease]:
-        """Take the handlers among ``wanted`` that nobody owns: never owned, let go, or run out.
-
-        ``dead`` names owners that are known to be gone, whose leases need not run out.
-        """
-        now = self._database.now(connection)
-        owners = {
-            row.i_event_handler: row
-            for row in connection.execute(
-                select(handler_leases).where(handler_leases.c.i_event_handler.in_(wanted))
-            )
-        }
-        taken: list[Lease] = []
-        for i_event_handler in wanted:
-            owner = owners.get(i_event_handler)
-            if owner and owner.expires_at > now and owner.worker not in dead:
-                continue
-            epoch = owner.epoch + 1 if owner else 1
-            values = {
-                "worker": worker,
-                "epoch": epoch,
-                "expires_at": now + timedelta(seconds=lease_seconds),
-            }
-            if owner:
-                connection.execute(
-                    update(handler_leases)
-                    .where(handler_leases.c.i_event_handler == i_event_handler)
-                    .values(**values)
-                )
-            else:
-                connection.execute(
-                    insert(handler_leases).values(i_event_handler=i_event_handler, **values)
-                )
-            taken.append(Lease(i_event_handler, epoch))
-        return taken
-
-    def owners(self, connection: Connection) -> dict[int, str]:
-        """Who owns which handler, run out or not."""
-        rows = connection.execute(select(handler_leases.c.i_event_handler, handler_leases.c.worker))
-        return {row.i_event_handler: row.worker for row in rows}
-
-    def extend(self, connection: Connection, worker: str, lease_seconds: float) -> dict[int, int]:
-        """Keep a worker's leases; returns handler -> epoch of those that it still has."""
-        until = self._database.now(connection) + timedelta(seconds=lease_seconds)
-        rows = connection.execute(
-            update(handler_leases)
-            .where(handler_leases.c.worker == worker)
-            .values(expires_at=until)
-            .returning(handler_leases.c.i_event_handler, handler_leases.c.epoch)
-        )
-        return {row.i_event_handler: row.epoch for row in rows}
-
-    def release(self, connection: Connection, worker: str, i_event_handlers: Sequence[int]) -> None:
-        """Give leases back, so that the next worker need not wait."""
-        connection.execute(
-            update(handler_leases)
-            .where(
-                handler_leases.c.worker == worker,
-                handler_leases.c.i_event_handler.in_(i_event_handlers),
-            )
-            .values(worker="", expires_at=self._database.now(connection))
-        )
-
-    def _epochs(self, connection: Connection, i_event_handlers: set[int]) -> dict[int, int]:
-        rows = connection.execute(
-            select(handler_leases.c.i_event_handler, handler_leases.c.epoch).where(
-                handler_leases.c.i_event_handler.in_(sorted(i_event_handlers))
-            )
-        )
-        return {row.i_event_handler: row.epoch for row in rows}
-
-    # What waits, and what was
-
-    def search(self, connection: Connection, wanted: Filter, limit: int) -> list[Overview]:
-        """The newest events that fit, live ones and those in the journal, a line per handler."""
-        found = [*islice(self._live(connection, wanted), limit)]
-        live = {(one.i_event, one.handler) for one in found}
-        past = (one for one in _past(connection, wanted) if (one.i_event, one.handler) not in live)
-        found.extend(islice(past, limit))
-        found.sort(key=lambda one: one.i_event, reverse=True)
-        return found[:limit]
-
-    def _live(self, connection: Connection, wanted: Filter) -> Iterator[Overview]:
-        rows = connection.execute(
-            select(
-                event_queue,
-                event_notifications.c.status,
-                event_notifications.c.attempts,
-                event_notifications.c.next_attempt_at,
-                event_notifications.c.last_error,
-                event_handlers.c.name.label("handler"),
-            )
-            .outerjoin_from(
-                event_queue,
-                event_notifications,
-                event_notifications.c.i_event == event_queue.c.i_event,
-            )
-            .outerjoin(
-                event_handlers,
-                event_handlers.c.i_event_handler == event_notifications.c.i_event_handler,
-            )
-            .where(*wanted.conditions(event_queue, event_handlers.c.name))
-            .order_by(event_queue.c.i_event.desc(), event_notifications.c.i_event_handler)
-        )
-        for row in rows:
-            status = _view(row)
-            if wanted.takes(status):
-                yield Overview(
-                    i_event=row.i_event,
-                    i_env=row.i_env,
-                    event_type=row.event_type,
-                    ordering_key=row.ordering_key,
-                    handler=row.handler,
-                    status=status,
-                    attempts=row.attempts or 0,
-                    created_at=row.created_at,
-                    start_time=row.start_time,
-                    next_attempt_at=row.next_attempt_at if status == RETRYING else None,
-                    reason=row.last_error,
-                )
-
-    def variables(self, connection: Connection, i_event: int) -> str | None:
-        """The variables of an event as JSON text, wherever it is now; None: no such event."""
-        payload: str | None = connection.execute(
-            select(event_queue.c.variables).where(event_queue.c.i_event == i_event)
-        ).scalar_one_or_none()
-        if payload is not None:
-            return payload
-        entries = journal.of_event(connection, i_event)
-        return entries[-1].variables if entries else None
-
-    def counts(self, connection: Connection, i_event_handler: int) -> dict[str, int]:
-        """What a handler has before it: ``waiting``, ``retrying`` and ``failed``."""
-        mine = event_notifications.c
-        rows = connection.execute(
-            select(mine.status, mine.next_attempt_at.is_not(None), func.count())
-            .where(mine.i_event_handler == i_event_handler)
-            .group_by(mine.status, mine.next_attempt_at.is_not(None))
-        )
-        counts = {"waiting": 0, "retrying": 0, "failed": 0}
-        for status, tried, count in rows:
-            if status == Status.QUEUED:
-                counts["retrying" if tried else "waiting"] += count
-            elif status == Status.FAILED:
-                counts["failed"] += count
-        return counts
-
     def _names(self, connection: Connection) -> dict[int, str]:
         rows = connection.execute(select(event_handlers.c.i_event_handler, event_handlers.c.name))
         return {row.i_event_handler: row.name for row in rows}
@@ -902,6 +676,7 @@ def _notification(row: Row[Any]) -> Notification:
             payload=row.variables or "{}",
             ordering_key=row.ordering_key,
             created_at=row.created_at,
+            start_time=row.start_time,
         ),
     )
 
@@ -925,37 +700,10 @@ def _entry(settled: Settled, now: datetime) -> journal.Entry:
         attempt=result.notification.attempts + 1,
         reason=result.decision.reason,
         created_at=event.created_at,
+        start_time=event.start_time,
         logged_at=now,
         duration_ms=result.duration_ms,
         next_attempt_at=settled.next_attempt_at if verdict == journal.RETRY else None,
         request=result.request,
         response=result.response,
     )
-
-
-def _past(connection: Connection, wanted: Filter) -> Iterator[Overview]:
-    conditions = wanted.conditions(provisioning_log, provisioning_log.c.handler)
-    for entry in journal.final(connection, *conditions):
-        if wanted.takes(entry.verdict):
-            yield Overview(
-                i_event=entry.i_event,
-                i_env=entry.i_env,
-                event_type=entry.event_type,
-                ordering_key=entry.ordering_key,
-                handler=entry.handler,
-                status=entry.verdict,
-                attempts=entry.attempt,
-                created_at=entry.created_at,
-                start_time=entry.start_time,
-                next_attempt_at=None,
-                reason=entry.reason,
-            )
-
-
-def _view(row: Row[Any]) -> str:
-    """The status as people see it: what is queued is scheduled, retrying, or waits its turn."""
-    if row.status is None:
-        return SCHEDULED
-    if row.status == Status.QUEUED and row.next_attempt_at is not None:
-        return RETRYING
-    return str(row.status)

@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from sqlalchemy import inspect
 
 from desk import PASSWORD, Desk, one_line
+from espf import overview
 from espf.cli import main
 from espf.cli.init import DEMO_SUBSCRIPTIONS
 from espf.crypto import Sealer
 from espf.db import sqlite as sqlite_dialect
 from espf.errors import Denied
-from espf.queue import Filter, Queue
+from espf.overview import Filter
 from espf.users import SERVICE_LOGIN, Users, service_password
 
 URL = "http://127.0.0.1:9"
@@ -681,7 +682,7 @@ def test_the_queue_is_as_it_was_after_a_refusal(desk):
     """A guard for the helper above: what `event list` shows is what the queue holds."""
     database = desk.database()
     with database.read() as connection:
-        assert Queue(database).search(connection, Filter(), 10) == []
+        assert overview.search(connection, Filter(), 10) == []
     database.close()
     assert desk.json("event", "list") == []
 

@@ -10,12 +10,12 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from desk import PASSWORD
-from espf import crypto, journal, subscriptions, users
+from espf import crypto, journal, overview, subscriptions, users
 from espf.billing import environments
 from espf.db import sqlite as sqlite_dialect
 from espf.db.tables import event_queue
 from espf.model import format_time
-from espf.queue import Filter, Queue
+from espf.overview import Filter
 from espf.users import Users
 from espf.web.app import build_app
 from espf.web.espf_api import MAX_BODY
@@ -68,7 +68,7 @@ class Api:
 
     def everything(self):
         with self.database.read() as connection:
-            return Queue(self.database).search(connection, Filter(), 1000)
+            return overview.search(connection, Filter(), 1000)
 
     def stored(self, i_event):
         with self.database.read() as connection:
@@ -78,7 +78,7 @@ class Api:
 
     def variables(self, i_event):
         with self.database.read() as connection:
-            text = Queue(self.database).variables(connection, i_event)
+            text = overview.variables(connection, i_event)
         return json.loads(text, parse_constant=pytest.fail)
 
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from espf import journal, subscriptions
+from espf import journal, overview, subscriptions
 from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.leases import Lease, Leases
 from espf.model import Status
-from espf.queue import NO_SUBSCRIBER, Decision, Filter, Lease, Queue, Result, Wanted
+from espf.overview import Filter
+from espf.queue import NO_SUBSCRIBER, Decision, Queue, Result, Wanted
 
 FINISHED = Decision(Status.FINISHED)
 RETRY = Decision(Status.QUEUED, "HTTP 503", delay=timedelta(minutes=5))
@@ -41,12 +43,16 @@ class Books:
 
     def take(self, handler, worker="w1", dead=()):
         """Own a handler; returns the epoch, or None when somebody else has it."""
-        leases = self.do("acquire", worker, 60, [handler.i_event_handler], dead)
+        leases = self.lease("acquire", worker, 60, [handler.i_event_handler], dead)
         return leases[0].epoch if leases else None
 
     def do(self, method, *args, **kwargs):
         with self.database.begin() as connection:
             return getattr(self.queue, method)(connection, *args, **kwargs)
+
+    def lease(self, method, *args, **kwargs):
+        with self.database.begin() as connection:
+            return getattr(Leases(self.database), method)(connection, *args, **kwargs)
 
     def create(self, event_type="Account/Blocked", i_env=1, wait=None, **variables):
         start_time = None if wait is None else datetime.now(UTC) + wait
@@ -110,7 +116,7 @@ class Books:
 
     def find(self, **wanted):
         with self.database.read() as connection:
-            return self.queue.search(connection, Filter(**wanted), 1000)
+            return overview.search(connection, Filter(**wanted), 1000)
 
 
 @pytest.fixture
@@ -683,10 +689,10 @@ def test_the_result_of_an_attempt_for_a_deleted_handler_is_an_orphan(books):
 def test_a_handler_has_one_owner_and_every_new_owner_another_epoch(books):
     handler = books.handler()
     assert books.take(handler, "w2") is None
-    books.do("release", "w1", [handler.i_event_handler])
+    books.lease("release", "w1", [handler.i_event_handler])
     assert books.take(handler, "w2") == 2
     assert books.take(handler, "w1") is None
-    assert books.do("owners") == {handler.i_event_handler: "w2"}
+    assert books.lease("owners") == {handler.i_event_handler: "w2"}
 
 
 def test_a_lease_that_ran_out_or_whose_owner_is_dead_can_be_taken(books):
@@ -700,28 +706,28 @@ def test_a_lease_that_ran_out_or_whose_owner_is_dead_can_be_taken(books):
 def test_leases_are_extended_while_they_are_ones_own(books):
     one, other = books.handler("A"), books.handler("B")
     first, second = one.i_event_handler, other.i_event_handler
-    assert books.do("extend", "w1", 60) == {first: 1, second: 1}
+    assert books.lease("extend", "w1", 60) == {first: 1, second: 1}
     books.take(other, "w2", dead=["w1"])
-    assert books.do("extend", "w1", 60) == {first: 1}
-    assert books.do("extend", "w2", 60) == {second: 2}
+    assert books.lease("extend", "w1", 60) == {first: 1}
+    assert books.lease("extend", "w2", 60) == {second: 2}
     with books.database.begin() as connection:
         connection.exec_driver_sql("UPDATE Handler_Leases SET expires_at = '2020-01-01 00:00:00'")
-    books.do("extend", "w1", 60)
+    books.lease("extend", "w1", 60)
     assert books.take(one, "w2") is None, "an extended lease holds again"
 
 
 def test_a_worker_gives_back_only_what_is_its_own(books):
     handler = books.handler()
     books.take(handler, "w2", dead=["w1"])
-    books.do("release", "w1", [handler.i_event_handler])
+    books.lease("release", "w1", [handler.i_event_handler])
     assert books.take(handler, "w3") is None
 
 
 def test_several_handlers_are_taken_in_one_go_without_those_that_have_an_owner(books):
     one, other = books.handler("A"), books.handler("B")
     both = [one.i_event_handler, other.i_event_handler]
-    books.do("release", "w1", [other.i_event_handler])
-    assert books.do("acquire", "w2", 60, both) == [Lease(other.i_event_handler, 2)]
+    books.lease("release", "w1", [other.i_event_handler])
+    assert books.lease("acquire", "w2", 60, both) == [Lease(other.i_event_handler, 2)]
 
 
 # What waits, and what was
@@ -765,7 +771,7 @@ def test_a_search_stops_at_its_limit_with_the_newest_of_the_live_and_the_past(bo
     made = [books.create(i_account=n) for n in range(6)]
     books.settle(handler, FINISHED, made[1], made[3], made[5])
     with books.database.read() as connection:
-        found = books.queue.search(connection, Filter(), 3)
+        found = overview.search(connection, Filter(), 3)
     assert [overview.i_event for overview in found] == [made[5], made[4], made[3]]
 
 
@@ -796,11 +802,11 @@ def test_the_variables_of_an_event_are_found_wherever_it_is(books):
     handler = books.handler()
     i_event = books.create(i_account=7)
     with books.database.read() as connection:
-        live = books.queue.variables(connection, i_event)
+        live = overview.variables(connection, i_event)
     books.settle(handler, FINISHED)
     with books.database.read() as connection:
-        assert books.queue.variables(connection, i_event) == live
-        assert books.queue.variables(connection, 999) is None
+        assert overview.variables(connection, i_event) == live
+        assert overview.variables(connection, 999) is None
     assert '"i_account":7' in live
 
 
@@ -812,7 +818,7 @@ def test_what_a_handler_has_before_it_is_counted_by_kind(books):
     books.settle(handler, HELD, made[2])
     books.settle(handler, FINISHED, made[3])
     with books.database.read() as connection:
-        counts = books.queue.counts(connection, handler.i_event_handler)
-        untouched = books.queue.counts(connection, other.i_event_handler)
+        counts = overview.counts(connection, handler.i_event_handler)
+        untouched = overview.counts(connection, other.i_event_handler)
     assert counts == {"waiting": 2, "retrying": 1, "failed": 2}
     assert untouched == {"waiting": 6, "retrying": 0, "failed": 0}

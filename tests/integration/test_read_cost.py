@@ -2,6 +2,7 @@
 
 import pytest
 
+from espf.leases import Leases
 from espf.model import Status
 from espf.queue import Decision, Result, Wanted
 from house import House
@@ -93,7 +94,7 @@ def test_settling_and_looking_for_scheduled_events_cost_the_same_whatever_waits(
     for rows in (1000, 20_000):
         fill(house, handler, rows)
         with house.database.begin() as connection:
-            for lease in queue.acquire(connection, "w", 60, [handler]):
+            for lease in Leases(house.database).acquire(connection, "w", 60, [handler]):
                 epoch = lease.epoch
             found = queue.read(connection, Wanted(handler, 0, 2000, 100))
         ready = [one for one, behind in found.new if not behind][:20]

@@ -251,6 +251,8 @@ async def test_a_scheduled_event_waits_for_its_time_and_holds_nobody(house):
             late = datetime.now(UTC) - due
             await house.until("finished")
     assert [r.i_event for r in hook.requests] == [now, planned]
+    (past,) = house.events(i_event=planned)
+    assert abs(past.start_time - due) < timedelta(milliseconds=2), "the journal knows its time"
     assert timedelta(0) <= late < timedelta(seconds=1)
 
 

@@ -6,12 +6,13 @@ from datetime import datetime
 
 import click
 
-from espf import journal, subscriptions
+from espf import journal, overview, subscriptions
 from espf.billing import references
 from espf.cli.group import json_option, number, office, show, show_fields
 from espf.errors import InvalidRequest, NotFound
 from espf.model import parse_time
-from espf.queue import Filter, Queue
+from espf.overview import Filter
+from espf.queue import Queue
 
 LIST_COLUMNS = ["i_event", "event_type", "key", "handler", "status", "attempts", "when", "reason"]
 
@@ -77,7 +78,7 @@ def list_(
         ordering_key=None if i_account is None else f"account:{i_account}",
     )
     with office() as at, at.database.read() as connection:
-        found = Queue(at.database).search(connection, wanted, limit)
+        found = overview.search(connection, wanted, limit)
     rows = [
         {
             **asdict(one),
@@ -95,9 +96,9 @@ def list_(
 def show_(i_event: int, *, as_json: bool) -> None:
     """Show an event: its variables, where each handler stands, and every attempt."""
     with office() as at, at.database.read() as connection:
-        parts = Queue(at.database).search(connection, Filter(i_event=i_event), 1000)
+        parts = overview.search(connection, Filter(i_event=i_event), 1000)
         attempts = journal.of_event(connection, i_event)
-        variables = Queue(at.database).variables(connection, i_event)
+        variables = overview.variables(connection, i_event)
     if not parts:
         raise NotFound(f"there is no event {i_event}")
     first = parts[0]
@@ -132,7 +133,7 @@ def restart(i_event: int, name: str | None) -> None:
         queue = Queue(at.database)
         handler = None
         if name is not None:
-            parts = queue.search(connection, Filter(i_event=i_event), 1)
+            parts = overview.search(connection, Filter(i_event=i_event), 1)
             if not parts or parts[0].i_env is None:
                 raise NotFound(f"there is no event {i_event}")
             handler = subscriptions.require_handler(connection, parts[0].i_env, name)

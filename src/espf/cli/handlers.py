@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from espf import subscriptions
+from espf import overview, subscriptions
 from espf.cli.group import (
     is_interactive,
     json_option,
@@ -119,7 +119,7 @@ def show_(i_env: int, name: str, *, as_json: bool) -> None:
             "type": found.type,
             "enabled": found.enabled,
             "subscriptions": len(subscriptions.subscriptions(connection, found)),
-            **Queue(at.database).counts(connection, found.i_event_handler),
+            **overview.counts(connection, found.i_event_handler),
         }
     shown = found.shown()
     if as_json:
@@ -134,14 +134,13 @@ def show_(i_env: int, name: str, *, as_json: bool) -> None:
 def list_(i_env: int | None, *, as_json: bool) -> None:
     """List the handlers of one environment, or of all."""
     with office() as at, at.database.read() as connection:
-        queue = Queue(at.database)
         rows = [
             {
                 "i_env": found.i_env,
                 "name": found.name,
                 "type": found.type,
                 "enabled": found.enabled,
-                **queue.counts(connection, found.i_event_handler),
+                **overview.counts(connection, found.i_event_handler),
             }
             for found in subscriptions.list_handlers(connection, i_env)
         ]

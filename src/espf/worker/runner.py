@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from espf.errors import Misconfigured
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
+from espf.leases import Lease
 from espf.model import Notification, Status
-from espf.queue import Lease, Queue, Result, Settled, Wanted
+from espf.queue import Queue, Result, Settled, Wanted
 from espf.subscriptions import EventHandler
 from espf.worker.delivery import Batch, deliver
 from espf.worker.lanes import Lanes

@@ -13,6 +13,7 @@ from espf.db.database import Database
 from espf.errors import EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
+from espf.leases import Leases
 from espf.queue import Queue
 from espf.subscriptions import EventHandler, list_handlers
 from espf.telemetry import ProvisioningLog
@@ -53,6 +54,7 @@ class Worker:
         self._database = PatientDatabase(database)
         self._sealer = sealer
         self._queue = Queue(database)
+        self._leases = Leases(database)
         self._grace = stop_grace_seconds
         self._client = client
         self._runners: dict[int, Runner] = {}
@@ -109,7 +111,7 @@ class Worker:
         """Keep the leases; stop working for a handler that another worker has taken."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            epochs = await self._database.write(self._queue.extend, self.name, LEASE_SECONDS)
+            epochs = await self._database.write(self._leases.extend, self.name, LEASE_SECONDS)
             for i_event_handler, runner in list(self._runners.items()):
                 if epochs.get(i_event_handler) != runner.lease.epoch:
                     _log.warning("another worker took handler %s", runner.configured.name)
@@ -162,10 +164,10 @@ class Worker:
             handler = await self._build(handlers[i_event_handler])
             if handler is not None:
                 built[i_event_handler] = handler
-        owners = await self._database.fetch(self._queue.owners)
+        owners = await self._database.fetch(self._leases.owners)
         dead = [owner for owner in set(owners.values()) if _is_dead(owner)]
         leases = await self._database.write(
-            self._queue.acquire, self.name, LEASE_SECONDS, list(built), dead
+            self._leases.acquire, self.name, LEASE_SECONDS, list(built), dead
         )
         for lease in leases:
             configured = handlers[lease.i_event_handler]
@@ -212,7 +214,7 @@ class Worker:
 
         async def leave() -> None:
             await runner.stop(grace)
-            await self._database.write(self._queue.release, self.name, [i_event_handler])
+            await self._database.write(self._leases.release, self.name, [i_event_handler])
 
         task = asyncio.create_task(leave(), name=f"leave {runner.configured.name}")
         self._leaving[i_event_handler] = task
