@@ -62,7 +62,8 @@ async def deliver(
     batch: Batch | None = None,
 ) -> Delivery:
     """Run the handler once, within its time limit. Never raises, but when cancelled."""
-    http = Http(client, handler.secrets())
+    secrets = handler.secrets()
+    http = Http(client, secrets)
     context = Context(http=http, billing=billing, attempt=notification.attempts + 1)
     started = time.monotonic()
     outcome: Exception | None = None
@@ -77,7 +78,6 @@ async def deliver(
     except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
         _log.exception("a fault in handler type %s", type(handler).__name__)
         outcome = error
-    secrets = handler.secrets()
     exchange = http.exchange
     notes = masked("\n".join(context.notes), secrets)
     request = "\n".join(text for text in (notes, exchange and exchange.request) if text)
