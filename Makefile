@@ -19,7 +19,7 @@ demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
 
 test: install ## Run every test; make test ARGS='-k queue' runs some
 	@scripts/need-sqlite3
-	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(if $(ARGS),$(ARGS),--cov-fail-under=95)
 
 lint: install ## Check format, style, types, floors and dependencies
 	@$(BIN)/ruff format --check .

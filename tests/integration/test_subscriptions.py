@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy import delete
 
-from espf import subscriptions
+from espf import overview, subscriptions
 from espf.catalogue import catalogue
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types
@@ -47,9 +47,9 @@ def sender(connection, sealer, name="Sender", i_env=3, **kwargs):
 
 def heard(connection, database, handler, event_type="Account/Blocked"):
     """Whether an event of this type becomes work for the handler."""
-    before = Queue(database).counts(connection, handler.i_event_handler)["waiting"]
+    before = overview.counts(connection, handler.i_event_handler)["waiting"]
     Queue(database).create_event(connection, handler.i_env, event_type, {})
-    return Queue(database).counts(connection, handler.i_event_handler)["waiting"] > before
+    return overview.counts(connection, handler.i_event_handler)["waiting"] > before
 
 
 def again(connection, handler):
@@ -86,7 +86,7 @@ def test_a_handler_hears_only_what_its_type_supports(connection, sealer, greetin
 def test_environments_do_not_hear_each_other(connection, database, sealer):
     mine, other = sender(connection, sealer), sender(connection, sealer, i_env=4)
     assert heard(connection, database, mine)
-    assert Queue(database).counts(connection, other.i_event_handler)["waiting"] == 0
+    assert overview.counts(connection, other.i_event_handler)["waiting"] == 0
 
 
 def test_disabling_takes_nothing_new_and_keeps_work_and_choice(connection, database, sealer):
@@ -97,7 +97,7 @@ def test_disabling_takes_nothing_new_and_keeps_work_and_choice(connection, datab
     subscriptions.set_handler_enabled(connection, handler, enabled=False)
     assert not heard(connection, database, handler)
     assert subscriptions.subscriptions(connection, handler) == choice
-    assert Queue(database).counts(connection, handler.i_event_handler)["waiting"] == 1
+    assert overview.counts(connection, handler.i_event_handler)["waiting"] == 1
     subscriptions.set_handler_enabled(connection, handler, enabled=True)
     assert heard(connection, database, handler)
     assert not heard(connection, database, handler, "Account/New")
