@@ -416,3 +416,26 @@ async def test_a_stopped_worker_gives_its_handlers_back_at_once(house):
         async with house.working():
             await hook.wait_for(2, 2.0)
             await house.until("finished")
+
+
+async def test_a_fault_of_a_handler_is_retried_and_shows_no_secret(house, caplog, monkeypatch):
+    async def faulty(handler, event, context):
+        raise ValueError(
+            f"cannot use {handler.settings.basic_auth_key.get_secret_value()}" + "x" * 5000
+        )
+
+    monkeypatch.setattr("espf.handlers.event_sender.EventSender.handle", faulty)
+    house.handler(
+        "http://127.0.0.1:1",
+        EventSender__AuthMethod="Basic",
+        RetryDelays="1h",
+        **{"EventSender.BasicAuth.User": "u", "EventSender.BasicAuth.Key": "hunter2-secret"},
+    )
+    house.event(i_account=1)
+    async with house.working():
+        await house.until("retrying")
+    (one,) = house.events()
+    assert one.reason.startswith("ValueError: cannot use ***")
+    assert len(one.reason) < 2100
+    assert "in faulty" in caplog.text, "the trace is in the diagnostics"
+    assert "hunter2" not in caplog.text + one.reason + "".join(house.log_lines())

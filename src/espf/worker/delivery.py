@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from espf.errors import HandlerError, TryLater
 from espf.handlers.base import Billing, Context, Handler
 from espf.handlers.http import Http, HttpClient, masked
+from espf.journal import LONGEST_REASON
 from espf.model import Notification
 
 _log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ async def deliver(
     except TimeoutError:
         outcome = TryLater(f"no answer within {time.monotonic() - started:.0f} s")
     except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
-        _log.exception("a fault in handler type %s", type(handler).__name__)
+        trace = "".join(traceback.format_exception(error))
+        _log.error("a fault in handler type %s\n%s", type(handler).__name__, masked(trace, secrets))
         outcome = error
     exchange = http.exchange
     notes = masked("\n".join(context.notes), secrets)
@@ -99,6 +102,8 @@ def _presentable(outcome: Exception | None, secrets: tuple[str, ...]) -> Excepti
     if outcome is None:
         return None
     text = _storable(masked(str(outcome), secrets))
+    if len(text) > LONGEST_REASON:
+        text = f"{text[:LONGEST_REASON]}…"
     if text == str(outcome):
         return outcome
     if isinstance(outcome, TryLater):
