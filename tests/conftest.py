@@ -20,6 +20,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
         tables.metadata.create_all(connection)
         subscriptions.add_catalogue(connection)
     yield opened
+    # A read that nobody waits for any more may still be running in its thread.
+    opened._readers.shutdown()
+    opened._writer.shutdown()
     checked_out = opened._engine.pool.checkedout()
     opened.close()
     assert checked_out == 0, "a connection was not given back"
