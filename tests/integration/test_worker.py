@@ -439,3 +439,25 @@ async def test_a_fault_of_a_handler_is_retried_and_shows_no_secret(house, caplog
     assert len(one.reason) < 2100
     assert "in faulty" in caplog.text, "the trace is in the diagnostics"
     assert "hunter2" not in caplog.text + one.reason + "".join(house.log_lines())
+
+
+async def test_the_first_orphan_tells_a_worker_that_it_has_been_replaced(house):
+    async with Webhook() as hook:
+        hook.always = Answer(delay=0.3)
+        house.handler(hook.url, EventSender__AsyncMode="off")
+        made = [house.event(i_account=n) for n in range(5)]
+        async with house.working():
+            await hook.wait_for(1)
+            with house.database.begin() as connection:
+                connection.exec_driver_sql(
+                    "UPDATE Handler_Leases SET epoch = epoch + 1, worker = 'another', "
+                    "expires_at = '2999-01-01 00:00:00.000'"
+                )
+            await asyncio.sleep(1.5)
+            assert [r.i_event for r in hook.requests[:1]] == made[:1]
+            # One more may have gone out before the first result came to be stored.
+            assert len(hook.requests) <= 2
+    assert set(house.statuses().values()) == {"queued"}
+    with house.database.read() as connection:
+        verdicts = connection.exec_driver_sql("SELECT verdict FROM Provisioning_Log").scalars()
+        assert set(verdicts) == {"orphan"}

@@ -61,6 +61,7 @@ class Runner:
         self._wake_sender = asyncio.Event()
         self._open: dict[asyncio.Task[None], Handler] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._lost = False
         self._unsettled = 0
         self._all_settled = asyncio.Event()
         self._all_settled.set()
@@ -88,8 +89,8 @@ class Runner:
 
     @property
     def failed(self) -> bool:
-        """Whether a fault of ours has ended one of the loops; the fault is in the diagnostics."""
-        return any(loop.done() for loop in self._loops)
+        """Whether this cannot go on: another worker has the handler, or a fault ended a loop."""
+        return self._lost or any(loop.done() for loop in self._loops)
 
     async def reconfigure(self, configured: EventHandler, handler: Handler) -> None:
         """Go on with new settings; attempts under way end under the old ones."""
@@ -238,6 +239,8 @@ class Runner:
 
     def _limit(self) -> int:
         """Attempts that may be under way now."""
+        if self._lost:
+            return 0
         if self._doubtful:
             return 1
         return self._pacing.concurrency if self._bucket is None else MOST_OPEN
@@ -298,6 +301,10 @@ class Runner:
         self._unsettled -= 1
         if not self._unsettled:
             self._all_settled.set()
+        if not settled.applied:
+            # Another worker has the handler, and may be ahead by now: nothing more goes out.
+            self._lost = True
+            return
         decision = settled.result.decision
         waits = decision.status is Status.QUEUED or decision.hold
         self._lanes.settled(settled.result.notification, waits=waits)
