@@ -40,9 +40,9 @@ class User:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a login hands out. Times are UTC."""
+    """What a login hands out; a refresh does not repeat ``session_id``. Times are UTC."""
 
-    session_id: str
+    session_id: str | None
     access_token: str
     refresh_token: str
     expires_at: datetime
@@ -78,7 +78,7 @@ class Users:
                 select(users)
                 .join(access_tokens)
                 .where(
-                    access_tokens.c.session_id == session_id,
+                    access_tokens.c.session_digest == _digest(session_id),
                     access_tokens.c.kind == "access",
                     access_tokens.c.expires_at > self._database.now(connection),
                     users.c.enabled == 1,
@@ -88,9 +88,12 @@ class Users:
             raise Denied("the session is unknown or has expired; log in again")
         return _user(row)
 
-    def open_session(self, user: User, session_id: str | None = None) -> Tokens:
-        """Make a pair of tokens, of a new session or of the one given."""
-        session_id = session_id or secrets.token_hex(16)
+    def open_session(self, user: User) -> Tokens:
+        """Begin a session, with its first pair of tokens."""
+        session_id = secrets.token_hex(16)
+        return self._issue(user, _digest(session_id), session_id)
+
+    def _issue(self, user: User, session_digest: bytes, session_id: str | None) -> Tokens:
         access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         with self._database.begin() as connection:
             now = self._database.now(connection)
@@ -102,7 +105,7 @@ class Users:
                 connection.execute(
                     insert(access_tokens).values(
                         digest=_digest(token),
-                        session_id=session_id,
+                        session_digest=session_digest,
                         kind=kind,
                         i_user=user.i_user,
                         expires_at=now + life,
@@ -114,28 +117,30 @@ class Users:
         """Exchange a refresh token, which is used up, for a new pair. Raises Denied."""
         user = self._holder(refresh_token, "refresh")
         with self._database.begin() as connection:
-            session_id = connection.execute(
+            session_digest = connection.execute(
                 delete(access_tokens)
                 .where(access_tokens.c.digest == _digest(refresh_token))
-                .returning(access_tokens.c.session_id)
+                .returning(access_tokens.c.session_digest)
             ).scalar_one_or_none()
-        if session_id is None:
+        if session_digest is None:
             raise Denied("the token is unknown or has expired; log in again")
-        return self.open_session(user, session_id)
+        return self._issue(user, session_digest, None)
 
     def close_session(self, token: str) -> None:
         """Log out: every token of the session of this access token stops working."""
         with self._database.begin() as connection:
-            session = select(access_tokens.c.session_id).where(
+            session = select(access_tokens.c.session_digest).where(
                 access_tokens.c.digest == _digest(token)
             )
-            connection.execute(delete(access_tokens).where(access_tokens.c.session_id.in_(session)))
+            connection.execute(
+                delete(access_tokens).where(access_tokens.c.session_digest.in_(session))
+            )
 
     def close_session_id(self, session_id: str) -> None:
         """Log out by session_id."""
         with self._database.begin() as connection:
             connection.execute(
-                delete(access_tokens).where(access_tokens.c.session_id == session_id)
+                delete(access_tokens).where(access_tokens.c.session_digest == _digest(session_id))
             )
 
     def _holder(self, token: str, kind: Literal["access", "refresh"]) -> User:

@@ -97,7 +97,8 @@ def test_an_expired_token_opens_nothing(house, jane, database):
 def test_a_refresh_token_is_used_once(house, jane):
     first = house.open_session(jane)
     second = house.refresh(first.refresh_token)
-    assert second.session_id == first.session_id
+    assert second.session_id is None, "the number stays that of the first"
+    assert house.by_session(first.session_id) == house.by_token(second.access_token)
     assert house.by_token(second.access_token) == jane
     assert denied(house.refresh, first.refresh_token)
     assert denied(house.refresh, second.access_token)
@@ -190,3 +191,11 @@ def test_the_service_password_follows_from_the_key_file(sealer, tmp_path):
     assert users.service_password(sealer) == users.service_password(sealer)
     other = crypto.Sealer.create(tmp_path / "other.key")
     assert users.service_password(other) != users.service_password(sealer)
+
+
+def test_who_reads_the_table_of_tokens_cannot_log_in_with_it(house, database):
+    tokens = house.open_session(house.by_password("jane", PASSWORD))
+    with database.read() as connection:
+        stored = str(connection.exec_driver_sql("SELECT * FROM Access_Tokens").all())
+    for secret in (tokens.session_id, tokens.access_token, tokens.refresh_token):
+        assert secret not in stored

@@ -176,9 +176,9 @@ users = Table(
 access_tokens = Table(
     "Access_Tokens",
     metadata,
-    # Only a digest is stored: who reads the table cannot log in with it.
+    # Only digests are stored: who reads the table cannot log in with them.
     Column("digest", LargeBinary(32), primary_key=True),
-    Column("session_id", String(64), nullable=False, index=True),
+    Column("session_digest", LargeBinary(32), nullable=False, index=True),
     Column("kind", String(8), nullable=False),
     Column("i_user", Integer, ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False),
     Column("expires_at", Moment, nullable=False),
