@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -116,7 +118,8 @@ REPLIES = {
     ),
     "announced": (
         (
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+            b"HTTP/1.1 100 Continue\r\n\r\n"
+            b"HTTP/1.1 103 Early Hints\r\nLink: a-long-one-longer-than-all-that-follows\r\n\r\n"
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
         ),
         "hello",
@@ -182,6 +185,13 @@ def test_a_reply_is_the_same_in_whatever_pieces_it_comes(name, draws):
     assert (reply.status, reply.headers, reply.reusable) == (whole.status, whole.headers, True)
 
 
+def test_a_short_reply_may_follow_a_long_announcement():
+    reply = lean_http.Reply(100)
+    assert not reply.feed(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 200)
+    assert reply.feed(b"\r\n\r\n" + OK)
+    assert reply.body == b"ok"
+
+
 @given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", OK[:-4]]))
 def test_nothing_that_comes_breaks_more_than_the_reply(data, start):
     reply = lean_http.Reply(50)
@@ -203,7 +213,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"HTTP/1.1 200 OK\r\nContent-Length: \xd9\xa2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999999\r\n\r\nok",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
         CHUNKED + b"x\r\n",
         CHUNKED + b"-1\r\n",
@@ -211,6 +221,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         CHUNKED + b"2\r\nokay\r\n0\r\n\r\n",
         CHUNKED + b"2;" + b"x" * 5000,
         CHUNKED + b"0\r\n" + b"X: y\r\n" * 20_000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
         b"HTTP/1.1 200 OK\r\n : x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok",
@@ -231,6 +242,7 @@ async def test_what_is_in_doubt_is_no_reply(client, data):
     async with serving(data) as server:
         reason = await refused(client, server.url)
         assert reason.startswith(f"the answer of {server.url} is not HTTP: ")
+        await until(lambda: server.open == 0)
         assert (await post(client, server.url)).ok
         assert server.connections == 2
 
@@ -267,6 +279,7 @@ async def test_announcements_without_end_end_with_the_time_out(client):
     [
         b"HTTP/1.1 200 OK\r\n\r\nhello",
         b"HTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: other\r\n\r\nhello",
         b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 5\r\n\r\nhello",
     ],
@@ -278,10 +291,26 @@ async def test_a_connection_that_ends_is_not_used_again(client, data):
         assert [number for number, _ in server.requests] == [1, 2]
 
 
-async def test_close_is_believed_before_it_happens(client):
-    async with serving(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as server:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+async def test_close_is_believed_before_it_happens(client, data):
+    async with serving(data) as server:
         await post(client, server.url)
         await until(lambda: server.open == 0)  # the client closed; the server did not
+
+
+async def test_a_time_out_of_the_network_is_told_as_such(client, monkeypatch):
+    async def lost(*args, **options):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(lean_http, "start_connection", lost)
+    reason = await refused(client, "http://127.0.0.1:9")
+    assert reason == "no connection to http://127.0.0.1:9: connection timed out"
 
 
 @pytest.mark.parametrize(
@@ -473,13 +502,103 @@ async def test_a_storm_of_cancellations_leaks_nothing(client):
 
 
 async def test_closing_the_client_ends_what_is_under_way():
-    async with serving(lambda _: asyncio.sleep(0.3)) as server, HttpClient() as client:
+    async with serving(OK, lambda _: asyncio.sleep(0.3)) as server, HttpClient() as client:
+        await post(client, server.url)
         task = asyncio.create_task(post(client, server.url, timeout=60))
-        await until(lambda: server.requests)
+        await until(lambda: len(server.requests) == 2)
         await client.close()
         with pytest.raises(TryLater, match="closed the connection"):
             await task
         await until(lambda: server.open == 0)
+        assert server.connections == 1
+
+
+async def test_the_server_learns_at_once_that_nobody_waits_any_more(client):
+    gone = asyncio.Event()
+
+    async def silent(reader, writer):
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        task = asyncio.create_task(post(client, url))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait_for(gone.wait(), 1)
+        assert task.cancelled()
+        gone.clear()
+        await refused(client, url, timeout=0.1)
+        await asyncio.wait_for(gone.wait(), 1)
+
+
+async def test_closing_waits_until_connections_are_closed(lean):
+    async with serving() as server:
+        await lean.post(lean_http.target(server.url), {}, b"", 5, 100)
+        assert len(lean._open) == 1
+        await lean.close()
+        assert not lean._open
+
+
+async def test_a_closed_client_sends_nothing_more(monkeypatch):
+    release = threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(host, port, **options):
+        if not options.get("flags"):
+            release.wait(5)
+        return real(host, port, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    async with serving() as server:
+        async with HttpClient() as client:
+            task = asyncio.create_task(post(client, f"http://localhost:{server.port}/"))
+            await asyncio.sleep(0.1)
+        release.set()
+        with pytest.raises(TryLater):
+            await task
+        assert server.requests == []
+
+
+async def test_an_answer_before_the_end_of_the_request_ends_the_connection(client):
+    connections = []
+    over = asyncio.Event()
+
+    async def hasty(reader, writer):
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await writer.drain()
+        await over.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hasty, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert (await client.post(url, b"x" * 50_000_000, {}, 5)).text == "ok"
+        assert (await post(client, url, timeout=1)).text == "ok"
+        assert len(connections) == 2
+        over.set()
+        await asyncio.sleep(0.05)
+
+
+async def test_closing_the_client_ends_what_waits_for_a_name(monkeypatch):
+    release = threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(host, port, **options):
+        if not options.get("flags"):
+            release.wait(5)
+        return real(host, port, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    async with HttpClient() as client:
+        # More than there are threads, so that some look-ups have not begun.
+        tasks = [asyncio.create_task(post(client, f"http://h{n}.invalid/")) for n in range(20)]
+        await asyncio.sleep(0.1)
+    release.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(result) for result in results} == {TryLater}
 
 
 async def test_of_a_long_reply_the_rest_is_not_read(client):

@@ -117,7 +117,12 @@ class Names:
             )
             self._found[key] = found
             found.add_done_callback(partial(self._remember, key))
-        return await asyncio.shield(found)
+        try:
+            return await asyncio.shield(found)
+        except asyncio.CancelledError:
+            if found.cancelled():
+                raise OSError("no more names are looked up") from None
+            raise
 
     def _remember(
         self,
@@ -274,19 +279,19 @@ class Reply:
             raise NotHttpError("both Content-Length and Transfer-Encoding")
         if length is not None and not _LENGTH.fullmatch(length):
             raise NotHttpError("its Content-Length is not a number")
-        if coding is not None and coding.lower() != "chunked":
-            raise NotHttpError("its Transfer-Encoding is not chunked")
+        codings = [c.strip().lower() for c in coding.split(",")] if coding is not None else []
+        if "chunked" in codings[:-1]:
+            raise NotHttpError("its Transfer-Encoding is chunked before it is something else")
         options = {o.strip().lower() for o in self.headers.get("connection", "").split(",")}
         self._lasting = "close" not in options and (
             minor_version == "1" or ("keep-alive" in options and coding is None)
         )
         if self.status in {204, 304}:
             self._whole = True
-        elif coding is not None:
+        elif codings[-1:] == ["chunked"]:
             self._step = Reply._chunk_line
         elif length is not None:
             self._left = int(length)
-            self._whole = self._left == 0
             self._step = Reply._counted
         else:
             self._lasting = False
