@@ -1,19 +1,17 @@
 """HTTP as handlers have it: POST, read the reply, and turn every fault into TryLater.
 
-Step 5 of the walk, the last yard. This is the only place that knows aiohttp, so that another
-client can take its place. ``HttpClient`` is shared by all handlers of a process and keeps the
-connections; an ``Http`` belongs to one attempt and remembers what was said, for the journal.
+Step 5 of the walk, the last yard. Plain ``http://`` takes the short way of lean_http.py, all else
+goes through aiohttp, which nobody else knows; no caller sees a difference. ``HttpClient`` is
+shared by all handlers of a process and keeps the connections; an ``Http`` belongs to one attempt
+and remembers what was said, for the journal.
 """
 
-import asyncio
 import os
 import socket
 import ssl
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -23,9 +21,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from espf.errors import Misconfigured, TryLater
+from espf.handlers import lean_http
 from espf.handlers.base import Reply
 
-#: Open connections of a process, to all servers together.
+#: Open connections of a process, to all servers together; plain ones and those with TLS each.
 CONNECTIONS = 4096
 
 #: How long a connection may take to come about; within the time-out of the request.
@@ -63,26 +62,35 @@ class HttpClient:
     ) -> None:
         self._tls = tls
         self._connect_seconds = connect_seconds
+        self._names: lean_http.Names | None = None
+        self._plain: lean_http.LeanClient | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Get ready; to be called in the event loop that posts."""
+        self._names = lean_http.Names()
+        self._plain = lean_http.LeanClient(
+            self._names, connections=CONNECTIONS, connect_seconds=self._connect_seconds
+        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS,
                 ssl=True if self._tls is None else self._tls,
-                resolver=_Resolver(),
+                resolver=_Resolver(self._names),
+                use_dns_cache=False,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "ESPF", "Accept-Encoding": "identity"},
+            headers=lean_http.OWN_HEADERS,
             auto_decompress=False,
         )
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None:
+        if self._session is not None and self._plain is not None and self._names is not None:
             await self._session.close()
-            self._session = None
+            await self._plain.close()
+            self._names.close()
+            self._session = self._plain = self._names = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -110,17 +118,20 @@ class HttpClient:
         Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
         """
         assert self._session is not None, "the client is not open"
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=self._connect_seconds)
+        assert self._plain is not None
+        target = lean_http.target(url)
         with self._translated(url, timeout_seconds):
+            if target is not None:
+                plain = await self._plain.post(target, headers, body, timeout_seconds, reply_limit)
+                return _reply(plain.status, plain.headers, plain.body, reply_limit)
+            timeout = aiohttp.ClientTimeout(
+                total=timeout_seconds, sock_connect=self._connect_seconds
+            )
             async with self._session.post(
                 url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 content = await _read(response, reply_limit)
-                return Reply(
-                    status=response.status,
-                    headers=_joined(response),
-                    text=content.decode("utf-8", "replace"),
-                )
+                return _reply(response.status, _joined(response), content, reply_limit)
 
     @contextmanager
     def _translated(self, url: str, timeout_seconds: float) -> Iterator[None]:
@@ -128,13 +139,13 @@ class HttpClient:
             yield
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server") from None
-        except aiohttp.ConnectionTimeoutError:
+        except (aiohttp.ConnectionTimeoutError, lean_http.ConnectTimeoutError):
             raise TryLater(
                 f"no connection to {_origin(url)} within {self._connect_seconds:g} s"
             ) from None
         except TimeoutError:
             raise TryLater(f"no answer within {timeout_seconds:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, lean_http.Fault, OSError) as error:
             raise TryLater(_reason(error, _origin(url))) from error
 
 
@@ -219,19 +230,14 @@ def masked_url(url: str) -> str:
 
 
 class _Resolver(AbstractResolver):
-    """Looks up names in threads of its own, so that a dead name server holds up nothing else."""
+    """The names, as aiohttp wants to have them."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(16, thread_name_prefix="espf-dns")
+    def __init__(self, names: lean_http.Names) -> None:
+        self._names = names
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
-        try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
-        except UnicodeError as error:
-            raise OSError(f"no host can have this name: {error}") from None
         return [
             ResolveResult(
                 hostname=host,
@@ -241,14 +247,14 @@ class _Resolver(AbstractResolver):
                 proto=proto,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for found, _, proto, _, address in answers
+            for found, _, proto, _, address in await self._names.look_up(host, port, family)
         ]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """The names outlive the session."""
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk
@@ -256,7 +262,11 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             # Closing is cheaper than reading what nobody wants; the status is known already.
             response.close()
             break
-    return bytes(content[:limit])
+    return content
+
+
+def _reply(status: int, headers: Mapping[str, str], content: bytearray, limit: int) -> Reply:
+    return Reply(status, headers, content[:limit].decode("utf-8", "replace"))
 
 
 def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
@@ -267,27 +277,39 @@ def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers
 
 
-def _reason(error: aiohttp.ClientError | OSError, origin: str) -> str:
+def _reason(error: aiohttp.ClientError | lean_http.Fault | OSError, origin: str) -> str:
     match error:
-        case aiohttp.ClientConnectorDNSError():
-            fault = "the host name is not known"
-        case aiohttp.ClientConnectorCertificateError():
-            fault = f"its certificate is not trusted: {error.certificate_error}"
-        case aiohttp.ClientSSLError():
-            fault = f"TLS: {error.os_error}"
-        case aiohttp.ClientConnectorError():
-            fault = _os_fault(error.os_error)
-        case aiohttp.ClientPayloadError():
-            return f"the answer of {origin} broke off"
+        case aiohttp.ClientPayloadError() | lean_http.BrokeOffError():
+            said = f"the answer of {origin} broke off"
         case aiohttp.ClientResponseError():
-            return f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
-        case aiohttp.ServerDisconnectedError():
-            return f"{origin} closed the connection without an answer"
+            said = f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
+        case lean_http.NotHttpError():
+            said = f"the answer of {origin} is not HTTP: {error}"
+        case aiohttp.ServerDisconnectedError() | lean_http.ClosedError():
+            said = f"{origin} closed the connection without an answer"
+        case aiohttp.ClientConnectorError() | lean_http.UnknownHostError():
+            said = f"no connection to {origin}: {_unconnected(error)}"
+        case lean_http.UnreachableError(os_error=os_error):
+            said = f"no connection to {origin}: {_os_fault(os_error)}"
+        case lean_http.ConnectionBrokenError(os_error=os_error):
+            said = f"the connection to {origin} broke: {_os_fault(os_error)}"
         case OSError():
-            return f"the connection to {origin} broke: {_os_fault(error)}"
+            said = f"the connection to {origin} broke: {_os_fault(error)}"
         case _:
-            return f"no answer of {origin}: {error or type(error).__name__}"
-    return f"no connection to {origin}: {fault}"
+            said = f"no answer of {origin}: {error or type(error).__name__}"
+    return said
+
+
+def _unconnected(error: aiohttp.ClientConnectorError | lean_http.UnknownHostError) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError() | lean_http.UnknownHostError():
+            return "the host name is not known"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"its certificate is not trusted: {error.certificate_error}"
+        case aiohttp.ClientSSLError():
+            return f"TLS: {error.os_error}"
+        case _:
+            return _os_fault(error.os_error)
 
 
 def _os_fault(error: OSError) -> str:
