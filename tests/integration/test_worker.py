@@ -461,3 +461,28 @@ async def test_the_first_orphan_tells_a_worker_that_it_has_been_replaced(house):
     with house.database.read() as connection:
         verdicts = connection.exec_driver_sql("SELECT verdict FROM Provisioning_Log").scalars()
         assert set(verdicts) == {"orphan"}
+
+
+async def test_a_handler_that_rests_sends_nothing_though_tokens_come_in(house):
+    async with Webhook() as hook:
+        hook.always = Answer(401)
+        house.handler(hook.url, EventSender__TokenRate=20, EventSender__TokenBurstiness=5)
+        for account in range(15):
+            house.event(i_account=account)
+        async with house.working():
+            await hook.wait_for(1)
+            await asyncio.sleep(1.2)
+            # What the first burst had sent before the first answer came, and no more.
+            assert len(hook.requests) <= 5
+
+
+async def test_a_new_rate_takes_effect_within_two_seconds(house):
+    async with Webhook() as hook:
+        handler = house.handler(hook.url, EventSender__TokenRate=1, EventSender__TokenBurstiness=20)
+        for account in range(60):
+            house.event(i_account=account)
+        async with house.working():
+            await hook.wait_for(20)
+            house.change(handler, EventSender__TokenRate=1000)
+            await hook.wait_for(60, 3.0)
+            await house.until("finished")

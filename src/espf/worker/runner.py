@@ -223,23 +223,27 @@ class Runner:
     async def _send_batches(self, bucket: TokenBucket) -> None:
         """Send what is ready at the bucket's rate, without waiting for answers."""
         loop = asyncio.get_running_loop()
-        while bucket is self._bucket and self._lanes.ready and len(self._open) < self._limit():
+        while self._lanes.ready and self._may_send(bucket):
             batch = Batch()
             for _ in range(self._pacing.burst):
-                while (seconds := bucket.take(loop.time())) > 0:  # noqa: ASYNC110  (time)
+                # While it waits for a token the handler may have been changed, or come to rest.
+                while (  # noqa: ASYNC110  (it is time that is waited for)
+                    self._may_send(bucket) and (seconds := bucket.take(loop.time())) > 0
+                ):
                     await asyncio.sleep(seconds)
-                notification = self._lanes.take()
-                if notification is None:
+                if not self._may_send(bucket) or (notification := self._lanes.take()) is None:
                     break
                 self._send(notification, batch)
-                if len(self._open) >= self._limit():
-                    break
             if self._pacing.max_wait is not None:
                 batch.sent(self._pacing.max_wait.total_seconds())
 
+    def _may_send(self, bucket: TokenBucket) -> bool:
+        """Whether one more may go out now, at the pace of this bucket."""
+        return bucket is self._bucket and len(self._open) < self._limit()
+
     def _limit(self) -> int:
         """Attempts that may be under way now."""
-        if self._lost:
+        if self._lost or self._resting_until > asyncio.get_running_loop().time():
             return 0
         if self._doubtful:
             return 1
