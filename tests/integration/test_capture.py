@@ -20,7 +20,7 @@ from espf.billing.tables import metadata as billing_tables
 from espf.capture import triggers
 from espf.capture.rules import parse_rules, shipped_rules
 from espf.db.database import Database
-from espf.db.dialect import Capture, Column, Condition, Constant, Trigger
+from espf.db.trigger import Capture, Column, Condition, Constant, Trigger
 from espf.db.sqlite import SqliteDialect
 from espf.db.tables import event_notifications, event_queue, event_subscriptions
 from espf.db.tables import metadata as espf_tables

@@ -5,7 +5,7 @@ import pytest
 from espf.capture.rules import load_rules, parse_rules, shipped_rules
 from espf.capture.triggers import compile_rules
 from espf.catalogue import catalogue
-from espf.db.dialect import Column, Condition, Constant
+from espf.db.trigger import Column, Condition, Constant
 from espf.errors import RuleError
 
 BLOCKED = """

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from espf.catalogue import catalogue, is_custom, is_well_formed
-from espf.db.dialect import Capture, Column, Condition, Constant, Operation, Value
+from espf.db.trigger import Capture, Column, Condition, Constant, Operation, Value
 from espf.db.tables import metadata
 from espf.errors import RuleError
 from espf.model import KEY_VARIABLES

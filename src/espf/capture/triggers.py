@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Inspector, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from espf.capture.rules import CaptureRule
-from espf.db.dialect import Dialect, Operation, Trigger
+from espf.db.dialect import Dialect
 from espf.db.tables import event_notifications, event_queue, event_subscriptions, event_types
+from espf.db.trigger import Operation, Trigger
 from espf.errors import Conflict, RuleError
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from espf.capture import rules, triggers
 from espf.cli.group import Office, office
-from espf.db.dialect import Trigger
+from espf.db.trigger import Trigger
 
 rules_option = click.option(
     "--rules",

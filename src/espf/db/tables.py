@@ -2,46 +2,79 @@
 
 The two live tables carry the work and stay small; Provisioning_Log remembers. The live tables
 have no checks and no foreign keys: a trigger writes them inside a billing transaction, which no
-data may ever make fail.
+data may ever make fail. A trigger touches one index of each, and no other: what only work that
+was tried before needs is indexed for that alone, where the database can do so.
+
+Names are not quoted: where a database folds them to lower case, that is what they are.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.sql.elements import quoted_name
 
 from espf.db.dialect import Moment
 
 metadata = MetaData()
 
-event_types = Table(
+#: 64 bits, and still the number that SQLite counts up by itself.
+BigNumber = BigInteger().with_variant(Integer, "sqlite")
+
+#: A text as long as an event's variables may be.
+LongText = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+
+#: A digest, which a key can hold.
+Digest = LargeBinary(32).with_variant(VARBINARY(32), "mysql", "mariadb")
+
+
+def _table(name: str, *items: SchemaItem, **options: object) -> Table:
+    """A table whose texts compare byte for byte, whatever the database's default is."""
+    for each in ("mysql", "mariadb"):
+        options[f"{each}_engine"] = "InnoDB"
+        options[f"{each}_charset"] = "utf8mb4"
+        options[f"{each}_collate"] = "utf8mb4_bin"
+    return Table(quoted_name(name, quote=False), metadata, *items, **options)
+
+
+def _index(name: str, *columns: Column[object], where: object = None) -> Index:
+    return Index(
+        quoted_name(name, quote=False), *columns, sqlite_where=where, postgresql_where=where
+    )
+
+
+event_types = _table(
     "Event_Types",
-    metadata,
-    Column("i_event_type", Integer, primary_key=True),
+    Column("i_event_type", Integer, primary_key=True, autoincrement=False),
     Column("name", String(128), nullable=False, unique=True),
     # Off: the type is left out of the compiled triggers.
-    Column("enabled", Integer, nullable=False, server_default=text("1")),
+    Column("enabled", SmallInteger, nullable=False, server_default=text("1")),
 )
 
-event_handlers = Table(
+event_handlers = _table(
     "Event_Handlers",
-    metadata,
     Column("i_event_handler", Integer, primary_key=True),
     Column("i_env", Integer, nullable=False),
     Column("name", String(64), nullable=False),
     Column("type", String(64), nullable=False),
-    Column("enabled", Integer, nullable=False, server_default=text("1")),
+    Column("enabled", SmallInteger, nullable=False, server_default=text("1")),
+    # Its events are captured and wait.
+    Column("paused", SmallInteger, nullable=False, server_default=text("0")),
     # A JSON object of option name -> value; secrets are sealed.
-    Column("settings", Text, nullable=False),
+    Column("settings", LongText, nullable=False),
     # Counts changes, so that a worker sees that it has to read the row anew.
     Column("version", Integer, nullable=False, server_default=text("1")),
     UniqueConstraint("i_env", "name"),
@@ -50,93 +83,110 @@ event_handlers = Table(
 
 # One row per handler and type that it is subscribed to. `active` repeats the handler's switch, so
 # that a trigger finds the subscribers of an event with one look at one index.
-event_subscriptions = Table(
+event_subscriptions = _table(
     "Event_Subscriptions",
-    metadata,
-    Column("i_env", Integer, primary_key=True),
+    Column("i_env", Integer, primary_key=True, autoincrement=False),
     Column("event_type", String(128), primary_key=True),
-    Column("i_event_handler", Integer, primary_key=True),
-    Column("active", Integer, nullable=False),
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("active", SmallInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
-event_queue = Table(
+# `notified` says how many notifications were made: 0 for an event that waits for its start_time.
+# `position` is empty but for an event that was scheduled: then it is its place in the lane.
+event_queue = _table(
     "Event_Queue",
-    metadata,
-    Column("i_event", Integer, primary_key=True),
+    Column("i_event", BigNumber, primary_key=True),
     Column("i_env", Integer),
     Column("event_type", String(128)),
     Column("ordering_key", String(255)),
-    Column("variables", Text),
+    Column("variables", LongText),
     Column("created_at", Moment),
     Column("start_time", Moment),
-    # 1: waits for its start_time and has no notifications yet.
-    Column("scheduled", Integer, nullable=False, server_default=text("0")),
+    Column("notified", SmallInteger, nullable=False, server_default=text("0")),
+    Column("position", BigNumber),
     sqlite_autoincrement=True,
 )
-Index(
+_index(
     "Event_Queue_scheduled",
     event_queue.c.start_time,
-    sqlite_where=event_queue.c.scheduled == 1,
+    where=event_queue.c.start_time.is_not(None),
 )
 
 # `position` orders the notifications of a lane: the number of the event, or, for a scheduled one,
-# the number that was next when it became due. `next_attempt_at` is empty until the first failure;
-# a failed notification that holds its lane keeps the time of its failure there.
-event_notifications = Table(
+# the number that was next when it became due. `shard` is made from the ordering key and says which
+# worker delivers it. `next_attempt_at` and `ordering_key` are empty until the first failure; a
+# failed notification that holds its lane keeps the time of its failure there.
+event_notifications = _table(
     "Event_Notifications",
-    metadata,
-    Column("i_event_handler", Integer, primary_key=True),
-    Column("position", Integer, primary_key=True),
-    Column("i_event", Integer, nullable=False),
-    Column("ordering_key", String(255)),
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigNumber, primary_key=True, autoincrement=False),
+    Column("i_event", BigNumber, nullable=False),
+    Column("shard", SmallInteger, nullable=False, server_default=text("0")),
     Column("status", String(12), nullable=False, server_default="queued"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("ordering_key", String(255)),
     Column("next_attempt_at", Moment),
     Column("last_error", Text),
     sqlite_with_rowid=False,
 )
 _waits = event_notifications.c.next_attempt_at.is_not(None)
-Index("Event_Notifications_event", event_notifications.c.i_event)
-Index(
-    "Event_Notifications_lane",
-    event_notifications.c.i_event_handler,
-    event_notifications.c.ordering_key,
-    event_notifications.c.position,
-)
-Index(
+_index(
     "Event_Notifications_due",
     event_notifications.c.i_event_handler,
     event_notifications.c.next_attempt_at,
-    sqlite_where=_waits,
+    where=_waits,
 )
 # It begins with the key, so that no planner prefers the primary key, which would walk through all
 # that a handler has.
-Index(
-    "Event_Notifications_parked",
-    event_notifications.c.ordering_key,
-    sqlite_where=_waits,
-)
+_index("Event_Notifications_parked", event_notifications.c.ordering_key, where=_waits)
 
-# Who works for a handler. The epoch counts the owners; a result under an old one changes nothing.
-handler_leases = Table(
-    "Handler_Leases",
-    metadata,
-    Column("i_event_handler", Integer, primary_key=True),
-    Column("worker", String(128), nullable=False),
-    Column("epoch", Integer, nullable=False),
+# The processes that deliver, each with a sign of life.
+workers = _table(
+    "Workers",
+    Column("worker", String(190), primary_key=True),
+    Column("started_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False),
 )
 
+# Who works for which part of a handler. The epoch counts the owners; a result under an old one
+# changes nothing. `since` is when the owner, or the state of having none, began.
+handler_leases = _table(
+    "Handler_Leases",
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("worker", String(190), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("since", Moment, nullable=False),
+)
+
+# What the circuit breakers of the workers are doing, for people to see; closed ones have no row.
+handler_breakers = _table(
+    "Handler_Breakers",
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("worker", String(190), primary_key=True),
+    Column("state", String(12), nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("probe_at", Moment),
+    Column("reason", Text),
+)
+
+# What holds for the whole installation, such as maintenance.
+system_settings = _table(
+    "System_Settings",
+    Column("name", String(64), primary_key=True),
+    Column("value", LongText, nullable=False),
+)
+
 # One narrow row per attempt, and one for what ends without any (no subscriber, cancelled).
-provisioning_log = Table(
+provisioning_log = _table(
     "Provisioning_Log",
-    metadata,
-    Column("i_log", Integer, primary_key=True),
-    Column("i_event", Integer, nullable=False),
+    Column("i_log", BigNumber, primary_key=True),
+    Column("i_event", BigNumber, nullable=False),
     Column("i_env", Integer),
     Column("event_type", String(128)),
     Column("ordering_key", String(255)),
+    Column("variables", LongText),
     Column("i_event_handler", Integer),
     Column("handler", String(64)),
     Column("attempt", Integer, nullable=False),
@@ -147,39 +197,41 @@ provisioning_log = Table(
     Column("logged_at", Moment, nullable=False),
     Column("duration_ms", Integer),
     Column("next_attempt_at", Moment),
+    Column("i_request", BigInteger),
+    Column("i_response", BigInteger),
 )
-Index("Provisioning_Log_event", provisioning_log.c.i_event)
-Index("Provisioning_Log_key", provisioning_log.c.ordering_key)
+_index("Provisioning_Log_event", provisioning_log.c.i_event)
+_index("Provisioning_Log_key", provisioning_log.c.ordering_key)
 
-provisioning_log_bodies = Table(
-    "Provisioning_Log_Bodies",
-    metadata,
-    Column("i_log", Integer, primary_key=True),
-    Column("variables", Text),
-    Column("request", Text),
-    Column("response", Text),
+# What was said and heard, each text once: most requests of a handler differ only in what the event
+# itself holds, and most replies not at all. The number is made from the text.
+provisioning_log_texts = _table(
+    "Provisioning_Log_Texts",
+    Column("i_text", BigInteger, primary_key=True, autoincrement=False),
+    Column("content", LongText, nullable=False),
+    # The last day on which somebody found it new; older texts may be pruned.
+    Column("used_on", Moment, nullable=False),
 )
 
-users = Table(
+users = _table(
     "Users",
-    metadata,
     Column("i_user", Integer, primary_key=True),
     Column("login", String(64), nullable=False, unique=True),
     Column("password_hash", String(255), nullable=False),
     Column("i_env", Integer, nullable=False),
-    Column("superuser", Integer, nullable=False, server_default=text("0")),
+    Column("superuser", SmallInteger, nullable=False, server_default=text("0")),
     # Names of rights beyond an administrator's, separated by spaces: sim.keys
     Column("rights", String(255), nullable=False, server_default=""),
-    Column("enabled", Integer, nullable=False, server_default=text("1")),
+    Column("enabled", SmallInteger, nullable=False, server_default=text("1")),
 )
 
-access_tokens = Table(
+access_tokens = _table(
     "Access_Tokens",
-    metadata,
     # Only digests are stored: who reads the table cannot log in with them.
-    Column("digest", LargeBinary(32), primary_key=True),
-    Column("session_digest", LargeBinary(32), nullable=False, index=True),
+    Column("digest", Digest, primary_key=True),
+    Column("session_digest", Digest, nullable=False),
     Column("kind", String(8), nullable=False),
     Column("i_user", Integer, ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False),
     Column("expires_at", Moment, nullable=False),
 )
+_index("Access_Tokens_session", access_tokens.c.session_digest)
