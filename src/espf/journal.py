@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -19,6 +20,7 @@ from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import LongText, provisioning_log, provisioning_log_texts
+from espf.model import Said
 
 #: What an attempt is called that ends in a retry; all other verdicts are final statuses.
 RETRY = "retry"
@@ -68,47 +70,55 @@ class Entry:
     response: str | None = None
 
 
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at an event that is in Event_Queue; the rest is copied from there."""
+
+    i_event: int
+    variables: str
+    i_event_handler: int
+    handler: str
+    attempt: int
+    verdict: str
+    reason: str | None
+    duration_ms: int
+    next_attempt_at: datetime | None
+    request: Said | str | None
+    response: Said | str | None
+
+
 class Journal:
     """Writes attempts, many in one statement."""
 
     def __init__(self, database: Database) -> None:
         self._dialect = database.dialect
         # Texts that are stored: text -> number. `fresh` ones only when the caller has committed.
-        self._known: dict[str, int] = {}
-        self._fresh: dict[str, int] = {}
+        self._known: dict[Said | str, int] = {}
+        self._fresh: dict[Said | str, int] = {}
         self._day: object = None
 
-    def record_attempts(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        """Append attempts at events that are still in Event_Queue, in the caller's transaction.
-
-        What is known of the events is copied there, in the database. Call ``committed`` after the
-        commit.
-        """
-        if not entries:
+    def record_attempts(
+        self, connection: Connection, attempts: Sequence[Attempt], now: datetime
+    ) -> None:
+        """Append attempts, in the caller's transaction. Call ``committed`` after the commit."""
+        if not attempts:
             return
-        numbers = [(self._number(e, e.request), self._number(e, e.response)) for e in entries]
-        self._store_fresh(connection, entries[0].logged_at)
-        execute_rows(
-            connection,
-            self._dialect,
-            _RECORD,
-            _RECORDED,
-            [
-                (
-                    entry.i_event,
-                    entry.i_event_handler,
-                    entry.handler,
-                    entry.attempt,
-                    entry.verdict,
-                    _capped(entry.reason, LONGEST_REASON),
-                    entry.logged_at,
-                    entry.duration_ms,
-                    entry.next_attempt_at,
-                    *pair,
-                )
-                for entry, pair in zip(entries, numbers, strict=True)
-            ],
-        )
+        number = self._number
+        values: list[list[Any]] = [
+            [one.i_event for one in attempts],
+            [one.i_event_handler for one in attempts],
+            [one.handler for one in attempts],
+            [one.attempt for one in attempts],
+            [one.verdict for one in attempts],
+            [_capped(one.reason, LONGEST_REASON) for one in attempts],
+            [now] * len(attempts),
+            [one.duration_ms for one in attempts],
+            [one.next_attempt_at for one in attempts],
+            [number(one, one.request) for one in attempts],
+            [number(one, one.response) for one in attempts],
+        ]
+        self._store_fresh(connection, now)
+        execute_rows(connection, self._dialect, _RECORD, _RECORDED, values)
 
     def committed(self) -> None:
         """What was stored last is there to stay."""
@@ -117,27 +127,32 @@ class Journal:
         self._known |= self._fresh
         self._fresh.clear()
 
-    def _number(self, entry: Entry, text: str | None) -> int | None:
+    def _number(self, attempt: Attempt, text: Said | str | None) -> int | None:
         if not text:
             return None
-        text = _folded(text, entry)
-        number = self._known.get(text) or self._fresh.get(text)
+        folded = _folded(text, attempt)
+        number = self._known.get(folded) or self._fresh.get(folded)
         if number is None:
-            number = self._fresh[text] = _number_of(text)
+            number = self._fresh[folded] = _number_of(_whole(folded))
         return number
 
-    def _store_fresh(self, connection: Connection, now: datetime | None) -> None:
+    def _store_fresh(self, connection: Connection, now: datetime) -> None:
         """Store texts that were not met before; once a day say that they are still in use."""
-        today = now and now.date()
+        today = now.date()
         if today != self._day:
             self._fresh |= self._known
             self._known.clear()
             self._day = today
         if self._fresh:
             # In one order, so that two workers do not wait for each other crosswise.
-            rows = sorted((number, text, now) for text, number in self._fresh.items())
+            texts = sorted({number: text for text, number in self._fresh.items()}.items())
             statement = _STORE + self._dialect.on_conflict("i_text", "used_on")
-            execute_rows(connection, self._dialect, statement, _STORED, rows)
+            values: list[list[Any]] = [
+                [number for number, _ in texts],
+                [_whole(text) for _, text in texts],
+                [now] * len(texts),
+            ]
+            execute_rows(connection, self._dialect, statement, _STORED, values)
 
 
 def record(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -211,21 +226,41 @@ def _entries(
         .where(*conditions)  # type: ignore[arg-type]  # column expressions
         .order_by(log.i_log.desc() if newest_first else log.i_log)
     )
-    for row in connection.execution_options(stream_results=True).execute(query):
-        known = dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's public name for it)
-        for name in ("request", "response"):
-            known[name] = _unfolded(known[name], row.variables, row.i_event)
-        yield Entry(**known)
+    # For this statement alone: an option of the connection would stay with it.
+    with connection.execute(query, execution_options={"stream_results": True}) as rows:
+        for row in rows:
+            known = dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's public name for it)
+            for name in ("request", "response"):
+                known[name] = _unfolded(known[name], row.variables, row.i_event)
+            yield Entry(**known)
 
 
-def _folded(text: str, entry: Entry) -> str:
+def _folded(text: Said | str, attempt: Attempt) -> Said | str:
     """The text without what is the event's own; control characters make way for the marks."""
-    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _DATE.sub("", text))
-    text = _capped(text, LONGEST_BODY) or ""
-    inner = (entry.variables or "")[1:-1]
+    if isinstance(text, str):
+        return _fold(_clean(text), attempt)
+    return Said(_clean(text.head), _fold(text.body, attempt) if text.body else "")
+
+
+def _fold(text: str, attempt: Attempt) -> str:
+    if not text.isprintable():
+        text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    if len(text) > LONGEST_BODY:
+        text = _capped(text, LONGEST_BODY) or ""
+    inner = attempt.variables[1:-1]
     if inner:
         text = text.replace(inner, _VARIABLES)
-    return text.replace(f'"i_event":{entry.i_event}', _NUMBER)
+    return text.replace(f'"i_event":{attempt.i_event}', _NUMBER)
+
+
+@lru_cache(1000)
+def _clean(text: str) -> str:
+    """A head, or a whole text, without what says when."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _DATE.sub("", f"{text}\n")).removesuffix("\n")
+
+
+def _whole(text: Said | str) -> str:
+    return text if isinstance(text, str) else str(text)
 
 
 def _unfolded(text: str | None, variables: str | None, i_event: int) -> str | None:

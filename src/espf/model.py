@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
@@ -88,6 +88,16 @@ class Notification:
     def shard(self) -> int:
         """Which part of the handler's work it belongs to."""
         return shard_of(self.event.ordering_key)
+
+
+class Said(NamedTuple):
+    """What went over the wire one way, as text for people, in two parts: heads repeat."""
+
+    head: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"{self.head}\n\n{self.body}"
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the

@@ -38,6 +38,10 @@ def restart(
     An event that has left the live tables comes back under its old number. Raises NotFound
     for an unknown event, Conflict when there is nothing to restart.
     """
+    # Whoever ends the event at this moment would clean up what is begun anew here.
+    connection.execute(
+        select(event_queue.c.i_event).where(event_queue.c.i_event == i_event).with_for_update()
+    ).all()
     names = _names(connection)
     parts = _parts(connection, i_event)
     if not parts:
@@ -148,7 +152,7 @@ def remove_handler(
     )
     connection.execute(delete(event_notifications).where(mine))
     for start in range(0, len(places), BATCH):
-        clean_up(connection, dict(places[start : start + BATCH]))
+        clean_up(connection, database, dict(places[start : start + BATCH]))
     for table in (handler_leases, handler_breakers):
         connection.execute(delete(table).where(table.c.i_event_handler == handler.i_event_handler))
     delete_handler(connection, handler)

@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from espf.catalogue import catalogue, is_custom, is_well_formed
-from espf.db.trigger import Capture, Column, Condition, Constant, Operation, Value
 from espf.db.tables import metadata
+from espf.db.trigger import Capture, Column, Condition, Constant, Operation, Value
 from espf.errors import RuleError
 from espf.model import KEY_VARIABLES
 

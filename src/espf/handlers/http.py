@@ -9,8 +9,7 @@ and remembers what was said, for the journal.
 import os
 import socket
 import ssl
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from espf.errors import Misconfigured, TryLater
+from espf.errors import HandlerError, Misconfigured, TryLater
 from espf.handlers import lean_http
 from espf.handlers.base import Reply
 
@@ -92,6 +91,12 @@ class HttpClient:
             self._names.close()
             self._session = self._plain = self._names = None
 
+    @property
+    def plain(self) -> lean_http.LeanClient:
+        """The short way, for what ``lean_http.target`` accepts; ``told`` explains its faults."""
+        assert self._plain is not None, "the client is not open"
+        return self._plain
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -117,36 +122,44 @@ class HttpClient:
 
         Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
         """
-        assert self._session is not None, "the client is not open"
-        assert self._plain is not None
-        target = lean_http.target(url)
-        with self._translated(url, timeout_seconds):
-            if target is not None:
-                plain = await self._plain.post(target, headers, body, timeout_seconds, reply_limit)
-                return _reply(plain.status, plain.headers, plain.body, reply_limit)
-            timeout = aiohttp.ClientTimeout(
-                total=timeout_seconds, sock_connect=self._connect_seconds
-            )
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                content = await _read(response, reply_limit)
-                return _reply(response.status, _joined(response), content, reply_limit)
-
-    @contextmanager
-    def _translated(self, url: str, timeout_seconds: float) -> Iterator[None]:
+        to = lean_http.target(url)
         try:
-            yield
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server") from None
-        except (aiohttp.ConnectionTimeoutError, lean_http.ConnectTimeoutError):
-            raise TryLater(
-                f"no connection to {_origin(url)} within {self._connect_seconds:g} s"
-            ) from None
-        except TimeoutError:
-            raise TryLater(f"no answer within {timeout_seconds:g} s") from None
+            if to is not None:
+                plain = await self.plain.post(to, headers, body, timeout_seconds, reply_limit)
+                return Reply(plain.status, plain.headers, plain.text)
+            return await self._post_by_aiohttp(url, body, headers, timeout_seconds, reply_limit)
         except (aiohttp.ClientError, lean_http.Fault, OSError) as error:
-            raise TryLater(_reason(error, _origin(url))) from error
+            raise self.told(error, url, timeout_seconds) from error
+
+    async def _post_by_aiohttp(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        reply_limit: int,
+    ) -> Reply:
+        assert self._session is not None, "the client is not open"
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=self._connect_seconds)
+        async with self._session.post(
+            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            content = await _read(response, reply_limit)
+            text = content[:reply_limit].decode("utf-8", "replace")
+            return Reply(response.status, _joined(response), text)
+
+    def told(self, fault: Exception, url: str, timeout_seconds: float) -> HandlerError:
+        """What a fault of a request means to a handler: nearly always TryLater."""
+        match fault:
+            case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+                return Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server")
+            case aiohttp.ConnectionTimeoutError() | lean_http.ConnectTimeoutError():
+                within = f"within {self._connect_seconds:g} s"
+                return TryLater(f"no connection to {_origin(url)} {within}")
+            case TimeoutError():
+                return TryLater(f"no answer within {timeout_seconds:g} s")
+            case _:
+                return TryLater(_reason(fault, _origin(url)))
 
 
 class Http:
@@ -177,11 +190,7 @@ class Http:
 
         Raises TryLater when there is no reply in time or no connection.
         """
-        self._request = _message(
-            f"POST {masked_url(url)} HTTP/1.1",
-            {name: _shown(name, value) for name, value in headers.items()},
-            body.decode("utf-8", "replace"),
-        )
+        self._request = f"{message_head(url, headers)}\n\n{body.decode('utf-8', 'replace')}"
         self._response = ""
         try:
             reply = await self._client.post(url, body, headers, timeout_seconds)
@@ -205,6 +214,15 @@ def status_line(status: int) -> str:
         return f"HTTP {status} {HTTPStatus(status).phrase}"
     except ValueError:
         return f"HTTP {status}"
+
+
+def message_head(url: str, headers: Mapping[str, str]) -> str:
+    """How a request begins, for people: what may be secret in it is masked."""
+    shown = (
+        f"{name}: {value if name.lower() in _HARMLESS else _MASK}"
+        for name, value in headers.items()
+    )
+    return "\n".join((f"POST {masked_url(url)} HTTP/1.1", *shown))
 
 
 def masked(text: str, secrets: Collection[str]) -> str:
@@ -265,10 +283,6 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     return content
 
 
-def _reply(status: int, headers: Mapping[str, str], content: bytearray, limit: int) -> Reply:
-    return Reply(status, headers, content[:limit].decode("utf-8", "replace"))
-
-
 def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in response.headers.items():
@@ -277,7 +291,7 @@ def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers
 
 
-def _reason(error: aiohttp.ClientError | lean_http.Fault | OSError, origin: str) -> str:
+def _reason(error: Exception, origin: str) -> str:
     match error:
         case aiohttp.ClientPayloadError() | lean_http.BrokeOffError():
             said = f"the answer of {origin} broke off"
@@ -320,10 +334,6 @@ def _os_fault(error: OSError) -> str:
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _shown(name: str, value: str) -> str:
-    return value if name.lower() in _HARMLESS else _MASK
 
 
 def _message(first_line: str, headers: Mapping[str, str], body: str) -> str:

@@ -13,6 +13,10 @@ from espf.worker.breaker import REST
 LONGEST_DELAY = timedelta(days=31)
 
 
+#: What becomes of nearly every attempt.
+FINISHED = Decision(Status.FINISHED)
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """When to try again: ``delays`` in seconds after attempt 1, 2, ...; the last one repeats."""
@@ -52,7 +56,7 @@ def decide(
     """
     match outcome:
         case None:
-            return Decision(Status.FINISHED)
+            return FINISHED
         case Skipped():
             return Decision(Status.SKIPPED, str(outcome))
         case Rejected():

@@ -5,10 +5,7 @@ the process: what is not stored is delivered again, under the same number.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from sqlalchemy import Connection
+from collections.abc import Callable, Mapping
 
 from espf.model import Status
 from espf.queue import Queue, Result, Settled
@@ -19,12 +16,8 @@ from espf.worker.patience import PatientDatabase
 LINGER_SECONDS = 0.005
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A result, and whom to tell that it is stored."""
-
-    result: Result
-    tell: Callable[[Settled], None]
+#: Whom to tell that a result is stored.
+Tell = Callable[[Settled], None]
 
 
 class Settler:
@@ -43,12 +36,12 @@ class Settler:
         self._database = database
         self._log = log
         self._under_way = under_way
-        self._waiting: list[Outcome] = []
+        self._waiting: list[tuple[Result, Tell]] = []
         self._arrived = asyncio.Event()
 
-    def put(self, outcome: Outcome) -> None:
-        """Take a result; its ``tell`` is called when it is stored."""
-        self._waiting.append(outcome)
+    def put(self, result: Result, tell: Tell) -> None:
+        """Take a result; ``tell`` is called when it is stored."""
+        self._waiting.append((result, tell))
         self._arrived.set()
 
     async def run(self) -> None:
@@ -60,28 +53,28 @@ class Settler:
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             if not self._waiting:
                 self._arrived.clear()
-            settled = await self._database.write(self._settle, [one.result for one in batch])
+            results = [result for result, _ in batch]
+            settled = await self._database.write(self._queue.settle, results)
             self._queue.journal.committed()
-            for outcome, one in zip(batch, settled, strict=True):
-                self._write_line(one)
-                outcome.tell(one)
+            self._log.write_all(map(_line, settled))
+            for (_, tell), one in zip(batch, settled, strict=True):
+                tell(one)
 
-    def _settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
-        return self._queue.settle(connection, results)
 
-    def _write_line(self, one: Settled) -> None:
-        result, event = one.result, one.result.notification.event
-        retries = result.decision.status is Status.QUEUED
-        verdict = "retry" if retries else str(result.decision.status)
-        self._log.write(
-            verdict if one.applied else "orphan",
-            i_event=event.i_event,
-            type=event.event_type,
-            key=event.ordering_key,
-            handler=result.handler,
-            attempt=result.notification.attempts + 1,
-            reason=result.decision.reason,
-            next_try=one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            if retries and one.next_attempt_at
-            else None,
-        )
+def _line(one: Settled) -> tuple[str, Mapping[str, object]]:
+    """What provisioning.log says of a result."""
+    result, event = one.result, one.result.notification.event
+    fields: dict[str, object] = {
+        "i_event": event.i_event,
+        "type": event.event_type,
+        "key": event.ordering_key,
+        "handler": result.handler,
+        "attempt": result.notification.attempts + 1,
+        "reason": result.decision.reason,
+    }
+    verdict: str = result.decision.status
+    if result.decision.status is Status.QUEUED:
+        verdict = "retry"
+        if one.next_attempt_at:
+            fields["next_try"] = one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return verdict if one.applied else "orphan", fields
