@@ -1,24 +1,43 @@
-"""What the suites share: a database with ESPF's tables, and a house that delivers."""
+"""What the suites share: databases with ESPF's tables, installations, and keys."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from databases import (
+    Store,
+    database_url,
+    pytest_addoption,
+    pytest_configure,
+    pytest_generate_tests,
+    store,
+    stores,
+)
 from desk import PASSWORD, Desk
 from espf import subscriptions
 from espf.crypto import Sealer
-from espf.db import tables
+from espf.db import schema
 from espf.db.database import Database
+
+__all__ = (
+    "database_url",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_generate_tests",
+    "store",
+    "stores",
+)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(store: Store) -> Iterator[Database]:
     """An open database with ESPF's tables and the catalogue, nothing else."""
-    opened = Database.open(f"sqlite:///{tmp_path / 'espf.db'}")
-    with opened.begin() as connection:
-        tables.metadata.create_all(connection)
-        subscriptions.add_catalogue(connection)
+    if not store.holds("espf"):
+        _set_up(store.empty())
+        store.keep("espf")
+    opened = Database.open(store.restore("espf"))
     yield opened
     # A read that nobody waits for any more may still be running in its thread.
     opened._readers.shutdown()
@@ -28,20 +47,47 @@ def database(tmp_path: Path) -> Iterator[Database]:
     assert checked_out == 0, "a connection was not given back"
 
 
+def _set_up(url: str) -> None:
+    opened = Database.open(url)
+    with opened.begin() as connection:
+        schema.set_up(connection, opened.dialect)
+        subscriptions.add_catalogue(connection)
+    opened.close()
+
+
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what `evctl init --demo` makes. Copy it: hashing passwords takes its time."""
-    folder = tmp_path_factory.mktemp("installation")
-    Desk(folder)("init", "--demo", ESPF_ADMIN_PASSWORD=PASSWORD)
-    return folder
+def installations(
+    tmp_path_factory: pytest.TempPathFactory, stores: Callable[[str], Store]
+) -> Callable[[str], Path]:
+    """The folder of what `evctl init --demo` makes, by database, which the store keeps.
+
+    Copy it: hashing passwords takes its time.
+    """
+
+    @cache
+    def installation(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("installation")
+        desk = Desk(folder, stores(kind).empty())
+        desk("init", "--demo", ESPF_ADMIN_PASSWORD=PASSWORD)
+        stores(kind).keep("installation")
+        return folder
+
+    return installation
 
 
 @pytest.fixture
-def desk(tmp_path: Path, installation: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(
+    tmp_path: Path,
+    installations: Callable[[str], Path],
+    database_kind: str,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
     """evctl over a fresh installation with demo data."""
     monkeypatch.chdir(tmp_path)
-    desk = Desk(tmp_path)
-    desk.install(installation)
+    template = installations(database_kind)
+    desk = Desk(tmp_path, store.restore("installation"))
+    desk.install(template)
     return desk
 
 

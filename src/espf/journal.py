@@ -6,21 +6,22 @@ from the text; a row of the journal holds that number.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, insert, select
+from sqlalchemy import BigInteger, Connection, delete, func, insert, select
 from sqlalchemy.types import TypeEngine
 
 from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import LongText, provisioning_log, provisioning_log_texts
-from espf.model import Said
+from espf.db.walk import Progress, first_at
+from espf.model import Said, Status
 
 #: What an attempt is called that ends in a retry; all other verdicts are final statuses.
 RETRY = "retry"
@@ -180,6 +181,100 @@ def final(connection: Connection, *conditions: object) -> Iterator[Entry]:
             seen.add(key)
             yield entry
 
+
+# Forgetting
+
+
+@dataclass(frozen=True)
+class Retention:
+    """From when on the journal is kept: what failed or was rejected, and everything else."""
+
+    failed: datetime
+    others: datetime
+
+    @property
+    def latest(self) -> datetime:
+        """From then on everything is kept."""
+        return max(self.failed, self.others)
+
+
+def prunable(connection: Connection, keep: Retention) -> int:
+    """How many rows ``prune`` would remove in all."""
+    log = provisioning_log.c
+    end = first_at(connection, log.i_log, log.logged_at, keep.latest)
+    failed = log.verdict.in_(_KEPT_LONGER)
+    old = (failed & (log.logged_at < keep.failed)) | (~failed & (log.logged_at < keep.others))
+    query = select(func.count()).select_from(provisioning_log).where(log.i_log < end, old)
+    return int(connection.execute(query).scalar_one())
+
+
+def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Progress | None:
+    """Remove old rows, at most ``limit``, that have a number above ``after``; None: it is done.
+
+    What is removed is nobody's any more: it holds up neither who writes nor who reads.
+    """
+    log = provisioning_log.c
+    rows = connection.execute(
+        select(log.i_log, log.verdict, log.logged_at)
+        .where(log.i_log > after)
+        .order_by(log.i_log)
+        .limit(_SEEN_AT_ONCE)
+    ).all()
+    old: list[int] = []
+    for row in rows:
+        if row.logged_at >= keep.latest:
+            break
+        after = row.i_log
+        if row.logged_at < (keep.failed if row.verdict in _KEPT_LONGER else keep.others):
+            old.append(row.i_log)
+            if len(old) == limit:
+                break
+    else:
+        # All that were looked at were old.
+        if not rows:
+            return None
+    if old:
+        connection.execute(delete(provisioning_log).where(log.i_log.in_(old)))
+    return Progress(len(old), after) if rows and after >= rows[0].i_log else None
+
+
+def texts_in_use(connection: Connection, keep: Retention) -> set[int]:
+    """Texts of the rows that are kept longer than others; newer rows have texts as new as they."""
+    log = provisioning_log.c
+    end = first_at(connection, log.i_log, log.logged_at, keep.latest)
+    rows = connection.execute(select(log.i_request, log.i_response).where(log.i_log < end))
+    return {number for row in rows for number in row if number is not None}
+
+
+def prune_texts(
+    connection: Connection, keep: Retention, in_use: Collection[int], after: int, limit: int
+) -> Progress | None:
+    """Remove texts that no row of the journal has any more; see ``prune``."""
+    texts = provisioning_log_texts.c
+    rows = connection.execute(
+        select(texts.i_text, texts.used_on)
+        .where(texts.i_text > after)
+        .order_by(texts.i_text)
+        .limit(_SEEN_AT_ONCE)
+    ).all()
+    old: list[int] = []
+    for row in rows:
+        after = row.i_text
+        # A process says once a day what it uses.
+        if row.used_on < keep.others - timedelta(days=2) and row.i_text not in in_use:
+            old.append(row.i_text)
+            if len(old) == limit:
+                break
+    if old:
+        connection.execute(delete(provisioning_log_texts).where(texts.i_text.in_(old)))
+    return Progress(len(old), after) if rows else None
+
+
+#: What people may want to restart after a long time.
+_KEPT_LONGER = frozenset({Status.FAILED, Status.REJECTED})
+
+#: Rows that are looked at in one step, to find those that are old.
+_SEEN_AT_ONCE = 2000
 
 _COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in {"request", "response"})
 

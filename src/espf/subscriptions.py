@@ -223,6 +223,23 @@ def set_handler_enabled(connection: Connection, handler: EventHandler, *, enable
     )
 
 
+def set_handler_paused(connection: Connection, handler: EventHandler, *, paused: bool) -> None:
+    """Let a handler's events wait, or go on. They are captured all the same.
+
+    It is no change of the handler: workers look at the switch itself, and build nothing anew.
+    """
+    connection.execute(
+        update(event_handlers)
+        .where(event_handlers.c.i_event_handler == handler.i_event_handler)
+        .values(paused=int(paused))
+    )
+
+
+def look_again(connection: Connection, handler: EventHandler) -> None:
+    """Have the workers look at a handler anew, and at all that waits for it."""
+    _touch(connection, handler)
+
+
 def delete_handler(connection: Connection, handler: EventHandler) -> None:
     """Remove a handler and its subscriptions; its work is the queue's to end first."""
     for table in (event_subscriptions, event_handlers):

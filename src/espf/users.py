@@ -97,7 +97,7 @@ class Users:
         access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         with self._database.begin() as connection:
             now = self._database.now(connection)
-            connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
+            forget_expired(connection, now)
             for token, kind, life in (
                 (access, "access", ACCESS_LIFE),
                 (refresh, "refresh", REFRESH_LIFE),
@@ -197,6 +197,11 @@ def create(
     key = result.inserted_primary_key
     assert key is not None
     return int(key[0])
+
+
+def forget_expired(connection: Connection, now: datetime) -> None:
+    """Remove the tokens that open nothing any more."""
+    connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
 
 
 def set_password(connection: Connection, login: str, password: str) -> None:

@@ -75,16 +75,22 @@ def is_denied(error: DBAPIError) -> bool:
 
 def _make_schema(connection: Connection, home: str) -> None:
     account = connection.exec_driver_sql("SELECT quote_ident(current_user)").scalar_one()
-    writable = connection.exec_driver_sql(
-        "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", (home,)
-    ).scalar_one_or_none()
-    if writable is None:
+    schema = connection.exec_driver_sql(
+        "SELECT has_schema_privilege(oid, 'CREATE') AS writable, nspowner::regrole::text AS owner "
+        "FROM pg_namespace WHERE nspname = %s",
+        (home,),
+    ).one_or_none()
+    if schema is None:
         may = "SELECT has_database_privilege(current_database(), 'CREATE')"
         if not connection.exec_driver_sql(may).scalar_one():
             raise _refusal(account, home, f"CREATE SCHEMA {home} AUTHORIZATION {account}")
         connection.exec_driver_sql(f"CREATE SCHEMA {home}")
-    elif not writable:
-        raise _refusal(account, home, f"ALTER SCHEMA {home} OWNER TO {account}")
+    elif not schema.writable:
+        raise SettingsError(
+            f"ESPF_DATABASE_URL: {account} may not make tables in the schema {home}, which belongs "
+            f"to {schema.owner}; run 'evctl init' as that account, or, while the schema is empty, "
+            f"have a database administrator run: ALTER SCHEMA {home} OWNER TO {account}"
+        )
 
 
 def _make_database(connection: Connection, home: str) -> None:

@@ -53,13 +53,19 @@ class HttpClient:
     """The connections to the outside world: kept alive, TLS verified.
 
     It follows no redirects, keeps no cookies, unpacks nothing and ignores proxies in the
-    environment. ``tls`` replaces the default context, for an authority of one's own.
+    environment. ``tls`` replaces the default context, for an authority of one's own. ``proxy`` is
+    the URL of an HTTP proxy that everything goes through, by aiohttp.
     """
 
     def __init__(
-        self, *, tls: ssl.SSLContext | None = None, connect_seconds: float = CONNECT_SECONDS
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self._tls = tls
+        self._proxy = proxy
         self._connect_seconds = connect_seconds
         self._names: lean_http.Names | None = None
         self._plain: lean_http.LeanClient | None = None
@@ -81,6 +87,7 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=lean_http.OWN_HEADERS,
             auto_decompress=False,
+            proxy=self._proxy,
         )
 
     async def close(self) -> None:
@@ -93,9 +100,13 @@ class HttpClient:
 
     @property
     def plain(self) -> lean_http.LeanClient:
-        """The short way, for what ``lean_http.target`` accepts; ``told`` explains its faults."""
+        """The short way, for what has a ``target``; ``told`` explains its faults."""
         assert self._plain is not None, "the client is not open"
         return self._plain
+
+    def target(self, url: str) -> lean_http.Target | None:
+        """Whom ``plain`` is to call for this URL; None when only ``post`` reaches it."""
+        return lean_http.target(url) if self._proxy is None else None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -122,7 +133,7 @@ class HttpClient:
 
         Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
         """
-        to = lean_http.target(url)
+        to = self.target(url)
         try:
             if to is not None:
                 plain = await self.plain.post(to, headers, body, timeout_seconds, reply_limit)
@@ -234,6 +245,11 @@ def masked(text: str, secrets: Collection[str]) -> str:
     return text
 
 
+def storable(text: str) -> str:
+    """The text without what no database takes: halves of characters, as of a bad header."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def masked_url(url: str) -> str:
     """A URL that can be shown: without the credentials in it, nor the values of its query."""
     try:
@@ -295,6 +311,8 @@ def _reason(error: Exception, origin: str) -> str:
     match error:
         case aiohttp.ClientPayloadError() | lean_http.BrokeOffError():
             said = f"the answer of {origin} broke off"
+        case aiohttp.ClientHttpProxyError():
+            said = f"the proxy did not connect to {origin}: {status_line(error.status)}"
         case aiohttp.ClientResponseError():
             said = f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
         case lean_http.NotHttpError():
@@ -322,6 +340,8 @@ def _unconnected(error: aiohttp.ClientConnectorError | lean_http.UnknownHostErro
             return f"its certificate is not trusted: {error.certificate_error}"
         case aiohttp.ClientSSLError():
             return f"TLS: {error.os_error}"
+        case aiohttp.ClientProxyConnectionError():
+            return f"the proxy is not there: {_os_fault(error.os_error)}"
         case _:
             return _os_fault(error.os_error)
 

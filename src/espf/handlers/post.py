@@ -4,6 +4,8 @@ Step 5 of the walk for handlers whose work is one request (``PostHandler``). Wha
 is kept in two parts, head and body, because a head is the same for many events.
 """
 
+import logging
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +14,17 @@ from time import monotonic
 from espf.errors import HandlerError, TryLater
 from espf.handlers import lean_http
 from espf.handlers.base import PostHandler
-from espf.handlers.http import REPLY_LIMIT, HttpClient, masked, message_head, status_line
+from espf.handlers.http import (
+    REPLY_LIMIT,
+    HttpClient,
+    masked,
+    message_head,
+    status_line,
+    storable,
+)
 from espf.model import Event, Said
+
+_log = logging.getLogger(__name__)
 
 #: Heads of replies that are remembered in a form for people.
 MOST_HEADS = 1000
@@ -54,8 +65,8 @@ class Poster:
         """
         try:
             post = self._handler.post(event)
-        except HandlerError as error:
-            return Exchange(error, 0.0, None, None)
+        except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
+            return Exchange(self._raised(error), 0.0, None, None)
         if post.headers is not self._headers or post.url != self._url:
             to = lean_http.target(post.url)
             if to is None:
@@ -65,7 +76,7 @@ class Poster:
             except ValueError as error:
                 return Exchange(TryLater(f"ValueError: {error}"), 0.0, None, None)
             self._to, self._url, self._headers = to, post.url, post.headers
-            self._said = masked(message_head(post.url, post.headers), self._secrets)
+            self._said = storable(masked(message_head(post.url, post.headers), self._secrets))
         assert self._to is not None
         assert self._head is not None
         return self._client.plain.send(
@@ -90,14 +101,22 @@ class Poster:
         if isinstance(result, lean_http.Reply):
             try:
                 self._handler.judge(result)
-            except HandlerError as error:
-                outcome = error
+            except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
+                outcome = self._raised(error)
             response = Said(self._head_of(result), self._masked(result.text))
         else:
             outcome = self._client.told(result, self._url, min(seconds, timeout_seconds))
             response = Said(f"({outcome})", "")
         request = Said(head, self._masked(body.decode("utf-8", "replace")))
         done(Exchange(outcome, seconds, request, response))
+
+    def _raised(self, error: Exception) -> Exception:
+        """What the handler raised; a fault is for its author to see."""
+        if not isinstance(error, HandlerError):
+            name = type(self._handler).__name__
+            trace = masked("".join(traceback.format_exception(error)), self._secrets)
+            _log.error("a fault in handler type %s\n%s", name, trace)
+        return error
 
     def _masked(self, text: str) -> str:
         return masked(text, self._secrets) if self._secrets and text else text
@@ -113,5 +132,5 @@ class Poster:
                 f"{name}: {'***' if name == 'set-cookie' else value}"
                 for name, value in reply.headers.items()
             ]
-            head = self._heard[reply.head] = self._masked("\n".join(lines))
+            head = self._heard[reply.head] = storable(self._masked("\n".join(lines)))
         return head

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from espf.errors import HandlerError, TryLater
 from espf.handlers.base import Billing, Context, Handler
-from espf.handlers.http import Http, HttpClient, masked
+from espf.handlers.http import Http, HttpClient, masked, storable
 from espf.handlers.lean_http import Ticket
 from espf.handlers.post import Exchange
 from espf.journal import LONGEST_REASON
@@ -109,21 +109,16 @@ async def deliver(
     return Delivery(
         outcome=_presentable(outcome, secrets),
         duration_ms=round((time.monotonic() - started) * 1000),
-        request=_storable(request) or None,
-        response=_storable(exchange.response) if exchange else None,
+        request=storable(request) or None,
+        response=storable(exchange.response) if exchange else None,
     )
-
-
-def _storable(text: str) -> str:
-    """The text without what no database takes: halves of characters, as of a bad header."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _presentable(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
     """The outcome as it may be shown: an external system may well echo what it was sent."""
     if outcome is None:
         return None
-    text = _storable(masked(str(outcome), secrets))
+    text = storable(masked(str(outcome), secrets))
     if len(text) > LONGEST_REASON:
         text = f"{text[:LONGEST_REASON]}…"
     if text == str(outcome):

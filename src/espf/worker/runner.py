@@ -72,6 +72,9 @@ class Runner:
         self._lanes = Lanes(WINDOW)
         self._frontier = Frontier(tools.running_lag_seconds)
         self._look = True
+        # What has happened since a read began, which it does not show.
+        self._look_once_more = False
+        self._begun_anew = False
         self._look_at = 0.0
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
@@ -123,6 +126,7 @@ class Runner:
         self._resize(gained)
         # Their work may be anywhere in what has been read already.
         self._frontier.restart()
+        self._begun_anew = True
         self.wake()
 
     def busy(self, shards: Collection[int]) -> set[int]:
@@ -198,11 +202,16 @@ class Runner:
         self.configured = configured
         self._adopt(handler)
         self.breaker.reset()
-        self._lanes.look_again()
         self._wake_sender.set()
         self.wake()
         if old not in self._open.values():
             self._retire(old)
+
+    def look_again(self) -> None:
+        """Somebody may have freed lanes whose heads waited in the database."""
+        self._lanes.look_again()
+        self._look_once_more = True
+        self.wake()
 
     async def stop(self) -> None:
         """Close the handler; everything has been given up."""
@@ -283,7 +292,7 @@ class Runner:
 
     def read_begins(self) -> None:
         """What ``wants`` said is being read."""
-        self._look = False
+        self._look = self._look_once_more = self._begun_anew = False
         self._lanes.read_begins()
 
     def read_ended(self, wanted: Wanted, found: Found) -> None:
@@ -301,6 +310,8 @@ class Runner:
             self._read_new(wanted, found, now)
         else:
             self._look = True
+        if self._look_once_more:
+            lanes.look_again()
         if lanes.ready:
             self._wake_sender.set()
 
@@ -310,7 +321,8 @@ class Runner:
                 self._lanes.offer(notification, behind=behind)
         complete = len(found.new) < wanted.room
         reached = found.new[-1][0].position if found.new else 0
-        self._frontier.ended(found.running, reached, now, complete=complete)
+        if not self._begun_anew:
+            self._frontier.ended(found.running, reached, now, complete=complete)
         self._look |= not complete
         # What is running now may hold back what comes before what has been read.
         self._late_seconds = LATE_SECONDS if found.new else self._late_seconds * 2
@@ -485,7 +497,7 @@ class Runner:
         decision = settled.result.decision
         waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
         self._lanes.settled(notification, waits=waits)
-        if not settled.applied:
+        if not settled.applied and self.epochs.get(notification.shard) == settled.result.epoch:
             # Another worker has the shard, and may be ahead by now: nothing more goes out.
             self.forsake([notification.shard])
         if self._lanes.ready:
