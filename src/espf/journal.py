@@ -21,7 +21,7 @@ from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import LongText, provisioning_log, provisioning_log_texts
 from espf.db.walk import Progress, first_at
-from espf.model import Said, Status
+from espf.model import Event, Result, Said, Settled, Status
 
 #: What an attempt is called that ends in a retry; all other verdicts are final statuses.
 RETRY = "retry"
@@ -35,6 +35,9 @@ LONGEST_REASON = 2000
 
 #: Texts that a process remembers to have stored.
 MOST_KNOWN = 10_000
+
+# What a status is called as a verdict: text, for a driver.
+_VERDICTS = {status: str(status) for status in Status} | {Status.QUEUED: RETRY}
 
 _VARIABLES, _NUMBER = "\x01", "\x02"
 
@@ -71,23 +74,6 @@ class Entry:
     response: str | None = None
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One attempt at an event that is in Event_Queue; the rest is copied from there."""
-
-    i_event: int
-    variables: str
-    i_event_handler: int
-    handler: str
-    attempt: int
-    verdict: str
-    reason: str | None
-    duration_ms: int
-    next_attempt_at: datetime | None
-    request: Said | str | None
-    response: Said | str | None
-
-
 class Journal:
     """Writes attempts, many in one statement."""
 
@@ -99,24 +85,32 @@ class Journal:
         self._day: object = None
 
     def record_attempts(
-        self, connection: Connection, attempts: Sequence[Attempt], now: datetime
+        self, connection: Connection, settled: Sequence[Settled], now: datetime
     ) -> None:
-        """Append attempts, in the caller's transaction. Call ``committed`` after the commit."""
-        if not attempts:
+        """Append attempts, in the caller's transaction. Call ``committed`` after the commit.
+
+        The events are still in Event_Queue, and what is known of them is copied there.
+        """
+        if not settled:
             return
-        number = self._number
+        results = [one.result for one in settled]
+        tried = [result.notification for result in results]
+        decisions = [result.decision for result in results]
         values: list[list[Any]] = [
-            [one.i_event for one in attempts],
-            [one.i_event_handler for one in attempts],
-            [one.handler for one in attempts],
-            [one.attempt for one in attempts],
-            [one.verdict for one in attempts],
-            [_capped(one.reason, LONGEST_REASON) for one in attempts],
-            [now] * len(attempts),
-            [one.duration_ms for one in attempts],
-            [one.next_attempt_at for one in attempts],
-            [number(one, one.request) for one in attempts],
-            [number(one, one.response) for one in attempts],
+            [notification.event.i_event for notification in tried],
+            [notification.i_event_handler for notification in tried],
+            [result.handler for result in results],
+            [notification.attempts + 1 for notification in tried],
+            [_VERDICTS[decision.status] for decision in decisions],
+            [_capped(decision.reason, LONGEST_REASON) for decision in decisions],
+            [now] * len(settled),
+            [result.duration_ms for result in results],
+            [
+                one.next_attempt_at if decision.delay is not None else None
+                for one, decision in zip(settled, decisions, strict=True)
+            ],
+            [self._number(result.request, result) for result in results],
+            [self._number(result.response, result) for result in results],
         ]
         self._store_fresh(connection, now)
         execute_rows(connection, self._dialect, _RECORD, _RECORDED, values)
@@ -128,10 +122,10 @@ class Journal:
         self._known |= self._fresh
         self._fresh.clear()
 
-    def _number(self, attempt: Attempt, text: Said | str | None) -> int | None:
+    def _number(self, text: Said | str | None, result: Result) -> int | None:
         if not text:
             return None
-        folded = _folded(text, attempt)
+        folded = _folded(text, result.notification.event)
         number = self._known.get(folded) or self._fresh.get(folded)
         if number is None:
             number = self._fresh[folded] = _number_of(_whole(folded))
@@ -330,22 +324,22 @@ def _entries(
             yield Entry(**known)
 
 
-def _folded(text: Said | str, attempt: Attempt) -> Said | str:
+def _folded(text: Said | str, event: Event) -> Said | str:
     """The text without what is the event's own; control characters make way for the marks."""
     if isinstance(text, str):
-        return _fold(_clean(text), attempt)
-    return Said(_clean(text.head), _fold(text.body, attempt) if text.body else "")
+        return _fold(_clean(text), event)
+    return Said(_clean(text.head), _fold(text.body, event) if text.body else "")
 
 
-def _fold(text: str, attempt: Attempt) -> str:
+def _fold(text: str, event: Event) -> str:
     if not text.isprintable():
         text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
     if len(text) > LONGEST_BODY:
         text = _capped(text, LONGEST_BODY) or ""
-    inner = attempt.variables[1:-1]
+    inner = event.payload[1:-1]
     if inner:
         text = text.replace(inner, _VARIABLES)
-    return text.replace(f'"i_event":{attempt.i_event}', _NUMBER)
+    return text.replace(f'"i_event":{event.i_event}', _NUMBER)
 
 
 @lru_cache(1000)

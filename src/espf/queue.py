@@ -26,9 +26,11 @@ from espf.errors import InvalidRequest
 from espf.leases import Leases
 from espf.model import (
     DONE,
+    Decision,
     Event,
     Notification,
-    Said,
+    Result,
+    Settled,
     Status,
     compact,
     format_time,
@@ -41,48 +43,6 @@ from espf.subscriptions import require_type
 MAX_VARIABLES = 64 * 1024
 
 NO_SUBSCRIBER = "no subscriber"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of a notification after an attempt.
-
-    ``status`` QUEUED means another attempt after ``delay``. ``spent`` is False when the attempt
-    does not count. ``hold`` keeps the lane of a failed one waiting.
-    """
-
-    status: Status
-    reason: str | None = None
-    delay: timedelta | None = None
-    spent: bool = True
-    hold: bool = False
-
-
-@dataclass(slots=True)
-class Result:
-    """An attempt that is over: what was tried, under which epoch, what was decided."""
-
-    notification: Notification
-    handler: str
-    epoch: int
-    decision: Decision
-    duration_ms: int
-    request: Said | str | None = None
-    response: Said | str | None = None
-
-    @property
-    def claim(self) -> tuple[int, int, int]:
-        """What had to be owned: handler, shard, epoch."""
-        return (self.notification.i_event_handler, self.notification.shard, self.epoch)
-
-
-@dataclass(slots=True)
-class Settled:
-    """What has become true of a result. ``applied`` is False when it came under an old epoch."""
-
-    result: Result
-    applied: bool
-    next_attempt_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -138,8 +98,8 @@ class Found:
 
 
 _COLUMNS = (
-    "n.position, n.attempts, n.i_event, q.i_env, q.event_type, q.variables, q.ordering_key, "
-    "q.created_at, q.start_time, q.notified"
+    "n.position, n.attempts, n.shard, q.notified, n.i_event, q.i_env, q.event_type, q.variables, "
+    "q.ordering_key"
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.status = 'queued'"
@@ -147,7 +107,8 @@ _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.s
 # Whether an earlier notification of the lane waits for its time, or holds the lane.
 _PARKED = (
     "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = q.ordering_key "
-    "AND p.i_event_handler = n.i_event_handler AND p.position < n.position "
+    # The sum keeps planners from the index by time, which holds all that wait for this handler.
+    "AND p.i_event_handler + 0 = n.i_event_handler AND p.position < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 
@@ -395,7 +356,7 @@ class Queue:
             for result in results
         ]
         applied = [one for one in settled if one.applied]
-        self.journal.record_attempts(connection, [_attempt(one) for one in applied], now)
+        self.journal.record_attempts(connection, applied, now)
         journal.record(connection, [_orphan(one.result, now) for one in settled if not one.applied])
         done = [one.result.notification for one in applied if one.result.decision.status in DONE]
         alone = [notification for notification in done if notification.alone]
@@ -524,33 +485,14 @@ def _next_attempt(decision: Decision, now: datetime) -> datetime | None:
 def _notifications(
     i_event_handler: int, rows: Iterable[Sequence[Any]]
 ) -> list[tuple[Notification, bool]]:
-    return [(_notification(i_event_handler, row), bool(row[10])) for row in rows]
+    return [(_notification(i_event_handler, row), bool(row[9])) for row in rows]
 
 
 def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
-    event = Event(
-        row[2], row[3], row[4], row[5] or "{}", row[6], to_moment(row[7]), to_moment(row[8])
-    )
-    return Notification(i_event_handler, row[0], row[1], event, row[9] == 1)
-
-
-def _attempt(settled: Settled) -> journal.Attempt:
-    result, notification = settled.result, settled.result.notification
-    retries = result.decision.status is Status.QUEUED
-    return journal.Attempt(
-        notification.event.i_event,
-        notification.event.payload,
-        notification.i_event_handler,
-        result.handler,
-        notification.attempts + 1,
-        journal.RETRY if retries else result.decision.status,
-        result.decision.reason,
-        result.duration_ms,
-        settled.next_attempt_at if retries else None,
-        result.request,
-        result.response,
-    )
+    position, attempts, shard, notified, i_event, i_env, event_type, variables, key = row[:9]
+    event = Event(i_event, i_env, event_type, variables or "{}", key)
+    return Notification(i_event_handler, position, attempts, event, notified == 1, shard)
 
 
 def _orphan(result: Result, now: datetime) -> journal.Entry:

@@ -36,26 +36,25 @@ class ProvisioningLog:
             raise SettingsError(f"ESPF_LOG: {path} cannot be written: {error}") from None
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
-    def write(self, verdict: str, **fields: object) -> None:
-        """Add a line; fields that are None are left out."""
-        self.write_all([(verdict, fields)])
+    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
+        """Add a line for each entry, its fields in their order; those that are None are left out.
 
-    def write_all(self, entries: Iterable[tuple[str, Mapping[str, object]]]) -> None:
-        """Add a line for each verdict with its fields, all at once."""
+        All at once: many lines cost little more than one.
+        """
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        lines = "\n".join(
-            f"time={time} verdict={verdict} "
-            + " ".join(
+        lines = [
+            " ".join(
                 [
                     f"{name}={value if type(value) is int else _value(str(value))}"
-                    for name, value in fields.items()
+                    for name, value in entry.items()
                     if value is not None
                 ]
             )
-            for verdict, fields in entries
-        )
+            for entry in entries
+        ]
         if lines:
-            self._handler.handle(logging.makeLogRecord({"msg": lines, "levelno": logging.INFO}))
+            text = "\n".join([f"time={time} {line}" for line in lines])
+            self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
 
     def close(self) -> None:
         """Close the file."""

@@ -330,13 +330,15 @@ class PostgresqlDialect(Dialect):
 
 def _array(values: Sequence[Any]) -> str:
     """An array as PostgreSQL writes it: quicker to make than what the driver would."""
-    return f"{{{','.join([_element(value) for value in values])}}}"
+    if set(map(type, values)) == {int}:
+        return "{" + str(list(values))[1:-1] + "}"
+    # Many rows share a value.
+    known = {value: _element(value) for value in set(values)}
+    return f"{{{','.join([known[value] for value in values])}}}"
 
 
 def _element(value: Any) -> str:
     if value is None:
         return "NULL"
-    if type(value) is int:
-        return str(value)
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

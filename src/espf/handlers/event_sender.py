@@ -231,6 +231,8 @@ class EventSender(PostHandler):
         super().__init__(settings)
         # Why events of a type are not sent, by type; None: they are.
         self._unsent_types: dict[str, str | None] = {}
+        # How a body begins, by type.
+        self._starts: dict[str, str] = {}
         # The headers of this second.
         self._second = 0
         self._last_headers: Mapping[str, str] = {}
@@ -288,8 +290,7 @@ class EventSender(PostHandler):
         return None
 
     def _body(self, event: Event) -> bytes:
-        name = event.event_type
-        variables = event.payload
+        name, variables = event.event_type, event.payload
         if self.settings.api_version == 2:
             # A type without a simplified form does not come here.
             name = version_2(name) or name
@@ -302,7 +303,10 @@ class EventSender(PostHandler):
             rest = variables.strip()[:-1].rstrip()
             comma = "" if rest == "{" else ","
             variables = f'{rest}{comma}"i_event":{event.i_event}}}'
-        return f'{{"event_type":{compact(name)},"variables":{variables}}}'.encode()
+        start = self._starts.get(name)
+        if start is None:
+            start = self._starts[name] = f'{{"event_type":{compact(name)},"variables":'
+        return f"{start}{variables}}}".encode()
 
     def _headers(self) -> Mapping[str, str]:
         """The headers, which say the time: the same ones for a second."""

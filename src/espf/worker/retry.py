@@ -5,8 +5,7 @@ from datetime import timedelta
 
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
-from espf.model import Status
-from espf.queue import Decision
+from espf.model import Decision, Status
 from espf.worker.breaker import REST
 
 #: No wait is longer, whatever a server asks for in Retry-After.

@@ -12,8 +12,8 @@ from espf.handlers.http import HttpClient
 from espf.handlers.lean_http import Ticket
 from espf.handlers.post import Exchange, Poster
 from espf.leases import Lease
-from espf.model import SHARDS, Notification, Status
-from espf.queue import Found, Result, Settled, Wanted
+from espf.model import SHARDS, Notification, Result, Settled, Status
+from espf.queue import Found, Wanted
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker
 from espf.worker.delivery import Batch, Delivery, deliver, delivered
@@ -491,21 +491,24 @@ class Runner:
             else:
                 _log.warning("handler %s works again", self.configured.name)
 
-    def _settled(self, settled: Settled) -> None:
-        notification = settled.result.notification
-        self._ended(notification.shard)
-        decision = settled.result.decision
-        waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
-        self._lanes.settled(notification, waits=waits)
-        if not settled.applied and self.epochs.get(notification.shard) == settled.result.epoch:
-            # Another worker has the shard, and may be ahead by now: nothing more goes out.
-            self.forsake([notification.shard])
-        if self._lanes.ready:
+    def _settled(self, batch: list[Settled]) -> None:
+        lanes, unsettled = self._lanes, self._unsettled
+        for settled in batch:
+            notification, decision = settled.result.notification, settled.result.decision
+            unsettled[notification.shard] -= 1
+            waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
+            lanes.settled(notification, waits=waits)
+            if not settled.applied and self.epochs.get(notification.shard) == settled.result.epoch:
+                # Another worker has the shard, and may be ahead by now: nothing more goes out.
+                self.forsake([notification.shard])
+            if decision.delay is not None:
+                due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
+                self._look_at = min(self._look_at, due)
+                self._tools.wake_reader()
+        self._something_settled.set()
+        if lanes.ready:
             self._wake_sender.set()
-        if decision.delay is not None:
-            due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
-            self._look_at = min(self._look_at, due)
-        if self.idle_seconds() <= 0 or decision.delay is not None:
+        if self.idle_seconds() <= 0:
             self._tools.wake_reader()
 
     def _ended(self, shard: int) -> None:

@@ -5,10 +5,11 @@ the process: what is not stored is delivered again, under the same number.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
 
-from espf.model import Status
-from espf.queue import Queue, Result, Settled
+from espf.model import Result, Settled, Status
+from espf.queue import Queue
 from espf.telemetry import ProvisioningLog
 from espf.worker.patience import PatientDatabase
 
@@ -16,8 +17,8 @@ from espf.worker.patience import PatientDatabase
 LINGER_SECONDS = 0.005
 
 
-#: Whom to tell that a result is stored.
-Tell = Callable[[Settled], None]
+#: Whom to tell what is stored.
+Tell = Callable[[list[Settled]], None]
 
 
 class Settler:
@@ -56,25 +57,28 @@ class Settler:
             results = [result for result, _ in batch]
             settled = await self._database.write(self._queue.settle, results)
             self._queue.journal.committed()
-            self._log.write_all(map(_line, settled))
+            self._log.write(map(_line, settled))
+            told: dict[Tell, list[Settled]] = defaultdict(list)
             for (_, tell), one in zip(batch, settled, strict=True):
-                tell(one)
+                told[tell].append(one)
+            for tell, some in told.items():
+                tell(some)
 
 
-def _line(one: Settled) -> tuple[str, Mapping[str, object]]:
+def _line(one: Settled) -> dict[str, object]:
     """What provisioning.log says of a result."""
-    result, event = one.result, one.result.notification.event
+    result, notification = one.result, one.result.notification
+    decision, event = result.decision, notification.event
+    retries = decision.status is Status.QUEUED
     fields: dict[str, object] = {
+        "verdict": ("retry" if retries else decision.status) if one.applied else "orphan",
         "i_event": event.i_event,
         "type": event.event_type,
         "key": event.ordering_key,
         "handler": result.handler,
-        "attempt": result.notification.attempts + 1,
-        "reason": result.decision.reason,
+        "attempt": notification.attempts + 1,
+        "reason": decision.reason,
     }
-    verdict: str = result.decision.status
-    if result.decision.status is Status.QUEUED:
-        verdict = "retry"
-        if one.next_attempt_at:
-            fields["next_try"] = one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return verdict if one.applied else "orphan", fields
+    if retries and one.next_attempt_at:
+        fields["next_try"] = one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return fields
