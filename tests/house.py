@@ -125,7 +125,6 @@ class House:
         """Wait until every event has one of these statuses."""
         async with asyncio.timeout(timeout):
             while True:
-                found = self.statuses()
-                if all(status in statuses for status in found.values()):
-                    return found
+                if all(one.status in statuses for one in self.events()):
+                    return self.statuses()
                 await asyncio.sleep(0.01)
