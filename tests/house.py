@@ -1,7 +1,7 @@
 """A worker over a test database, with handlers that post to a real server, for the test suites."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ class House:
         self.log_path = folder / "provisioning.log"
         self.url = database._engine.url.render_as_string(hide_password=False)
         self._running: dict[Worker, asyncio.Task[None]] = {}
+        self._stops: dict[Worker, asyncio.Event] = {}
 
     def handler(
         self, url: str, name: str = "Sender", i_env: int = 1, **options: object
@@ -102,7 +103,7 @@ class House:
             worker = Worker(database, self.sealer, log, client, billing.for_environment, grace)
             worker.name = name or worker.name
             running = asyncio.create_task(worker.run(stop))
-            self._running[worker] = running
+            self._running[worker], self._stops[worker] = running, stop
             try:
                 yield worker
             finally:
@@ -111,20 +112,35 @@ class House:
                 database.close()
                 log.close()
 
+    async def stop(self, worker: Worker) -> None:
+        """End a worker in peace."""
+        self._stops[worker].set()
+        await self._running[worker]
+
     async def kill(self, worker: Worker) -> None:
         """End a worker without a word, as far as the database and the others can see."""
         running = self._running[worker]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         for runner in worker._runners.values():
-            runner.pause(paused=True)
-            for task in runner._open:
-                task.cancel()
+            if runner._sending is not None:
+                runner._sending.cancel()
+            runner._cut()
+
+    async def come_true(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+        """Wait for a condition."""
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.01)
 
     async def until(self, *statuses: str, timeout: float = 10.0) -> Mapping[int, str]:
         """Wait until every event has one of these statuses."""
-        async with asyncio.timeout(timeout):
-            while True:
-                if all(one.status in statuses for one in self.events()):
-                    return self.statuses()
-                await asyncio.sleep(0.01)
+        found: Mapping[int, str] = {}
+
+        def reached() -> bool:
+            nonlocal found
+            found = self.statuses()
+            return all(status in statuses for status in found.values())
+
+        await self.come_true(reached, timeout)
+        return found

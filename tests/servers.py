@@ -276,8 +276,10 @@ class MariaDB(Server):
         return self.url(name)
 
     def keep(self, label: str, name: str = "billing") -> None:
-        dump = (_binary("mariadb-dump"), *self._client, "--databases")
-        kept = self._run(*dump, name, _espf_schema(name))
+        with self._connect() as server, server.cursor() as cursor:
+            cursor.execute("SHOW DATABASES")
+            there = {row[0] for row in cursor.fetchall()} & {name, _espf_schema(name)}
+        kept = self._run(_binary("mariadb-dump"), *self._client, "--databases", *there)
         (self.folder / f"{label}.{name}.sql").write_bytes(kept)
         self._kept.add((label, name))
 

@@ -215,21 +215,16 @@ def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Pr
         .limit(_SEEN_AT_ONCE)
     ).all()
     old: list[int] = []
+    last: int | None = None
     for row in rows:
-        if row.logged_at >= keep.latest:
+        if row.logged_at >= keep.latest or len(old) == limit:
             break
-        after = row.i_log
+        last = row.i_log
         if row.logged_at < (keep.failed if row.verdict in _KEPT_LONGER else keep.others):
-            old.append(row.i_log)
-            if len(old) == limit:
-                break
-    else:
-        # All that were looked at were old.
-        if not rows:
-            return None
+            old.append(last)
     if old:
         connection.execute(delete(provisioning_log).where(log.i_log.in_(old)))
-    return Progress(len(old), after) if rows and after >= rows[0].i_log else None
+    return None if last is None else Progress(len(old), last)
 
 
 def texts_in_use(connection: Connection, keep: Retention) -> set[int]:
@@ -252,16 +247,17 @@ def prune_texts(
         .limit(_SEEN_AT_ONCE)
     ).all()
     old: list[int] = []
+    last: int | None = None
     for row in rows:
-        after = row.i_text
+        if len(old) == limit:
+            break
+        last = row.i_text
         # A process says once a day what it uses.
-        if row.used_on < keep.others - timedelta(days=2) and row.i_text not in in_use:
-            old.append(row.i_text)
-            if len(old) == limit:
-                break
+        if row.used_on < keep.others - timedelta(days=2) and last not in in_use:
+            old.append(last)
     if old:
         connection.execute(delete(provisioning_log_texts).where(texts.i_text.in_(old)))
-    return Progress(len(old), after) if rows else None
+    return None if last is None else Progress(len(old), last)
 
 
 #: What people may want to restart after a long time.

@@ -125,7 +125,7 @@ def test_the_request_of_the_scheduling_document(api):
     event = api.stored(1)
     assert event.event_type == "Custom/NextMonth"
     assert format_time(event.start_time) == "2037-03-01 00:00:00"
-    assert (event.scheduled, event.i_env, event.ordering_key) == (1, 3, "customer:1")
+    assert (event.i_env, event.ordering_key) == (3, "customer:1")
     assert event.variables == '{"i_customer":1}'
 
 
@@ -146,14 +146,14 @@ def test_an_event_is_numbered_after_the_one_before(api):
 )
 def test_a_start_time_is_utc_or_has_an_offset(api, text, meant):
     event = api.stored(api.create(start_time=text))
-    assert event.scheduled == 1
+    assert event.notified == 0, "it waits for its time"
     assert format_time(event.start_time) == meant
 
 
 def test_a_start_time_that_is_past_is_now(api):
     past = format_time(datetime.now(UTC) - timedelta(days=400))
     i_event = api.create(start_time=past)
-    assert api.stored(i_event).scheduled == 0
+    assert api.stored(i_event).notified == 1, "it is not waiting"
     (one,) = api.everything()
     assert (one.handler, one.status) == ("EventSender", "queued")
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 
@@ -19,6 +20,7 @@ from espf.db import mariadb as mariadb_dialect
 from espf.db import postgresql as postgresql_dialect
 from espf.db import sqlite as sqlite_dialect
 from espf.db import tables
+from espf.db.database import Database
 from espf.db.tables import access_tokens
 from espf.users import SIM_KEYS, User, Users
 from espf.web import rest
@@ -453,14 +455,14 @@ def test_a_fault_changes_nothing(api, account):
     assert (card["status"], card["i_account"]) == ("available", None)
 
 
-def test_a_database_that_is_locked_is_a_fault_that_says_so(api, account, monkeypatch):
+def test_a_database_that_is_locked_is_a_fault_that_says_so(api, account, store, monkeypatch):
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
     monkeypatch.setattr(postgresql_dialect, "LOCK_SECONDS", 1)
     monkeypatch.setattr(mariadb_dialect, "LOCK_SECONDS", 1)
     api.database._engine.dispose()
     update_it = {"account_info": {"i_account": account, "blocked": "Y"}}
-    with api.database.begin() as other:
-        other.execute(update(accounts).values(phone1="1"))
+    with closing(Database.open(store.url())) as beside, beside.begin() as connection:
+        connection.execute(update(accounts).values(phone1="1"))
         assert api.fault("Account/update_account", **update_it) == "Server.unavailable"
     assert api("Account/update_account", **update_it) == {"i_account": account}
 

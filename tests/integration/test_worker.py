@@ -10,7 +10,6 @@ from espf.leases import Leases
 from house import House
 from webhook import Answer, Request, Webhook
 
-
 # The promise is kept in the worker's memory; one database is as good as another.
 whatever_the_database = pytest.mark.databases("sqlite")
 
@@ -44,12 +43,13 @@ async def test_an_event_reaches_every_subscribed_handler_and_stays_until_all_are
         house.event(i_account=7)
         async with house.working():
             await asyncio.gather(good.wait_for(1), bad.wait_for(1))
-            await house.until("finished", "retrying")
+            await house.come_true(
+                lambda: (
+                    {one.handler: one.status for one in house.events()}
+                    == {"Good": "finished", "Bad": "retrying"}
+                )
+            )
             assert house.live_rows() == (1, 2)
-            assert {one.handler: one.status for one in house.events()} == {
-                "Good": "finished",
-                "Bad": "retrying",
-            }
 
 
 async def test_one_account_is_served_strictly_in_order_while_others_go_on(house):

@@ -99,9 +99,9 @@ def _move(
             .with_for_update(skip_locked=True, key_share=True)
         ).scalars()
         keys = list(due)
-        connection.execute(
-            update(accounts).where(accounts.c.i_account.in_(keys)).values(bill_status=target)
-        )
+        # Whose status somebody has changed since is left as it is.
+        chosen = (accounts.c.i_account.in_(keys), accounts.c.bill_status == origin)
+        connection.execute(update(accounts).where(*chosen).values(bill_status=target))
         moved += len(keys)
     return moved
 

@@ -12,9 +12,12 @@ from espf.cli.events import event
 from espf.cli.group import ErrorsToExitCodes
 from espf.cli.handlers import handler
 from espf.cli.init import init
-from espf.cli.run import run
+from espf.cli.journal import journal
+from espf.cli.maintenance import maintenance
+from espf.cli.run import run, web
 from espf.cli.types import type_
 from espf.cli.users import user
+from espf.cli.worker import worker
 
 
 @click.group(cls=ErrorsToExitCodes, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,5 +36,8 @@ def main() -> None:
     """  # noqa: D301  (\b keeps click from joining lines)
 
 
-for command in (init, run, type_, handler, event, capture, user, billing):
+for command in (
+    *(init, run, worker, web, maintenance),
+    *(type_, handler, event, journal, capture, user, billing),
+):
     main.add_command(command)

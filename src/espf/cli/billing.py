@@ -7,6 +7,7 @@ from espf.billing import clock, environments
 from espf.cli.group import office
 from espf.db.database import Database
 from espf.errors import NotFound
+from espf.maintenance import hold
 
 
 @click.group()
@@ -18,7 +19,7 @@ def billing() -> None:
 def tick() -> None:
     """Do what the time brings: accounts become active on their date, and expire.
 
-    'evctl run' does it each minute.
+    'evctl run', 'worker' and 'web' do it each minute, one of them at a time.
     """
     activated = expired = 0
     with office() as at:
@@ -34,7 +35,8 @@ def tick() -> None:
 
 
 def pass_time(connection: Connection, database: Database) -> clock.Tick | None:
-    """Let time pass in the reference billing; None: there is none."""
+    """Let time pass in the reference billing; None: there is none. Others wait meanwhile."""
     if not environments.is_reference_billing(connection):
         return None
+    hold(connection, __name__)
     return clock.tick(connection, database.now(connection))

@@ -1,18 +1,32 @@
 """evctl event: what waits, what was, and another try."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 
 import click
+from sqlalchemy import Connection
 
 from espf import journal, overview, restarts, subscriptions
 from espf.billing import references
-from espf.cli.group import json_option, number, office, show, show_fields
+from espf.cli.group import (
+    Office,
+    is_interactive,
+    json_option,
+    moment_of,
+    number,
+    office,
+    progress,
+    show,
+    show_fields,
+)
 from espf.errors import InvalidRequest, NotFound
 from espf.model import parse_time
 from espf.overview import Filter
 from espf.queue import Queue
+from espf.subscriptions import EventHandler
 
 LIST_COLUMNS = ["i_event", "event_type", "key", "handler", "status", "attempts", "when", "reason"]
 
@@ -45,12 +59,30 @@ def create(i_env: int, event_type: str, variables: tuple[str, ...], start_time: 
     click.echo(f"Created event {i_event}")
 
 
+_CHOICES = (
+    click.option("--env", "i_env", type=number, help="Only of this environment."),
+    click.option("--handler", "name", help="Only for the handler of this name."),
+    click.option("--type", "event_type", help="Only of this event type."),
+    click.option("--account", "i_account", type=number, help="Only of this account (i_account)."),
+    click.option("--from", "since", metavar="T", help="Only what happened at T or after it."),
+    click.option("--to", "until", metavar="T", help="Only what happened before T."),
+    click.option(
+        "--since", "since", metavar="T", help="The same as --from; reads better with 2h, 7d."
+    ),
+)
+
+
+def chosen(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which events are meant; see ``_filter``."""
+    for option in reversed(_CHOICES):
+        command = option(command)
+    return command
+
+
 @event.command("list")
-@click.option("--env", "i_env", type=number, help="Only of this environment.")
-@click.option("--handler", "handler", help="Only for the handler of this name.")
+@chosen
 @click.option("--status", default="all", help="all, failed, queued, successful, or one status.")
-@click.option("--type", "event_type", help="Only of this event type.")
-@click.option("--account", "i_account", type=number, help="Only of this account (i_account).")
+@click.option("--before", type=number, metavar="I_EVENT", help="Only with lower numbers: to page.")
 @click.option(
     "--limit",
     default=50,
@@ -59,26 +91,20 @@ def create(i_env: int, event_type: str, variables: tuple[str, ...], start_time: 
     help="At most so many lines.",
 )
 @json_option
-def list_(
-    i_env: int | None,
-    handler: str | None,
-    status: str,
-    event_type: str | None,
-    i_account: int | None,
-    limit: int,
-    *,
-    as_json: bool,
-) -> None:
-    """List events, newest first, a line per handler."""
-    wanted = Filter(
-        i_env=i_env,
-        handler=handler,
-        status=status,
-        event_type=event_type,
-        ordering_key=None if i_account is None else f"account:{i_account}",
-    )
+def list_(status: str, before: int | None, limit: int, *, as_json: bool, **choices: Any) -> None:
+    """List events, newest first, a line per handler.
+
+    T is a time in UTC, 'YYYY-MM-DD HH:MM:SS', or with an offset; or how long ago: 30m, 2h, 7d.
+
+    \b
+    Examples:
+      evctl event list --status failed --since 2h
+      evctl event list --account 541 --from '2027-03-01 00:00:00' --to '2027-03-02 00:00:00'
+      evctl event list --before 623623
+    """  # noqa: D301
     with office() as at, at.database.read() as connection:
-        found = overview.search(connection, wanted, limit)
+        wanted = _filter(at, connection, status, **choices)
+        found = overview.search(connection, replace(wanted, before=before), limit)
     rows = [
         {
             **asdict(one),
@@ -88,6 +114,8 @@ def list_(
         for one in found
     ]
     show(rows, LIST_COLUMNS, as_json=as_json)
+    if len(found) == limit and is_interactive():
+        click.echo(f"older ones: --before {found[-1].i_event}", err=True)
 
 
 @event.command("show")
@@ -125,19 +153,116 @@ def show_(i_event: int, *, as_json: bool) -> None:
 
 
 @event.command()
+@click.argument("i_events", nargs=-1, type=number, metavar="[I_EVENT]...")
+@chosen
+@click.option("--status", help="failed (with rejected; the default), retrying, finished, ...")
+@click.option("--after", type=number, metavar="I_EVENT", help="Only with higher numbers.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def restart(
+    i_events: tuple[int, ...],
+    status: str | None,
+    after: int | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+    **choices: Any,
+) -> None:
+    """Try events again: some by their numbers, or all that fit.
+
+    By number, an event is restarted for every handler that failed or rejected it, or waits to
+    retry; with --handler for that one, whatever its verdict was. Otherwise everything that fits is
+    restarted, in the order of events, beside what is new, and at the pace of the handlers. There
+    may be millions: it goes in small steps, and when it is interrupted, the same command goes on.
+
+    T is a time in UTC, 'YYYY-MM-DD HH:MM:SS', or with an offset; or how long ago: 30m, 2h, 7d.
+
+    \b
+    Examples:
+      evctl event restart 623623 623624
+      evctl event restart --handler EventSender --since 2h --dry-run
+      evctl event restart --handler EventSender --status rejected --type Account/Blocked --yes
+    """  # noqa: D301
+    rest = {key: value for key, value in choices.items() if key != "name" and value is not None}
+    if i_events and (rest or status or after):
+        raise click.UsageError("give the numbers of events, or say which ones, but not both")
+    with office() as at:
+        if i_events:
+            _restart_some(at, i_events, choices["name"], dry_run=dry_run)
+        elif status or any(value is not None for value in choices.values()):
+            with at.database.read() as connection:
+                wanted = _filter(at, connection, status or "failed", **choices)
+                # What fails from now on is not meant.
+                until = wanted.until or at.database.now(connection)
+                wanted = replace(wanted, until=until, after=after)
+                count = restarts.restartable(connection, wanted)
+            _restart_all(at, wanted, count, dry_run=dry_run, yes=yes)
+        else:
+            raise click.UsageError(
+                "which events? Give their numbers, or --handler, --status, --since, ..."
+            )
+
+
+def _restart_some(at: Office, i_events: Sequence[int], name: str | None, *, dry_run: bool) -> None:
+    """All of them, or none when one cannot be."""
+    said: list[str] = []
+    with at.database.begin() as connection:
+        for i_event in dict.fromkeys(i_events):
+            handler = None if name is None else _handler_of(connection, i_event, name)
+            names = restarts.restart(connection, at.database, i_event, handler)
+            verb = "would be" if dry_run else "is"
+            said.append(f"Event {i_event} {verb} restarted for {', '.join(names)}")
+        if dry_run:
+            connection.rollback()
+    click.echo("\n".join(said))
+
+
+def _restart_all(at: Office, wanted: Filter, count: int, *, dry_run: bool, yes: bool) -> None:
+    if dry_run or not count:
+        click.echo(f"{count} notifications would be restarted")
+        return
+    if is_interactive() and not yes:
+        click.confirm(f"Restart {count} notifications?", abort=True, err=True)
+    restarted = 0
+    try:
+        with progress(count) as step:
+            while True:
+                with at.database.begin() as connection:
+                    done = restarts.restart_next(connection, at.database, wanted)
+                if done is None:
+                    break
+                wanted = replace(wanted, after=done.last)
+                restarted += done.count
+                step(done.count)
+    except KeyboardInterrupt:
+        click.echo(
+            f"interrupted: {restarted} are restarted, up to event {wanted.after or 0}; the same "
+            "command goes on with the others",
+            err=True,
+        )
+        raise
+    click.echo(f"{restarted} notifications are restarted")
+
+
+@event.command()
 @click.argument("i_event", type=number)
-@click.option("--handler", "name", help="For this handler alone, whatever its verdict was.")
-def restart(i_event: int, name: str | None) -> None:
-    """Try an event again: for every handler that failed or rejected it, or waits to retry."""
+@click.option("--handler", "name", required=True, help="For the handler of this name.")
+@click.option("--reason", required=True, help="Why; the journal keeps it.")
+def skip(i_event: int, name: str, reason: str) -> None:
+    """Give up an event for one handler: one that failed, holds its lane, or waits for a retry.
+
+    What waits behind it goes on. An attempt that is under way at this moment is not called back.
+
+    \b
+    Example:
+      evctl event skip 623623 --handler EventSender --reason 'the account is closed'
+    """  # noqa: D301
+    if not reason.strip():
+        raise InvalidRequest("--reason: say why", "reason")
     with office() as at, at.database.begin() as connection:
-        handler = None
-        if name is not None:
-            parts = overview.search(connection, Filter(i_event=i_event), 1)
-            if not parts or parts[0].i_env is None:
-                raise NotFound(f"there is no event {i_event}")
-            handler = subscriptions.require_handler(connection, parts[0].i_env, name)
-        names = restarts.restart(connection, at.database, i_event, handler)
-    click.echo(f"Event {i_event} is restarted for {', '.join(names)}")
+        handler = _handler_of(connection, i_event, name)
+        restarts.skip(connection, at.database, i_event, handler, reason.strip())
+    click.echo(f"Event {i_event} is skipped for {name}")
 
 
 @event.command()
@@ -147,6 +272,41 @@ def cancel(i_event: int) -> None:
     with office() as at, at.database.begin() as connection:
         restarts.cancel(connection, at.database, i_event)
     click.echo(f"Event {i_event} is cancelled")
+
+
+def _filter(
+    at: Office,
+    connection: Connection,
+    status: str,
+    *,
+    i_env: int | None,
+    name: str | None,
+    event_type: str | None,
+    i_account: int | None,
+    since: str | None,
+    until: str | None,
+) -> Filter:
+    now = at.database.now(connection)
+    wanted = Filter(
+        i_env=i_env,
+        handler=name,
+        status=status,
+        event_type=event_type,
+        ordering_key=None if i_account is None else f"account:{i_account}",
+        since=None if since is None else moment_of(since, "--from", now),
+        until=None if until is None else moment_of(until, "--to", now),
+    )
+    if wanted.since and wanted.until and wanted.since >= wanted.until:
+        raise InvalidRequest("--from must be before --to", "from")
+    return wanted
+
+
+def _handler_of(connection: Connection, i_event: int, name: str) -> EventHandler:
+    """The handler of this name in the environment of an event."""
+    parts = overview.search(connection, Filter(i_event=i_event), 1)
+    if not parts or parts[0].i_env is None:
+        raise NotFound(f"there is no event {i_event}")
+    return subscriptions.require_handler(connection, parts[0].i_env, name)
 
 
 def _print_attempt(entry: journal.Entry) -> None:

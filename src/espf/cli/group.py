@@ -1,10 +1,11 @@
 """What all commands share: the open database, errors as exit codes, tables and JSON."""
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
 from espf.errors import EspfError, InvalidRequest
-from espf.model import format_time
+from espf.model import format_time, parse_time
 from espf.settings import Settings
 
 
@@ -27,6 +28,38 @@ def number(value: str) -> int:
     if not 0 < whole < 2**63:
         raise click.BadParameter(f"{value!r:.50} is no whole number above 0")
     return whole
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def span(value: str) -> timedelta:
+    """A span of time: 45s, 30m, 2h, 90d, 4w."""
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", value.strip(), re.ASCII)
+    if found is None:
+        raise click.BadParameter(f"{value!r:.50} is no span of time; expected 30m, 2h, 90d or so")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def roughly(span: timedelta) -> str:
+    """How long something takes, in the largest unit that fits: 3d, 12h, 5m, 0s."""
+    seconds = max(0, int(span.total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def moment_of(text: str, name: str, now: datetime) -> datetime:
+    """A time as people give it: UTC or with an offset, or how long ago: 2h, 7d."""
+    try:
+        return now - span(text)
+    except (click.BadParameter, OverflowError):
+        pass
+    try:
+        return parse_time(text, field=name)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}; or how long ago: 30m, 2h, 7d", name) from None
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -104,6 +137,14 @@ def show_fields(fields: Mapping[str, Any], *, as_json: bool) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         click.echo(f"{name.ljust(width)}  {_cell(value)}".rstrip())
+
+
+@contextmanager
+def progress(count: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far a long work of so many steps has come."""
+    shown = sys.stderr.isatty()
+    with click.progressbar(length=count, file=sys.stderr, hidden=not shown, show_pos=True) as bar:
+        yield bar.update
 
 
 def is_interactive() -> bool:

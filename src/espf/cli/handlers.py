@@ -1,20 +1,28 @@
 """evctl handler: event handlers, their settings and subscriptions."""
 
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import click
 
-from espf import overview, restarts, subscriptions
+from espf import overview, restarts, standing, subscriptions
 from espf.cli.group import (
+    Office,
     is_interactive,
     json_option,
     number,
     office,
+    progress,
+    roughly,
     show,
     show_fields,
     standard_input,
 )
 from espf.errors import InvalidRequest
+from espf.maintenance import in_maintenance
+from espf.model import SHARDS, format_time
+from espf.standing import Standing, short_name
 
 
 @click.group()
@@ -109,42 +117,78 @@ def set_(
 @click.argument("name")
 @json_option
 def show_(i_env: int, name: str, *, as_json: bool) -> None:
-    """Show a handler and all its options; secrets as dots."""
+    """Show a handler: how it stands, and all its options; secrets as dots."""
     with office() as at, at.database.read() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
-        fields = {
-            "name": found.name,
-            "i_env": found.i_env,
-            "type": found.type,
-            "enabled": found.enabled,
-            "subscriptions": len(subscriptions.subscriptions(connection, found)),
-            **overview.counts(connection, found.i_event_handler),
-        }
+        (one,) = standing.handlers(connection, at.database, found)
+        subscribed = len(subscriptions.subscriptions(connection, found))
+        fields = {**_fields(one, at.database.now(connection)), "subscriptions": subscribed}
     shown = found.shown()
     if as_json:
         show_fields({**fields, "options": shown}, as_json=True)
-    else:
-        show_fields({**fields, **shown}, as_json=False)
+        return
+    fields["workers"] = _work(one) or None
+    fields["breakers"] = _breakers(one) or None
+    show_fields({**fields, **shown}, as_json=False)
 
 
 @handler.command("list")
 @click.argument("i_env", type=number, required=False)
 @json_option
 def list_(i_env: int | None, *, as_json: bool) -> None:
-    """List the handlers of one environment, or of all."""
+    """List the handlers of one environment, or of all, and how each stands.
+
+    STATE is 'working', or what keeps the events waiting: disabled, maintenance, paused, unattended
+    (no worker is there), or a breaker that is open. OLDEST is the age of the first that waits.
+    """
     with office() as at, at.database.read() as connection:
+        now = at.database.now(connection)
+        found = subscriptions.list_handlers(connection, i_env)
         rows = [
-            {
-                "i_env": found.i_env,
-                "name": found.name,
-                "type": found.type,
-                "enabled": found.enabled,
-                **overview.counts(connection, found.i_event_handler),
-            }
-            for found in subscriptions.list_handlers(connection, i_env)
+            _fields(one, now) | {"oldest": _age(one, now)}
+            for one in standing.handlers(connection, at.database, *found)
         ]
-    columns = ["i_env", "name", "type", "enabled", "waiting", "retrying", "failed"]
+    columns = ["i_env", "name", "type", "state", "waiting", "oldest", "retrying", "failed"]
     show(rows, columns, as_json=as_json)
+
+
+def _fields(one: Standing, now: datetime) -> dict[str, object]:
+    return {
+        "name": one.handler.name,
+        "i_env": one.handler.i_env,
+        "type": one.handler.type,
+        "state": one.state,
+        "enabled": one.handler.enabled,
+        "paused": one.handler.paused,
+        "maintenance": one.maintenance,
+        "waiting": one.waiting,
+        "oldest_waiting_seconds": one.oldest and max(0, round((now - one.oldest).total_seconds())),
+        "retrying": one.retrying,
+        "failed": one.failed,
+        "workers": one.workers,
+        "breakers": [
+            {"worker": worker, **asdict(breaker)} for worker, breaker in one.breakers.items()
+        ],
+    }
+
+
+def _age(one: Standing, now: datetime) -> str | None:
+    return None if one.oldest is None else roughly(now - one.oldest)
+
+
+def _work(one: Standing) -> str:
+    return ", ".join(
+        f"{short_name(worker)} {count}/{SHARDS}" for worker, count in sorted(one.workers.items())
+    )
+
+
+def _breakers(one: Standing) -> str:
+    return ", ".join(
+        f"{breaker.state} since {format_time(breaker.since)}"
+        + (f", tries again at {format_time(breaker.probe_at)}" if breaker.probe_at else "")
+        + f" ({short_name(worker)}): {breaker.reason or '-'}"
+        for worker, breaker in sorted(one.breakers.items())
+    )
 
 
 @handler.command()
@@ -169,7 +213,8 @@ def disable(i_env: int, name: str, *, yes: bool) -> None:
             found = subscriptions.require_handler(connection, i_env, name)
         click.echo(
             f"While handler {name} is disabled, what changes in billing is not recorded for it; "
-            "what waits already is kept.",
+            "what waits already is kept. "
+            f"To have everything wait instead, say: evctl handler pause {i_env} {name}",
             err=True,
         )
         if is_interactive() and not yes:
@@ -182,12 +227,54 @@ def disable(i_env: int, name: str, *, yes: bool) -> None:
 @handler.command()
 @click.argument("i_env", type=number)
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when work is waiting; it counts as cancelled.")
-def delete(i_env: int, name: str, *, force: bool) -> None:
-    """Delete a handler with its settings and subscriptions."""
+def pause(i_env: int, name: str) -> None:
+    """Let a handler's events wait, within two seconds; they are captured all the same.
+
+    What is in flight comes to its end. Nothing fails, and no attempt is spent.
+
+    \b
+    Example: while the application is being upgraded
+      evctl handler pause 3 EventSender
+      evctl handler resume 3 EventSender
+    """  # noqa: D301
+    _pause(i_env, name, paused=True)
+
+
+@handler.command()
+@click.argument("i_env", type=number)
+@click.argument("name")
+def resume(i_env: int, name: str) -> None:
+    """Let a paused handler go on, in order, with what waits."""
+    _pause(i_env, name, paused=False)
+
+
+def _pause(i_env: int, name: str, *, paused: bool) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
-        cancelled = restarts.remove_handler(connection, at.database, found, force=force)
+        subscriptions.set_handler_paused(connection, found, paused=paused)
+        waits = in_maintenance(connection)
+    click.echo(f"Handler {name} {'is paused' if paused else 'goes on'}")
+    if not paused and waits:
+        click.echo("Note: maintenance is on; until 'evctl maintenance off' it waits", err=True)
+    if not paused and not found.enabled:
+        click.echo("Note: it is disabled; until 'evctl handler enable' it waits", err=True)
+
+
+@handler.command()
+@click.argument("i_env", type=number)
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when work is waiting; it counts as cancelled.")
+def delete(i_env: int, name: str, *, force: bool) -> None:
+    """Delete a handler with its settings and subscriptions.
+
+    With --force it is switched off first, so that nothing comes after; what waits is cancelled step
+    by step. If that is interrupted, the handler is left switched off, with what is left.
+    """
+    with office() as at:
+        cancelled = _cancel_all(at, i_env, name) if force else 0
+        with at.database.begin() as connection:
+            found = subscriptions.require_handler(connection, i_env, name)
+            cancelled += restarts.remove_handler(connection, at.database, found, force=force)
     click.echo(f"Handler {name} is deleted; {cancelled} notifications cancelled")
 
 
@@ -239,6 +326,22 @@ def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
             for event_type in subscriptions.supported_types(connection, found)
         ]
     show(rows, ["event_type", "subscribed"], as_json=as_json)
+
+
+def _cancel_all(at: Office, i_env: int, name: str) -> int:
+    with at.database.begin() as connection:
+        found = subscriptions.require_handler(connection, i_env, name)
+        subscriptions.set_handler_enabled(connection, found, enabled=False)
+        count = sum(overview.counts(connection, found.i_event_handler).values())
+    cancelled = 0
+    with progress(count) as step:
+        while True:
+            with at.database.begin() as connection:
+                some = restarts.cancel_next(connection, at.database, found)
+            if not some:
+                return cancelled
+            cancelled += some
+            step(some)
 
 
 def _tell_missing(missing: str | None) -> None:

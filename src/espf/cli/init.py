@@ -1,7 +1,7 @@
 """evctl init: make the key file, the tables, the first administrator; optionally a billing."""
 
 import click
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, make_url, select
 
 from espf import subscriptions, users
 from espf.billing import demo, environments
@@ -63,23 +63,24 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool, check: bool) -
         _check()
         return
     with office(initialised=False, create=True) as at:
+        _check_admin_password(at)
         sealer = _sealer(at)
-        done: list[str] = []
         with at.database.begin() as connection:
-            done += _set_up(at, connection)
+            done = _define(at, connection, with_billing=with_demo or reference_billing)
+        # Apart from what is defined: a database may commit that at once, and all before it.
+        with at.database.begin() as connection:
+            schema.reserve(connection, at.database.dialect)
             subscriptions.add_catalogue(connection)
             i_env = demo.DEMO_ENV if with_demo else i_env
             done.append(_add_administrator(at, connection, i_env))
             _add_service_account(connection, sealer, i_env)
             if with_demo or reference_billing:
-                billing_tables.create_all(connection)
                 environments.add(connection, i_env, "Demo" if with_demo else f"Environment {i_env}")
-                done.append(_capture(at, connection))
             if with_demo:
                 demo.load(connection, sealer, at.database.now(connection))
                 done += _add_demo_handler(connection, sealer)
     # Passwords are shown when they are true: after the commit.
-    for line in (*done, f"ESPF is set up in {at.settings.database_url}"):
+    for line in (*done, f"ESPF is set up in {make_url(at.settings.database_url)!r}"):
         click.echo(line)
 
 
@@ -96,14 +97,18 @@ def _check() -> None:
     click.echo(f"The tables are those of this release (revision {schema.REVISION})")
 
 
-def _set_up(at: Office, connection: Connection) -> list[str]:
-    """Make or upgrade the tables; old triggers do not fit new tables. Returns what was done."""
+def _define(at: Office, connection: Connection, *, with_billing: bool) -> list[str]:
+    """Make or upgrade tables, and triggers that fit them. Returns what was done."""
     steps = schema.set_up(connection, at.database.dialect)
-    if steps:
-        reapply(at, connection)
+    done = [f"Tables: {step}" for step in steps]
     if lack := schema.lacking(connection):
         click.echo(f"evctl: 'evctl run' will refuse to start: {lack}", err=True)
-    return [f"Tables: {step}" for step in steps]
+    if with_billing:
+        billing_tables.create_all(connection)
+        done.append(_capture(at, connection))
+    elif steps:
+        reapply(at, connection)
+    return done
 
 
 def _sealer(at: Office) -> Sealer:
@@ -119,15 +124,23 @@ def _sealer(at: Office) -> Sealer:
     return Sealer.create(path)
 
 
+def _check_admin_password(at: Office) -> None:
+    """Raise SettingsError when it will not do: before anything is made."""
+    chosen = at.settings.admin_password
+    if chosen is None:
+        return
+    try:
+        users.check_password(chosen.get_secret_value())
+    except InvalidRequest as error:
+        raise SettingsError(f"ESPF_ADMIN_PASSWORD: {error}") from None
+
+
 def _add_administrator(at: Office, connection: Connection, i_env: int) -> str:
     if any(user.login == "admin" for user in users.list_all(connection)):
         return "The login admin exists; its password stays as it is"
     chosen = at.settings.admin_password
     password = chosen.get_secret_value() if chosen else random_password()
-    try:
-        users.create(connection, "admin", password, i_env, superuser=True)
-    except InvalidRequest as error:
-        raise SettingsError(f"ESPF_ADMIN_PASSWORD: {error}") from None
+    users.create(connection, "admin", password, i_env, superuser=True)
     shown = "as given in ESPF_ADMIN_PASSWORD" if chosen else f"{password} (shown only now)"
     return f"Login admin, environment {i_env}, password {shown}"
 

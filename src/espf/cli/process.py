@@ -1,68 +1,136 @@
-"""What ``evctl run`` runs: the APIs, the worker and the billing clock in one process."""
+"""What ``evctl run``, ``worker`` and ``web`` run, until they are told to stop.
+
+Only faults of the settings end a process: a database that is away is waited for.
+"""
 
 import asyncio
 import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
 
 import uvicorn
+from sqlalchemy import Connection
 
 from espf.cli.billing import pass_time
 from espf.cli.group import Office
+from espf.db import schema
 from espf.db.database import Database
-from espf.errors import DatabaseUnavailable, SettingsError
+from espf.db.dialect import Dialect
+from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 from espf.handlers.base import Billing
 from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
+from espf.janitor import Janitor
+from espf.maintenance import take_turn
 from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
 from espf.web.app import build_app
+from espf.worker.patience import PatientDatabase
 from espf.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-BILLING_CLOCK_SECONDS = 60.0
+#: How often the clock of the reference billing ticks, and how often a process looks whether it is
+#: the one to let it.
+BILLING_CLOCK = timedelta(minutes=1)
+BILLING_LOOK_SECONDS = 10.0
 
 
-def run_until_stopped(at: Office) -> None:
-    """Serve and deliver until SIGTERM or SIGINT. Raises SettingsError before anything starts."""
+def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
+    """Serve the APIs, deliver events, or both, until SIGTERM or SIGINT.
+
+    Raises SettingsError when the settings are wrong, or the database is not made for them.
+    """
     configure_diagnostics()
-    server = _server(at)
-    log = ProvisioningLog(at.settings.log)
-    asyncio.run(_run(at, server, _listen(at.settings), log))
-    log.close()
+    log = ProvisioningLog(at.settings.log) if work else None
+    listening = _listen(at.settings) if serve else None
+    try:
+        asyncio.run(_run(at, listening, log))
+    except BaseExceptionGroup as faults:
+        raise _reason(faults) from faults
+    finally:
+        if log is not None:
+            log.close()
+        if listening is not None:
+            listening.close()
 
 
-async def _run(
-    at: Office, server: uvicorn.Server, listening: socket.socket, log: ProvisioningLog
-) -> None:
+def _reason(faults: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell of all that went wrong at once: what ESPF itself says, if it is nothing else."""
+    said, others = faults.split(EspfError)
+    if said is None or others is not None:
+        return faults
+    first: BaseException = said
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+async def _run(at: Office, listening: socket.socket | None, log: ProvisioningLog | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with HttpClient() as client:
-        worker = Worker(
-            at.database,
-            at.sealer,
-            log,
-            client,
-            _billing(at, client, listening.getsockname()[1]),
-            at.settings.stop_grace,
-        )
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(_serve(server, listening, stop))
-            working = group.create_task(worker.run(stop))
-            ticking = group.create_task(_tick(at.database))
+    server = None if listening is None else _server(at)
+    async with asyncio.TaskGroup() as group:
+        if server is not None and listening is not None:
+            # It answers that the database is away, when it is.
+            group.create_task(_serve(server, listening, stop))
+        try:
+            ready = PatientDatabase(at.database).fetch(
+                _require_usable, at.database.dialect, log is not None
+            )
+            if await _unless_stopped(stop, ready):
+                await _work(at, _own_port(at.settings, listening), log, stop)
+        finally:
+            # Last of all: what is in flight may still need the billing API.
+            if server is not None:
+                server.should_exit = True
+
+
+def _require_usable(connection: Connection, dialect: Dialect, to_deliver: bool) -> None:
+    schema.require_current(connection, dialect)
+    if to_deliver:
+        schema.require_rights(connection)
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work came to its end before the process was told to stop."""
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not working.done():
+        working.cancel()
+        return False
+    working.result()
+    return True
+
+
+async def _work(at: Office, port: int, log: ProvisioningLog | None, stop: asyncio.Event) -> None:
+    """Deliver, if that is what the process is for, and do the chores, until told to stop."""
+    async with HttpClient() as client, asyncio.TaskGroup() as group:
+        chores = [group.create_task(_tick(at.database))]
+        if log is None:
             await stop.wait()
-            _log.info("stopping")
-            await working
-            server.should_exit = True
-            await serving
-            ticking.cancel()
+        else:
+            janitor = Janitor(
+                at.database,
+                timedelta(days=at.settings.keep_journal_days),
+                timedelta(days=at.settings.keep_failed_days),
+            )
+            chores.append(group.create_task(janitor.run()))
+            billing = _billing(at, client, port)
+            worker = Worker(at.database, at.sealer, log, client, billing, at.settings.stop_grace)
+            await worker.run(stop)
+        _log.info("stopped")
+        for chore in chores:
+            chore.cancel()
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket, stop: asyncio.Event) -> None:
@@ -113,23 +181,36 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _own_port(settings: Settings, listening: socket.socket | None) -> int:
+    """The port of ESPF's own billing API: of this process, or of the one that serves it."""
+    if listening is not None:
+        port: int = listening.getsockname()[1]
+        return port
+    return settings.address[1]
+
+
 def _billing(at: Office, client: HttpClient, port: int) -> Callable[[int], Billing]:
     """The way of the handlers to the billing API: the one configured, or our own."""
     settings = at.settings
+    if settings.billing_url and settings.billing_login and settings.billing_password:
+        login, password = settings.billing_login, settings.billing_password.get_secret_value()
+        return BillingClient(client, settings.billing_url, login, password).for_environment
+    if port == 0:
+        raise SettingsError(
+            "ESPF_BILLING_URL: where do the handlers reach the billing API? It is not set, and "
+            "with port 0 in ESPF_LISTEN nobody knows the port of 'evctl web'"
+        )
     host, _ = settings.address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (not a bind)
-    own = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    url, login, password = own, SERVICE_LOGIN, service_password(at.sealer)
-    if settings.billing_url and settings.billing_login and settings.billing_password:
-        url, login = settings.billing_url, settings.billing_login
-        password = settings.billing_password.get_secret_value()
-    return BillingClient(client, url, login, password).for_environment
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return BillingClient(client, url, SERVICE_LOGIN, service_password(at.sealer)).for_environment
 
 
 async def _tick(database: Database) -> None:
-    """Let time pass in the reference billing, if there is one."""
+    """Let time pass in the reference billing, if there is one; one process at a time does."""
     while True:
-        passed = None
         with suppress(DatabaseUnavailable):
-            passed = await database.write(pass_time, database)
-        await asyncio.sleep(0 if passed and passed.more else BILLING_CLOCK_SECONDS)
+            if await database.write(take_turn, database, f"{__name__} clock", BILLING_CLOCK):
+                while (passed := await database.write(pass_time, database)) and passed.more:
+                    pass
+        await asyncio.sleep(BILLING_LOOK_SECONDS)

@@ -4,9 +4,10 @@ A dialect is what every process needs of a database; this is what an installatio
 account that may not do something is told what a database administrator has to run.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from espf.errors import DatabaseUnavailable, SettingsError
@@ -55,7 +56,7 @@ def lacking(connection: Connection) -> str | None:
     try:
         connection.exec_driver_sql("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 1")
     except DBAPIError as error:
-        if not is_denied(error):
+        if not _is_denied(error):
             raise
         account = _mysql_account(connection)
         return (
@@ -66,11 +67,29 @@ def lacking(connection: Connection) -> str | None:
     return None
 
 
-def is_denied(error: DBAPIError) -> bool:
-    """Whether the account may not do what it tried."""
+def exists(connection: Connection, home: str | None) -> bool:
+    """Whether the schema is there, as far as the account may see."""
+    return home is None or home in inspect(connection).get_schema_names()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a refusal of the account into SettingsError."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not _is_denied(error):
+            raise
+        raise SettingsError(
+            "ESPF_DATABASE_URL: the account may not do this with ESPF's tables "
+            f"({error.orig}); the account that installed them may"
+        ) from error
+
+
+def _is_denied(error: DBAPIError) -> bool:
     original = error.orig
-    code = getattr(original, "sqlstate", None) or (original.args or (None,))[0]  # type: ignore[union-attr]
-    return code in _DENIED
+    assert original is not None
+    return not _DENIED.isdisjoint({getattr(original, "sqlstate", None), *original.args[:1]})
 
 
 def _make_schema(connection: Connection, home: str) -> None:
@@ -95,12 +114,11 @@ def _make_schema(connection: Connection, home: str) -> None:
 
 def _make_database(connection: Connection, home: str) -> None:
     try:
-        there = "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s"
-        if connection.exec_driver_sql(there, (home,)).scalar_one_or_none() is None:
+        if not exists(connection, home):
             connection.exec_driver_sql(f"CREATE DATABASE `{home}`")
         connection.exec_driver_sql(f"USE `{home}`")
     except DBAPIError as error:
-        if not is_denied(error):
+        if not _is_denied(error):
             raise
         account = _mysql_account(connection)
         statements = f"CREATE DATABASE IF NOT EXISTS `{home}`; GRANT ALL ON `{home}`.* TO {account}"

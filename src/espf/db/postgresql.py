@@ -8,6 +8,7 @@ to notify at every commit would make the billing's commits wait for one another.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,12 @@ _AWAKE, _ASLEEP = 1, 2
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 _UNAVAILABLE = frozenset({"25006", "40001", "40P01", "55P03", "25P03", "25P04"})
 _REFUSED = frozenset({"28000", "28P01", "3D000"})
-_REFUSALS = ("authentication failed", "no pg_hba.conf entry", "role ", "database ")
+#: The driver tells no code of a connection that did not come about. One that was refused because
+#: there are too many, or because the server starts or stops, is to be tried again.
+_REFUSAL = re.compile(
+    r"FATAL: .*(authentication failed|no pg_hba\.conf entry|does not exist|not permitted to log in"
+    r"|permission denied)"
+)
 
 
 #: Spells types.
@@ -213,9 +219,7 @@ class PostgresqlDialect(Dialect):
             return None
         code = original.sqlstate
         text = str(original).strip()
-        if code in _REFUSED or (
-            code is None and "FATAL" in text and any(word in text for word in _REFUSALS)
-        ):
+        if code in _REFUSED or (code is None and _REFUSAL.search(text)):
             return SettingsError(f"ESPF_DATABASE_URL: the server refuses us: {text}")
         if code is None:
             if not isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError)):

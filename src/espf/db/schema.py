@@ -7,7 +7,6 @@ tables. A process works with the tables of its own release only.
 from pathlib import Path
 
 from sqlalchemy import Connection, Inspector, column, inspect, select, table
-from sqlalchemy.exc import DBAPIError
 
 from espf.db import home
 from espf.db.dialect import Dialect
@@ -35,6 +34,11 @@ def require_current(connection: Connection, dialect: Dialect) -> None:
             if is_set_up(connection, dialect)
             else "ESPF_DATABASE_URL: the database has not been set up; run 'evctl init' first"
         )
+
+
+def reserve(connection: Connection, dialect: Dialect) -> None:
+    """Wait until nobody else sets this database up; nobody will until the transaction ends."""
+    home.reserve(connection, dialect.home)
 
 
 def lacking(connection: Connection) -> str | None:
@@ -76,32 +80,28 @@ def set_up(connection: Connection, dialect: Dialect) -> list[str]:
     cannot, another call completes what was cut off. Raises SettingsError when the account may
     not, or when tables of these names belong to somebody else.
     """
-    home.reserve(connection, dialect.home)
+    reserve(connection, dialect)
     todo = pending(connection, dialect)
     if todo:
-        try:
+        with home.explained():
             home.make(connection, dialect.home)
             _require_own(connection, dialect)
             _upgrade(connection, dialect)
-        except DBAPIError as error:
-            if not home.is_denied(error):
-                raise
-            raise SettingsError(
-                f"ESPF_DATABASE_URL: the account may not make or change ESPF's tables "
-                f"({error.orig}); run 'evctl init' as the account that owns them"
-            ) from error
     return todo
 
 
 def _revision(connection: Connection, dialect: Dialect) -> str | None:
     """The last step that was taken here; None: none to its end."""
     name = _version_table(dialect)
-    if not inspect(connection).has_table(name, schema=dialect.home):
-        return None
-    number: str | None = connection.execute(
-        select(column("version_num")).select_from(table(name, schema=dialect.home))
-    ).scalar_one_or_none()
-    return number
+    with home.explained():
+        if not home.exists(connection, dialect.home) or not inspect(connection).has_table(
+            name, schema=dialect.home
+        ):
+            return None
+        number: str | None = connection.execute(
+            select(column("version_num")).select_from(table(name, schema=dialect.home))
+        ).scalar_one_or_none()
+        return number
 
 
 def _upgrade(connection: Connection, dialect: Dialect) -> None:

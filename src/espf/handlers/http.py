@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from espf.errors import HandlerError, Misconfigured, TryLater
+from espf.errors import HandlerError, Misconfigured, TryLater, Unreachable
 from espf.handlers import lean_http
 from espf.handlers.base import Reply
 
@@ -166,7 +166,13 @@ class HttpClient:
                 return Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server")
             case aiohttp.ConnectionTimeoutError() | lean_http.ConnectTimeoutError():
                 within = f"within {self._connect_seconds:g} s"
-                return TryLater(f"no connection to {_origin(url)} {within}")
+                return Unreachable(f"no connection to {_origin(url)} {within}")
+            case (
+                aiohttp.ClientConnectorError()
+                | lean_http.UnknownHostError()
+                | lean_http.UnreachableError()
+            ):
+                return Unreachable(_reason(fault, _origin(url)))
             case TimeoutError():
                 return TryLater(f"no answer within {timeout_seconds:g} s")
             case _:

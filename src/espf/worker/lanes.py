@@ -11,7 +11,7 @@ goes back now and then.
 """
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -23,6 +23,10 @@ LANE_LIMIT = 100
 
 #: Positions that the lanes of a handler remember; then it reads on only when some are done.
 PASSED_LIMIT = 2_000_000
+
+#: While both are there, so many that are new, or are tried again by themselves, go out for each one
+#: that somebody has restarted: there may be a million of those.
+NEW_PER_RESTARTED = 8
 
 # A lane is open; or its head waits in the database, and a read may not show that yet (closed) or
 # does (parked).
@@ -51,6 +55,9 @@ class Lanes:
         self._window = window
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[str] = deque()
+        # Lanes whose head was restarted, and how many of the others went out since one of these.
+        self._restarted: deque[str] = deque()
+        self._since_restarted = 0
         self._known: set[int] = set()
         self._due: set[int] = set()
         self._passed = 0
@@ -69,8 +76,11 @@ class Lanes:
 
     @property
     def due_room(self) -> int:
-        """How many due notifications to read: those that fit, beside those already here."""
-        return self._free + len(self._due) if self._free else 0
+        """How many due notifications to read: those that fit, beside those already here.
+
+        A part of the window is kept for what is new.
+        """
+        return min(self._free + len(self._due), max(1, self._window * 3 // 4)) if self._free else 0
 
     @property
     def _free(self) -> int:
@@ -81,7 +91,7 @@ class Lanes:
     @property
     def ready(self) -> bool:
         """Whether ``take`` has something to give."""
-        return bool(self._ready)
+        return bool(self._ready or self._restarted)
 
     def wants_refill(self, lanes: int) -> list[tuple[str, list[int]]]:
         """Lanes that ran empty and have more in the database: key, and the next positions."""
@@ -131,6 +141,7 @@ class Lanes:
             return
         if lane is not None:
             lane.state = _OPEN
+            self._step_back(key, lane, notification.position)
         self._due.add(notification.position)
         self._add(key, notification)
 
@@ -166,12 +177,20 @@ class Lanes:
 
     def take(self) -> Notification | None:
         """The next notification to deliver; its lane is busy until it is settled."""
-        while self._ready:
-            lane = self._lanes.get(self._ready.popleft())
+        while self.ready:
+            lane = self._lanes.get(self._turn().popleft())
             if lane is not None and lane.waiting and not lane.busy:
                 lane.busy = True
                 return lane.waiting.pop(0)
         return None
+
+    def _turn(self) -> deque[str]:
+        """Those of whom the next one is."""
+        if self._ready and (not self._restarted or self._since_restarted < NEW_PER_RESTARTED):
+            self._since_restarted += 1
+            return self._ready
+        self._since_restarted = 0
+        return self._restarted
 
     def settled(self, notification: Notification, *, waits: bool) -> None:
         """A notification that was taken is settled; ``waits``: it is to be tried again later."""
@@ -183,11 +202,7 @@ class Lanes:
         if waits:
             lane.state = _CLOSED
             self._refill.pop(key, None)
-            for follower in lane.waiting:
-                self._due.discard(follower.position)
-                self._known.discard(follower.position)
-                self._pass(key, lane, follower.position, behind=True)
-            lane.waiting.clear()
+            self._step_back(key, lane, 0)
             self._settled.append((notification.position, key))
         else:
             self._settled.append((notification.position, key if was_due else None))
@@ -209,6 +224,15 @@ class Lanes:
             self._refill.pop(key, None)
             if not lane.busy:
                 del self._lanes[key]
+
+    def _step_back(self, key: str, lane: _Lane, position: int) -> None:
+        """Leave those behind a position in the database: others may come before them there."""
+        at = bisect_right(lane.waiting, position, key=_position)
+        for follower in lane.waiting[at:]:
+            self._due.discard(follower.position)
+            self._known.discard(follower.position)
+            self._pass(key, lane, follower.position, behind=True)
+        del lane.waiting[at:]
 
     def _pass(self, key: str, lane: _Lane | None, position: int, *, behind: bool) -> None:
         """Leave a notification in the database, and remember where."""
@@ -239,12 +263,17 @@ class Lanes:
         else:
             lane.waiting.append(notification)
             if not lane.busy:
-                self._ready.append(key)
+                self._make_ready(key, lane)
+
+    def _make_ready(self, key: str, lane: _Lane) -> None:
+        first = lane.waiting[0]
+        restarted = first.attempts == 0 and first.position in self._due
+        (self._restarted if restarted else self._ready).append(key)
 
     def _after(self, key: str, lane: _Lane) -> None:
         """Go on with a lane that has just become free."""
         if lane.waiting:
-            self._ready.append(key)
+            self._make_ready(key, lane)
         elif lane.passed:
             self._refill[key] = None
         else:

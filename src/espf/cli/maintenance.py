@@ -1,0 +1,41 @@
+"""evctl maintenance: let all deliveries wait."""
+
+import click
+
+from espf import maintenance as state
+from espf.cli.group import json_option, office, show_fields
+
+
+@click.group()
+def maintenance() -> None:
+    """Let all deliveries wait while the systems around ESPF are worked on.
+
+    Events are captured all the while. They go out afterwards, in order; none fails for it.
+    """
+
+
+@maintenance.command()
+def on() -> None:
+    """Let everything wait, within two seconds; what is in flight comes to its end."""
+    _switch(on=True)
+
+
+@maintenance.command()
+def off() -> None:
+    """Go on with what waits, within two seconds."""
+    _switch(on=False)
+
+
+@maintenance.command()
+@json_option
+def status(*, as_json: bool) -> None:
+    """Say whether deliveries wait."""
+    with office() as at, at.database.read() as connection:
+        waits = state.in_maintenance(connection)
+    show_fields({"maintenance": waits}, as_json=as_json)
+
+
+def _switch(*, on: bool) -> None:
+    with office() as at, at.database.begin() as connection:
+        state.set_maintenance(connection, on=on)
+    click.echo("Maintenance is on: all deliveries wait" if on else "Maintenance is off")

@@ -1,0 +1,130 @@
+"""Clears away what is old, in small transactions that hold up nobody.
+
+Between two of them it rests for as long as the last one took. One process does it, once an hour;
+should two, both find done what the other has done.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import Connection
+
+from espf import journal, maintenance, restarts, users
+from espf.db.database import Database
+from espf.db.walk import Progress
+from espf.errors import DatabaseUnavailable
+from espf.journal import Retention
+from espf.subscriptions import list_handlers
+
+_log = logging.getLogger(__name__)
+
+#: How often it looks whether it is time, and how often it is.
+LOOK_SECONDS = 60.0
+EVERY = timedelta(hours=1)
+
+#: Before the number of any text.
+_FIRST_TEXT = -(2**63)
+
+
+class Janitor:
+    """``keep`` is how long the journal is kept, ``keep_failed`` how long what failed is."""
+
+    def __init__(self, database: Database, keep: timedelta, keep_failed: timedelta) -> None:
+        self._database = database
+        self._keep = keep
+        self._keep_failed = keep_failed
+        self._stopped = threading.Event()
+
+    async def run(self) -> None:
+        """Clear away, when it is time, until cancelled."""
+        try:
+            while True:
+                try:
+                    await asyncio.to_thread(self._clear)
+                except DatabaseUnavailable as error:
+                    _log.info("clearing away later: %s", error)
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            self._stopped.set()
+
+    def _clear(self) -> None:
+        with self._database.begin() as connection:
+            turn = maintenance.take_turn(connection, self._database, __name__, EVERY)
+        if turn:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Clear away everything that is old."""
+        self.retire_failed()
+        removed = self.prune_journal()
+        if removed:
+            _log.info("%d rows of the journal were old, and are removed", removed)
+        with self._database.begin() as connection:
+            users.forget_expired(connection, self._database.now(connection))
+            maintenance.forget_breakers(connection)
+
+    def prunable(self) -> int:
+        """How many rows of the journal are old."""
+        with self._database.read() as connection:
+            return journal.prunable(connection, self._retention(connection))
+
+    def prune_journal(self, tell: Callable[[int], None] = lambda _: None) -> int:
+        """Remove old rows of the journal, and the texts that only they had.
+
+        Returns how many rows; ``tell`` hears of each step how many.
+        """
+        size = self._database.dialect.batch
+        with self._database.read() as connection:
+            keep = self._retention(connection)
+        rows = self._walk(
+            lambda connection, after: journal.prune(connection, keep, after, size), 0, tell
+        )
+        with self._database.read() as connection:
+            in_use = journal.texts_in_use(connection, keep)
+        self._walk(
+            lambda connection, after: journal.prune_texts(connection, keep, in_use, after, size),
+            _FIRST_TEXT,
+        )
+        return rows
+
+    def retire_failed(self) -> int:
+        """Take what failed long ago out of the live tables; the journal keeps it as long again."""
+        with self._database.read() as connection:
+            old = self._retention(connection).failed
+            handlers = list_handlers(connection)
+        return sum(
+            self._walk(
+                partial(restarts.retire_next, database=self._database, handler=one, older_than=old),
+                0,
+            )
+            for one in handlers
+        )
+
+    def _retention(self, connection: Connection) -> Retention:
+        now = self._database.now(connection)
+        return Retention(failed=now - self._keep_failed, others=now - self._keep)
+
+    def _walk(
+        self,
+        step: Callable[[Connection, int], Progress | None],
+        after: int,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        total = 0
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            with self._database.begin() as connection:
+                progress = step(connection, after)
+            if progress is None:
+                break
+            total += progress.count
+            after = progress.last
+            tell(progress.count)
+            if progress.count:
+                self._stopped.wait(time.monotonic() - began)
+        return total

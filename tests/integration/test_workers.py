@@ -1,0 +1,382 @@
+"""Several workers over one database: shared handlers, takeovers, and commits out of order."""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+from sqlalchemy import insert, select
+
+from espf.db.tables import event_notifications, event_queue
+from espf.errors import DatabaseUnavailable
+from espf.model import shard_of
+from house import House
+from webhook import Answer, Webhook
+
+ACCOUNTS = 40
+
+
+@pytest.fixture
+def house(database, sealer, tmp_path) -> House:
+    return House(database, sealer, tmp_path)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Leases that run out soon, and workers that look often."""
+    monkeypatch.setattr("espf.worker.worker.LEASE_SECONDS", 2.0)
+    monkeypatch.setattr("espf.worker.worker.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("espf.worker.worker.ROSTER_SECONDS", 0.1)
+    monkeypatch.setattr("espf.worker.worker.ORPHAN_SECONDS", 0.5)
+
+
+def flood(house, handler, count, accounts=1000):
+    """Many events in one transaction, as triggers make them; returns their numbers."""
+    with house.database.begin() as connection:
+        before = connection.execute(
+            select(event_queue.c.i_event).order_by(event_queue.c.i_event.desc()).limit(1)
+        ).scalar_one_or_none()
+        now = house.database.now(connection)
+        event = {"i_env": 1, "event_type": "Account/Blocked", "created_at": now, "notified": 1}
+        connection.execute(
+            insert(event_queue),
+            [
+                {
+                    **event,
+                    "ordering_key": f"account:{n % accounts}",
+                    "variables": f'{{"i_env":1,"i_account":{n % accounts}}}',
+                }
+                for n in range(count)
+            ],
+        )
+        rows = connection.execute(
+            select(event_queue.c.i_event, event_queue.c.ordering_key).where(
+                event_queue.c.i_event > (before or 0)
+            )
+        ).all()
+        connection.execute(
+            insert(event_notifications),
+            [
+                {
+                    "i_event_handler": handler.i_event_handler,
+                    "position": row.i_event,
+                    "i_event": row.i_event,
+                    "shard": shard_of(row.ordering_key),
+                }
+                for row in rows
+            ],
+        )
+        house.database.announce(connection)
+    return [row.i_event for row in rows]
+
+
+def by_account(requests):
+    """What came for each account, in the order in which it came."""
+    lanes = defaultdict(list)
+    for request in requests:
+        lanes[request.json["variables"]["i_account"]].append(request.i_event)
+    return lanes
+
+
+def assert_each_once_and_in_order(requests, made):
+    assert Counter(r.i_event for r in requests) == Counter(made)
+    for account, i_events in by_account(requests).items():
+        assert i_events == sorted(i_events), f"account {account}"
+
+
+def share(house, worker):
+    """How many shards a worker owns."""
+    return Counter(house.owners().values())[worker]
+
+
+@contextmanager
+def cut_off(worker):
+    """Let no sign of life of a worker come through, as if its process were frozen."""
+    leases = worker._leases
+    sign_of_life, frozen = leases.sign_of_life, True
+
+    def say(*args):
+        if frozen:
+            raise DatabaseUnavailable("cut off")
+        sign_of_life(*args)
+
+    leases.sign_of_life = say
+    yield
+    frozen = False
+
+
+@asynccontextmanager
+async def traffic(house):
+    """Events of many accounts while the block runs; yields the list of those that were made."""
+    made, stopped = [], asyncio.Event()
+
+    async def produce():
+        while not stopped.is_set():
+            for n in range(5):
+                made.append(house.event(i_account=(len(made) + n) % ACCOUNTS))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(produce())
+    try:
+        yield made
+    finally:
+        stopped.set()
+        await task
+
+
+# Sharing
+
+
+async def test_two_workers_share_a_handler_and_deliver_everything_once_and_in_order(house):
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=1000, EventSender__TokenBurstiness=100)
+        async with house.working("w1"), house.working("w2"):
+            await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+            async with traffic(house) as made:
+                await hook.wait_for(300)
+            await house.until("finished")
+    assert_each_once_and_in_order(hook.requests, made)
+
+
+async def test_handlers_that_cannot_be_split_go_to_one_worker_each(house):
+    async with Webhook() as hook:
+        handlers = [
+            house.handler(hook.url, f"S{n}", EventSender__AsyncMode="off") for n in range(4)
+        ]
+        async with house.working("w1"), house.working("w2"):
+            await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 32)
+            owners = house.owners()
+            for handler in handlers:
+                assert len({owners[handler.i_event_handler, shard] for shard in range(16)}) == 1
+
+
+async def test_a_worker_that_comes_gets_its_share_and_one_that_goes_leaves_it(house):
+    """While there is traffic, and without an event that goes out twice or too early."""
+    async with Webhook() as hook:
+        hook.always = Answer(delay=0.02)
+        house.handler(hook.url, EventSender__TokenRate=1000, EventSender__TokenBurstiness=100)
+        async with traffic(house) as made, house.working("w2"):
+            async with house.working("w1"):
+                await hook.wait_for(50)
+                await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+                await hook.wait_for(len(made) + 50)
+            # It gave everything back: nobody had to wait for its lease to run out.
+            left = time.monotonic()
+            await house.come_true(lambda: share(house, "w2") == 16)
+            assert time.monotonic() - left < 3
+            await hook.wait_for(len(made) + 50)
+        async with house.working("w2"):
+            await house.until("finished")
+    assert_each_once_and_in_order(hook.requests, made)
+
+
+async def test_the_concurrency_of_a_handler_is_for_all_workers_together(house):
+    async with Webhook() as hook:
+        hook.always = Answer(delay=0.05)
+        house.handler(hook.url, EventSender__AsyncMode="off", Concurrency=5)
+        for n in range(120):
+            house.event(i_account=n)
+        async with house.working("w2"):
+            async with house.working("w1"):
+                await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+                arrived = len(hook.requests)
+                hook.most_in_progress = 0
+                await hook.wait_for(arrived + 50)
+                assert hook.most_in_progress == 5, "together they use what there is"
+            await house.until("finished")
+    assert hook.most_in_progress <= 5
+
+
+async def test_the_rate_of_a_handler_is_for_all_workers_together(house):
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=40, EventSender__TokenBurstiness=16)
+        for n in range(300):
+            house.event(i_account=n)
+        async with house.working("w1"), house.working("w2"):
+            await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+            await asyncio.sleep(2.5)
+    times = [r.received_at for r in hook.requests]
+    for first, start in enumerate(times):
+        for count, end in enumerate(times[first:], 1):
+            # A little more for what waited in sockets while the machine was busy.
+            assert count <= 16 + 40 * (end - start) * 1.1 + 8
+    assert len(times) > 16 + 40 * 2, "and they use it"
+
+
+# Taking over
+
+
+async def test_the_work_of_a_worker_that_died_goes_on_elsewhere_in_order(house, brief):
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=1000, EventSender__TokenBurstiness=100)
+        async with house.working("w1") as first, house.working("w2"):
+            await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+            async with traffic(house) as made:
+                await hook.wait_for(50)
+                hook.then(*[Answer(delay=1.0)] * 10)
+                await hook.wait_for(len(hook.requests) + 30)
+                await house.kill(first)
+                await house.come_true(lambda: share(house, "w2") == 16)
+            await house.until("finished")
+    assert set(made) == {r.i_event for r in hook.requests}, "nothing is lost"
+    for account, i_events in by_account(hook.requests).items():
+        assert list(dict.fromkeys(i_events)) == sorted(set(i_events)), f"account {account}"
+        # Again only what had gone out when the worker died: the last one of its lane.
+        again = [i_event for i_event, count in Counter(i_events).items() if count > 1]
+        assert len(again) <= 1
+
+
+async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(house, brief):
+    """However far the new owner had read for its own shards before."""
+    async with Webhook() as hook:
+        handler = house.handler(
+            hook.url, EventSender__TokenRate=2000, EventSender__TokenBurstiness=100
+        )
+        async with house.working("w1"), house.working("w2") as second:
+            await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+            await house.kill(second)
+            made = flood(house, handler, 2000, accounts=400)
+            await hook.wait_for(500)
+            async with traffic(house) as more:
+                await house.come_true(lambda: share(house, "w1") == 16)
+                await asyncio.sleep(0.3)
+            await house.until("finished", timeout=30)
+    assert_each_once_and_in_order(hook.requests, [*made, *more])
+
+
+async def test_a_worker_without_a_sure_lease_sends_nothing(house, brief):
+    """It may have been frozen, or cut off: somebody else may have its shards by now."""
+    async with Webhook() as hook:
+        house.handler(hook.url)
+        async with house.working("w1") as worker:
+            house.event(i_account=1)
+            await hook.wait_for(1)
+            with cut_off(worker):
+                await house.come_true(lambda: not worker._tools.lease_holds())
+                house.event(i_account=2)
+                await asyncio.sleep(0.5)
+                assert len(hook.requests) == 1
+            await hook.wait_for(2)
+            await house.until("finished")
+
+
+async def test_a_worker_that_was_frozen_overtakes_and_doubles_nothing_when_it_wakes(house, brief):
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=1000, EventSender__TokenBurstiness=100)
+        async with house.working("w1") as frozen:
+            first = [house.event(i_account=n % 10) for n in range(50)]
+            await house.until("finished")
+            async with house.working("w2"):
+                with cut_off(frozen):
+                    await house.come_true(lambda: share(house, "w2") == 16)
+                    second = [house.event(i_account=n % 10) for n in range(50)]
+                    await house.until("finished")
+                await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+                third = [house.event(i_account=n % 10) for n in range(50)]
+                await house.until("finished")
+    assert_each_once_and_in_order(hook.requests, [*first, *second, *third])
+
+
+async def test_a_stop_waits_for_a_slow_answer_but_gives_everything_else_back_at_once(house):
+    async with Webhook() as hook:
+        hook.then(Answer(delay=2.0))
+        house.handler(hook.url, EventSender__TokenRate=1000, EventSender__TokenBurstiness=100)
+        async with house.working("w2"):
+            async with house.working("w1") as first:
+                await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+                mine = [shard for (_, shard), w in house.owners().items() if w == "w1"]
+                accounts = {shard_of(f"account:{n}"): n for n in range(10, 60)}
+                slow = house.event(i_account=accounts[mine[0]])
+                await hook.wait_for(1)
+                behind = house.event(i_account=accounts[mine[0]])
+                stopping = asyncio.create_task(house.stop(first))
+                await house.come_true(lambda: share(house, "w2") >= 15)
+                house.event(i_account=accounts[mine[1]])
+                await hook.wait_for(2, 1.5)
+                assert share(house, "w1") == 1, "the shard that is being worked for"
+                await stopping
+            await house.until("finished")
+    assert [r.i_event for r in hook.requests] == [slow, behind + 1, behind]
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+async def test_a_handler_that_a_worker_cannot_open_is_left_to_the_others(house, brief, concurrency):
+    async with Webhook() as hook:
+        options = {"EventSender__AsyncMode": "off", "Concurrency": concurrency}
+        for name in ("A", "B"):
+            house.handler(hook.url, name, **options)
+        async with house.working("w1") as broken:
+
+            async def cannot(_configured):
+                return None
+
+            broken._build = cannot
+            async with house.working("w2"):
+                await house.come_true(lambda: share(house, "w2") == 32)
+                for n in range(20):
+                    house.event(i_account=n)
+                await house.until("finished")
+    assert len(hook.requests) == 40
+
+
+# Commits out of order
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+async def test_events_of_a_transaction_that_commits_late_are_delivered_in_order(house):
+    """10,000 others pass meanwhile; nothing goes out twice."""
+    async with Webhook() as hook:
+        handler = house.handler(
+            hook.url, EventSender__TokenRate=10_000, EventSender__TokenBurstiness=1000
+        )
+        # It begins, and ends, while there is always something to read.
+        async with house.working("w1"), traffic(house) as others:
+            await hook.wait_for(50)
+            with house.database.begin() as slow:
+                late = [
+                    house.queue.create_event(slow, 1, "Account/Blocked", {"i_account": 999_999})
+                    for _ in range(3)
+                ]
+                await hook.wait_for(len(hook.requests) + 100)
+                made = flood(house, handler, 10_000)
+                while len(hook.requests) < len(made) + len(others):
+                    # The server ends a transaction of ours that does nothing.
+                    slow.exec_driver_sql("SELECT 1")
+                    await asyncio.sleep(0.1)
+                assert min(made) > max(late)
+            committed = time.monotonic()
+            await house.come_true(lambda: {*late} <= {r.i_event for r in hook.requests[-100:]})
+            assert time.monotonic() - committed < 1.0
+        async with house.working("w1"):
+            await house.until("finished")
+    assert_each_once_and_in_order(hook.requests, [*made, *late, *others])
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+async def test_transactions_that_overlap_lose_nothing(house):
+    """Writers that hold their transactions open for different times, and roll some back."""
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=10_000, EventSender__TokenBurstiness=1000)
+        made = []
+
+        def write(writer):
+            for n in range(25):
+                with house.database.begin() as connection:
+                    i_events = []
+                    for _ in range(2):
+                        variables = {"i_account": writer}
+                        i_events.append(
+                            house.queue.create_event(connection, 1, "Account/Blocked", variables)
+                        )
+                        time.sleep(0.002 * ((n * 7 + writer * 3) % 10))
+                    if n % 5 == 4:
+                        connection.rollback()
+                        i_events = []
+                made.extend(i_events)
+
+        async with house.working("w1"), house.working("w2"):
+            await asyncio.gather(*(asyncio.to_thread(write, writer) for writer in range(5)))
+            await hook.wait_for(len(made))
+            await house.until("finished")
+    assert_each_once_and_in_order(hook.requests, made)
