@@ -753,6 +753,15 @@ def test_a_restart_beside_the_end_of_the_events_last_handler_is_not_lost(books):
     assert books.live() == (0, 0)
 
 
+def be_patient(connection):
+    """Let a transaction do nothing for longer than one of ours may."""
+    connection.exec_driver_sql(
+        "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+        if connection.dialect.name == "postgresql"
+        else "SET SESSION idle_transaction_timeout = 60"
+    )
+
+
 @pytest.mark.databases("postgresql", "mariadb")
 def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(books):
     handler = books.handler()
@@ -780,6 +789,8 @@ def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(bo
         return seen
 
     with books.database.begin() as slow, books.database.begin() as slower:
+        for connection in (slow, slower):
+            be_patient(connection)
         late = [
             books.queue.create_event(connection, 1, "Account/Blocked", {"i_account": 7})
             for connection in (slow, slower)
