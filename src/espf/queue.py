@@ -12,7 +12,7 @@ time of its failure there.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from espf import journal
 from espf.catalogue import is_custom
 from espf.db.database import Database
-from espf.db.dialect import Moment, to_moment
+from espf.db.dialect import Dialect, Moment, to_moment
 from espf.db.tables import event_notifications, event_queue, event_subscriptions
 from espf.errors import InvalidRequest
 from espf.leases import Leases
@@ -68,10 +68,12 @@ class Start:
     """Where reading new notifications begins: after ``reached``, or after what comes to light.
 
     ``suspects`` are running transactions; when one has ended, read from its position.
+    ``expected`` are positions that are there and could not be seen before.
     """
 
     reached: int
     suspects: Mapping[int, int] = field(default_factory=dict)
+    expected: Sequence[int] = ()
 
     def after(self, running: Collection[int]) -> int:
         """The position, when these transactions are running."""
@@ -85,7 +87,8 @@ class Found:
 
     New notifications, each with whether an earlier one of its lane waits; due ones; followers by
     lane, in the same form as new ones; and the seconds until the next one is due. ``running`` are
-    the transactions whose events cannot be seen yet.
+    the transactions whose events cannot be seen yet, ``unseen`` positions that cannot. ``late`` are
+    those that were expected.
     """
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
@@ -95,37 +98,49 @@ class Found:
     )
     next_due_seconds: float | None = None
     running: frozenset[int] = frozenset()
+    unseen: frozenset[int] = frozenset()
+    late: list[tuple[Notification, bool]] = field(default_factory=list)
 
 
 _COLUMNS = (
     "n.position, n.attempts, n.shard, q.notified, n.i_event, q.i_env, q.event_type, q.variables, "
     "q.ordering_key"
 )
-_FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.status = 'queued'"
 
-# Whether an earlier notification of the lane waits for its time, or holds the lane.
-_PARKED = (
-    "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = q.ordering_key "
-    # The sum keeps planners from the index by time, which holds all that wait for this handler.
-    "AND p.i_event_handler + 0 = n.i_event_handler AND p.position < n.position "
-    "AND p.next_attempt_at IS NOT NULL)"
-)
 
-_READ_NEW = (
-    f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "
-    f"WHERE {_MINE} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
-    "ORDER BY n.position LIMIT {room}"
-)
-_READ_DUE = (
-    f"SELECT {_COLUMNS} {_FROM} "
-    f"WHERE {_MINE} AND n.next_attempt_at <= {{now}} AND NOT {_PARKED} "
-    "ORDER BY n.next_attempt_at LIMIT {room}"
-)
-_NEXT_DUE = (
-    "SELECT n.next_attempt_at FROM Event_Notifications n "
-    f"WHERE {_MINE} AND n.next_attempt_at > {{now}} ORDER BY n.next_attempt_at LIMIT 1"
-)
+class _Statements:
+    """What the worker reads with; ``{names}`` in them are filled in for each handler."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        new = f"Event_Notifications n{dialect.using('PRIMARY')}"
+        due = f"Event_Notifications n{dialect.using('Event_Notifications_due')}"
+        event = "JOIN Event_Queue q ON q.i_event = n.i_event"
+        # Whether an earlier notification of the lane waits for its time, or holds the lane. The sum
+        # keeps planners from the index by time, which holds all that wait for this handler.
+        parked = (
+            f"EXISTS (SELECT 1 FROM Event_Notifications p"  # noqa: S608  (our own names)
+            f"{dialect.using('Event_Notifications_parked')} "
+            "WHERE p.ordering_key = q.ordering_key AND p.i_event_handler + 0 = n.i_event_handler "
+            "AND p.position < n.position AND p.next_attempt_at IS NOT NULL)"
+        )
+        untried = f"SELECT {_COLUMNS}, {parked} AS parked FROM {new} {event} WHERE {_MINE}"  # noqa: S608
+        self.new = (
+            f"{untried} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
+            "ORDER BY n.position LIMIT {room}"
+        )
+        self.at = f"{untried} AND n.position {{among}} AND n.next_attempt_at IS NULL"
+        self.due = (
+            f"SELECT {_COLUMNS} FROM {due} {event} "  # noqa: S608
+            f"WHERE {_MINE} AND n.next_attempt_at <= {{now}} AND NOT {parked} "
+            "ORDER BY n.next_attempt_at LIMIT {room}"
+        )
+        self.next_due = (
+            f"SELECT n.next_attempt_at FROM {due} "  # noqa: S608
+            f"WHERE {_MINE} AND n.next_attempt_at > {{now}} ORDER BY n.next_attempt_at LIMIT 1"
+        )
+
+
 _NEW_NAMES = {"handler": "int", "shards": "int", "after": "bigint", "room": "int"}
 _DUE_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz", "room": "int"}
 _NEXT_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz"}
@@ -137,6 +152,7 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._leases = Leases(database)
+        self._read = _Statements(database.dialect)
         self.journal = journal.Journal(database)
 
     # In: events that no trigger makes
@@ -292,14 +308,29 @@ class Queue:
         self._read_refills(connection, wanted, found)
         asked = [(one, into) for one, into in zip(wanted, found, strict=True) if one.room > 0]
         if asked:
-            items = [
-                (one.i_event_handler, one.shards, one.start.after(running), one.room)
-                for one, _ in asked
-            ]
-            rows = dialect.for_each(connection, _READ_NEW, _NEW_NAMES, items)
-            for (one, into), some in zip(asked, rows, strict=True):
-                into.new = _notifications(one.i_event_handler, some)
+            self._read_new(connection, asked, running)
         return found
+
+    def _read_new(
+        self,
+        connection: Connection,
+        asked: Sequence[tuple[Wanted, Found]],
+        running: Collection[int],
+    ) -> None:
+        dialect = self._database.dialect
+        items = [
+            (one.i_event_handler, one.shards, one.start.after(running), one.room)
+            for one, _ in asked
+        ]
+        rows = dialect.for_each(connection, self._read.new, _NEW_NAMES, items)
+        for (one, into), (handler, _, after, _), some in zip(asked, items, rows, strict=True):
+            into.new = _notifications(handler, some)
+            expected = one.start.expected
+            if expected:
+                into.late = self._read_at(connection, one, expected)
+            if into.new or expected:
+                upto = into.new[-1][0].position if into.new else after
+                into.unseen = dialect.unseen(connection, handler, after, upto, expected)
 
     def _read_due(
         self,
@@ -310,9 +341,12 @@ class Queue:
     ) -> None:
         dialect = self._database.dialect
         items = [(one.i_event_handler, one.shards, now, one.due_room) for one in wanted]
-        due = dialect.for_each(connection, _READ_DUE, _DUE_NAMES, items)
+        due = dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
         later = dialect.for_each(
-            connection, _NEXT_DUE, _NEXT_NAMES, [(handler, s, t) for handler, s, t, _ in items]
+            connection,
+            self._read.next_due,
+            _NEXT_NAMES,
+            [(handler, s, t) for handler, s, t, _ in items],
         )
         for one, into, rows, first in zip(wanted, found, due, later, strict=True):
             into.due = [_notification(one.i_event_handler, row) for row in rows]
@@ -324,25 +358,26 @@ class Queue:
     def _read_refills(
         self, connection: Connection, wanted: Sequence[Wanted], found: Sequence[Found]
     ) -> None:
-        dialect = self._database.dialect
         for one, into in zip(wanted, found, strict=True):
             if not one.refill:
                 continue
-            among, values = dialect.among([p for _, positions in one.refill for p in positions])
-            statement = (
-                f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "
-                f"WHERE n.i_event_handler = {one.i_event_handler} AND n.position {among} "
-                "AND n.status = 'queued' AND n.next_attempt_at IS NULL ORDER BY n.position"
-            )
-            rows = connection.exec_driver_sql(statement, values).all()
-            by_position = {
-                notification.position: (notification, parked)
-                for notification, parked in _notifications(one.i_event_handler, rows)
-            }
+            asked = [position for _, positions in one.refill for position in positions]
+            by_position = {each[0].position: each for each in self._read_at(connection, one, asked)}
             into.refilled = [
                 (key, positions, [by_position[p] for p in positions if p in by_position])
                 for key, positions in one.refill
             ]
+
+    def _read_at(
+        self, connection: Connection, one: Wanted, positions: Sequence[int]
+    ) -> list[tuple[Notification, bool]]:
+        """What waits untried at these positions."""
+        among, values = self._database.dialect.among(positions)
+        statement = self._read.at.format(
+            handler=one.i_event_handler, shards=one.shards, among=among
+        )
+        rows = connection.exec_driver_sql(statement, values).all()
+        return _notifications(one.i_event_handler, rows)
 
     def settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
         """Store what became of a batch of attempts, journal them, and clean up finished events.

@@ -38,8 +38,8 @@ class Dialect(ABC):
     #: How long an event loop stands still, at most, for a write transaction to be over.
     standstill_seconds: ClassVar[float] = 0.0
 
-    #: After how long a transaction shows in ``running`` at the latest; None: at once, and the
-    #: picture of a read transaction is as old as its ``running``.
+    #: For how long the last that was read may hide what comes before it, unknown to ``running`` and
+    #: to ``unseen``; None: not at all.
     running_lag_seconds: ClassVar[float | None] = None
 
     #: The schema of ESPF's tables, as the database spells it; None: there are no schemas.
@@ -93,6 +93,21 @@ class Dialect(ABC):
         To be asked first in a read transaction. Empty where commits come in the order of numbers.
         """
 
+    def unseen(
+        self,
+        connection: Connection,  # noqa: ARG002  (for those that can tell)
+        i_event_handler: int,  # noqa: ARG002
+        after: int,  # noqa: ARG002
+        upto: int,  # noqa: ARG002
+        expected: Sequence[int],  # noqa: ARG002
+    ) -> frozenset[int]:
+        """Positions of a handler's work that is written, but cannot be seen in this transaction.
+
+        Those after one position and up to another, and those among the ``expected``. Empty where
+        ``running`` knows, or where there is nothing to know.
+        """
+        return frozenset()
+
     @abstractmethod
     def for_each(
         self,
@@ -106,6 +121,13 @@ class Dialect(ABC):
         ``{name}`` in the statement stands for a value of the item; ``names`` are those names, each
         with its SQL type. The rows of an item keep their order.
         """
+
+    def using(self, index: str) -> str:  # noqa: ARG002  (for those that take orders)
+        """What follows a table's name to have it read through an index.
+
+        For planners that go by what they believe to know of a table.
+        """
+        return ""
 
     @abstractmethod
     def rows(

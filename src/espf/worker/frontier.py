@@ -1,15 +1,19 @@
 """How far a handler's new work has been read, and what has to be read again. Pure.
 
 An event has its number before its transaction commits, so a lower number may come to be seen
-after a higher one. For every transaction that a read saw running, the frontier remembers how far
-reading had come before; when the transaction has ended, it is read again from there. Numbers that
-nobody will ever see (rolled back, or other handlers') cost nothing.
+after a higher one. Some databases tell which transactions are running: the frontier remembers for
+each how far reading had come before it was seen, and when it has ended, it is read again from
+there. Others tell which positions are written but cannot be seen yet: those are asked for one by
+one. Numbers that nobody will ever see (rolled back, or other handlers') cost nothing.
 """
 
 from collections import deque
 from collections.abc import Collection
 
 from espf.queue import Start
+
+#: So many positions are asked for one by one.
+MOST_UNSEEN = 1000
 
 
 class Frontier:
@@ -20,24 +24,38 @@ class Frontier:
         self._reached = 0
         # Transaction -> how far reading had come before it was first seen.
         self._suspects: dict[int, int] = {}
+        # Positions that are there, and could not be seen.
+        self._unseen: set[int] = set()
         # When reads ended, and how far reading had come before each.
         self._recent: deque[tuple[float, int]] = deque()
 
     @property
     def start(self) -> Start:
         """Where to read next."""
-        return Start(self._before, dict(self._suspects))
+        if len(self._unseen) <= MOST_UNSEEN:
+            return Start(self._before, dict(self._suspects), sorted(self._unseen))
+        # One great transaction: simpler to read all of it again.
+        return Start(min(self._before, min(self._unseen) - 1), dict(self._suspects))
 
     @property
     def _before(self) -> int:
         """Read from here in any case: what was going on lately may not have been listed."""
         return self._recent[0][1] if self._recent else self._reached
 
-    def ended(self, running: Collection[int], reached: int, now: float, *, complete: bool) -> None:
+    def ended(
+        self,
+        running: Collection[int],
+        reached: int,
+        now: float,
+        *,
+        complete: bool,
+        unseen: Collection[int] = (),
+    ) -> None:
         """A read is over, at the time ``now``: it came as far as ``reached`` while these ran.
 
-        ``complete``: there was nothing more to read.
+        ``complete``: there was nothing more to read. ``unseen``: what could not be seen.
         """
+        self._unseen = set(unseen)
         before = self._before
         self._suspects = {
             transaction: self._suspects.get(transaction, before) for transaction in running
@@ -54,4 +72,5 @@ class Frontier:
         """Read everything again: there is work of new shards, somewhere."""
         self._reached = 0
         self._suspects = {}
+        self._unseen = set()
         self._recent.clear()

@@ -316,17 +316,19 @@ class Runner:
             self._wake_sender.set()
 
     def _read_new(self, wanted: Wanted, found: Found, now: float) -> None:
-        for notification, behind in found.new:
+        for notification, behind in (*found.late, *found.new):
             if notification.shard in self.epochs:
                 self._lanes.offer(notification, behind=behind)
         complete = len(found.new) < wanted.room
         reached = found.new[-1][0].position if found.new else 0
         if not self._begun_anew:
-            self._frontier.ended(found.running, reached, now, complete=complete)
+            self._frontier.ended(
+                found.running, reached, now, complete=complete, unseen=found.unseen
+            )
         self._look |= not complete
         # What is running now may hold back what comes before what has been read.
         self._late_seconds = LATE_SECONDS if found.new else self._late_seconds * 2
-        if found.running:
+        if found.running or found.unseen:
             self._look_at = min(self._look_at, now + min(self._late_seconds, LATEST_SECONDS))
 
     # Sending
