@@ -66,7 +66,7 @@ def sql(rules_file: Path | None) -> None:
     """Print the DDL, for a database administrator to read or run."""
     with office() as at, at.database.read() as connection:
         wanted = _wanted(at, connection, rules_file)
-        click.echo(triggers.ddl(at.database.dialect, wanted), nl=False)
+        click.echo(triggers.ddl(connection, at.database.dialect, wanted), nl=False)
 
 
 @capture.command()
@@ -79,7 +79,7 @@ def remove() -> None:
 
 def reapply(at: Office, connection: Connection) -> None:
     """Compile again after a type was switched, if anything is installed at all."""
-    if at.database.dialect.installed(connection):
+    if at.database.dialect.triggers.installed(connection):
         triggers.apply(connection, at.database.dialect, _wanted(at, connection, None))
 
 
@@ -92,6 +92,6 @@ def _wanted(at: Office, connection: Connection, rules_file: Path | None) -> Sequ
 def _print(todo: triggers.Plan, would: str) -> None:
     for name in todo.drop:
         click.echo(f"{would}drop    {name}")
-    for name in todo.create:
-        click.echo(f"{would}create  {name}")
+    for each in todo.create:
+        click.echo(f"{would}create  {each.name}")
     click.echo(f"{len(todo.unchanged)} triggers unchanged")

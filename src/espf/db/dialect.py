@@ -4,7 +4,6 @@ One file per database implements this; nothing outside ``espf.db`` knows which o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +12,9 @@ from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.types import TypeEngine
 
-from espf.db.trigger import Trigger
+from espf.db.trigger import TriggerMaker
 from espf.errors import DatabaseUnavailable
+
 
 class Dialect(ABC):
     """The secret that one database's file keeps."""
@@ -22,21 +22,12 @@ class Dialect(ABC):
     #: The SQL expression of the current time, in the form in which ``Moment`` stores it.
     now: str
 
+    #: How the database's triggers are made.
+    triggers: TriggerMaker
+
     @abstractmethod
     def tune(self, engine: Engine) -> None:
         """Set up each new connection, and how a transaction begins."""
-
-    @abstractmethod
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """Compile a trigger: the name that carries the content's hash -> the DDL to create it."""
-
-    @abstractmethod
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """The triggers of ESPF in the database: name -> the DDL as the database holds it."""
-
-    @abstractmethod
-    def drop(self, name: str) -> str:
-        """The statement that removes an installed trigger."""
 
     @abstractmethod
     async def wait(self, timeout_seconds: float) -> None:

@@ -8,7 +8,6 @@ program that writes the file, the ``sqlite3`` shell included, is captured.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from espf.db import sqlite_triggers
 from espf.db.dialect import Dialect
-from espf.db.trigger import Trigger
+from espf.db.sqlite_triggers import NOW, SqliteTriggers
+from espf.db.tables import metadata
 from espf.errors import DatabaseUnavailable
 
 #: How long a writer waits for another one before it gives up.
@@ -44,10 +43,11 @@ _UNUSABLE = (
 class SqliteDialect(Dialect):
     """See Dialect."""
 
-    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    now = NOW
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.triggers = SqliteTriggers(own_tables=tuple(metadata.tables))
         self._watch: sqlite3.Connection | None = None
         self._seen = -1
         self._quiet_since = 0.0
@@ -73,22 +73,6 @@ class SqliteDialect(Dialect):
         def begun(connection: Connection) -> None:
             read_only = connection.get_execution_options().get("read_only")
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """See Dialect."""
-        return sqlite_triggers.render(trigger, self.now)
-
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """See Dialect."""
-        rows = connection.exec_driver_sql(
-            "SELECT name, sql FROM sqlite_master "
-            r"WHERE type = 'trigger' AND name LIKE 'espf\_%' ESCAPE '\' ORDER BY name"
-        )
-        return {row.name: row.sql for row in rows}
-
-    def drop(self, name: str) -> str:
-        """See Dialect."""
-        return sqlite_triggers.drop(name)
 
     async def wait(self, timeout_seconds: float) -> None:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
