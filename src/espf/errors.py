@@ -12,6 +12,7 @@ EspfError
 ├─ BillingFault           the billing API said no: fault code and string
 └─ HandlerError           what a handler may say about an event
    ├─ TryLater            temporary; try again, optionally not before a while
+   │  └─ Unreachable      not even a connection came about
    ├─ Misconfigured       nothing is wrong with the event; the handler's settings are
    ├─ Rejected            the external system refused; do not try again
    └─ Skipped             nothing to do, and why
@@ -118,6 +119,10 @@ class TryLater(HandlerError):
     def __init__(self, message: str | None = None, *, after: timedelta | None = None) -> None:
         super().__init__(message)
         self.after = after
+
+
+class Unreachable(TryLater):
+    """No connection to the external system comes about; it is down, or the way to it."""
 
 
 class Misconfigured(HandlerError):

@@ -1,108 +1,188 @@
-"""Who works for which event handler: leases with an epoch that counts the owners.
+"""Who works for which event handler: leases on shards, with an epoch that counts the owners.
 
-A worker that has lost its lease may not know it yet. Its results come under an old epoch, and
-change nothing.
+A handler's work is split into shards by ordering key, so that several workers can share it. A
+worker gives one sign of life for all its leases; when it stays away, they are free. It may not
+know that it has lost one: its results come under an old epoch then, and change nothing.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, select, tuple_, update
 
 from espf.db.database import Database
-from espf.db.tables import handler_leases
+from espf.db.tables import handler_leases, workers
+from espf.model import SHARDS
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The ownership of a handler. A result under an epoch that is over changes nothing."""
+    """The ownership of a shard. A result under an epoch that is over changes nothing.
+
+    ``idle_seconds`` is how long nobody had it before; None: nobody ever had.
+    """
 
     i_event_handler: int
+    shard: int
     epoch: int
+    idle_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Roll:
+    """Who is there, and who owns what: (handler, shard) -> worker, alive or not."""
+
+    alive: Sequence[str]
+    owners: Mapping[tuple[int, int], str]
 
 
 class Leases:
-    """Take, keep and give back handlers, by the database's clock."""
+    """Take, keep and give back shards, by the database's clock."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def sign_of_life(self, connection: Connection, worker: str, seconds: float) -> None:
+        """Say that a worker is there, and will be for so long."""
+        now = self._database.now(connection)
+        until = now + timedelta(seconds=seconds)
+        changed = connection.execute(
+            update(workers).where(workers.c.worker == worker).values(expires_at=until)
+        )
+        if not changed.rowcount:
+            connection.execute(
+                workers.insert().values(worker=worker, started_at=now, expires_at=until)
+            )
+        # Long gone: nothing is theirs any more.
+        connection.execute(delete(workers).where(workers.c.expires_at < now - timedelta(hours=1)))
+
+    def sign_off(self, connection: Connection, worker: str) -> None:
+        """Give everything back that a worker has; it is going."""
+        self.release(connection, worker)
+        connection.execute(delete(workers).where(workers.c.worker == worker))
+
+    def roll(self, connection: Connection) -> Roll:
+        """Who is there, by name, and who owns what."""
+        now = self._database.now(connection)
+        alive = connection.execute(
+            select(workers.c.worker).where(workers.c.expires_at > now).order_by(workers.c.worker)
+        ).scalars()
+        leases = connection.execute(
+            select(
+                handler_leases.c.i_event_handler, handler_leases.c.shard, handler_leases.c.worker
+            ).where(handler_leases.c.worker != "")
+        )
+        return Roll(list(alive), {(row.i_event_handler, row.shard): row.worker for row in leases})
 
     def acquire(
         self,
         connection: Connection,
         worker: str,
-        lease_seconds: float,
-        wanted: Sequence[int],
-        dead: Sequence[str] = (),
+        wanted: Collection[tuple[int, int]],
+        dead: Collection[str] = (),
     ) -> list[Lease]:
-        """Take the handlers among ``wanted`` that nobody owns: never owned, let go, or run out.
+        """Take the shards among ``wanted`` that nobody owns who is alive.
 
-        ``dead`` names owners that are known to be gone, whose leases need not run out.
+        ``dead`` names owners that are known to be gone, before their time is up.
         """
         now = self._database.now(connection)
-        owners = {
-            row.i_event_handler: row
-            for row in connection.execute(
-                select(handler_leases).where(handler_leases.c.i_event_handler.in_(wanted))
-            )
+        expiry = {
+            row.worker: row.expires_at
+            for row in connection.execute(select(workers.c.worker, workers.c.expires_at))
         }
+        rows = connection.execute(
+            select(handler_leases)
+            .where(_among(wanted))
+            .order_by(handler_leases.c.i_event_handler, handler_leases.c.shard)
+            # One that cannot be had now, because its owner was frozen just then, holds up no other.
+            .with_for_update(skip_locked=True)
+        ).all()
         taken: list[Lease] = []
-        for i_event_handler in wanted:
-            owner = owners.get(i_event_handler)
-            if owner and owner.expires_at > now and owner.worker not in dead:
+        for row in rows:
+            end = _end(row.worker, row.since, expiry, dead, now)
+            if end is None:
                 continue
-            epoch = owner.epoch + 1 if owner else 1
-            values = {
-                "worker": worker,
-                "epoch": epoch,
-                "expires_at": now + timedelta(seconds=lease_seconds),
-            }
-            if owner:
-                connection.execute(
-                    update(handler_leases)
-                    .where(handler_leases.c.i_event_handler == i_event_handler)
-                    .values(**values)
-                )
-            else:
-                connection.execute(
-                    insert(handler_leases).values(i_event_handler=i_event_handler, **values)
-                )
-            taken.append(Lease(i_event_handler, epoch))
+            idle = (now - end).total_seconds() if row.epoch else None
+            taken.append(Lease(row.i_event_handler, row.shard, row.epoch + 1, idle))
+        for lease in taken:
+            connection.execute(
+                update(handler_leases)
+                .where(_among([(lease.i_event_handler, lease.shard)]))
+                .values(worker=worker, epoch=lease.epoch, since=now)
+            )
         return taken
 
-    def owners(self, connection: Connection) -> dict[int, str]:
-        """Who owns which handler, run out or not."""
-        rows = connection.execute(select(handler_leases.c.i_event_handler, handler_leases.c.worker))
-        return {row.i_event_handler: row.worker for row in rows}
+    def held(self, connection: Connection, worker: str) -> dict[tuple[int, int], int]:
+        """What a worker still has: (handler, shard) -> epoch."""
+        rows = connection.execute(select(handler_leases).where(handler_leases.c.worker == worker))
+        return {(row.i_event_handler, row.shard): row.epoch for row in rows}
 
-    def extend(self, connection: Connection, worker: str, lease_seconds: float) -> dict[int, int]:
-        """Keep a worker's leases; returns handler -> epoch of those that it still has."""
-        until = self._database.now(connection) + timedelta(seconds=lease_seconds)
-        rows = connection.execute(
-            update(handler_leases)
-            .where(handler_leases.c.worker == worker)
-            .values(expires_at=until)
-            .returning(handler_leases.c.i_event_handler, handler_leases.c.epoch)
-        )
-        return {row.i_event_handler: row.epoch for row in rows}
-
-    def release(self, connection: Connection, worker: str, i_event_handlers: Sequence[int]) -> None:
-        """Give leases back, so that the next worker need not wait."""
+    def release(
+        self,
+        connection: Connection,
+        worker: str,
+        shards: Collection[tuple[int, int]] | None = None,
+    ) -> None:
+        """Give shards back, or all, so that the next worker need not wait."""
+        mine = handler_leases.c.worker == worker
+        if shards is not None:
+            mine &= _among(shards)
         connection.execute(
             update(handler_leases)
-            .where(
-                handler_leases.c.worker == worker,
-                handler_leases.c.i_event_handler.in_(i_event_handlers),
-            )
-            .values(worker="", expires_at=self._database.now(connection))
+            .where(mine)
+            .values(worker="", since=self._database.now(connection))
         )
 
-    def epochs(self, connection: Connection, i_event_handlers: Collection[int]) -> dict[int, int]:
-        """The epochs under which handlers are owned now."""
+    def valid(
+        self, connection: Connection, claims: Collection[tuple[int, int, int]]
+    ) -> set[tuple[int, int, int]]:
+        """Which (handler, shard, epoch) are in force, until the end of the transaction."""
         rows = connection.execute(
-            select(handler_leases.c.i_event_handler, handler_leases.c.epoch).where(
-                handler_leases.c.i_event_handler.in_(sorted(i_event_handlers))
-            )
+            select(handler_leases.c.i_event_handler, handler_leases.c.shard, handler_leases.c.epoch)
+            .where(_among({claim[:2] for claim in claims}))
+            .order_by(handler_leases.c.i_event_handler, handler_leases.c.shard)
+            .with_for_update(read=True)
         )
-        return {row.i_event_handler: row.epoch for row in rows}
+        return {(row.i_event_handler, row.shard, row.epoch) for row in rows}.intersection(claims)
+
+
+def shards_of_unit(unit: int, units: int) -> range:
+    """The shards that belong together when a handler's work is dealt out in so many units."""
+    size = SHARDS // units
+    return range(unit * size, (unit + 1) * size)
+
+
+def deal(units: Mapping[int, int], alive: Sequence[str]) -> dict[tuple[int, int], str]:
+    """Which worker is to have which shard: the units of each handler, dealt out in turn.
+
+    ``units`` says for each handler into how many its work may be split. Everybody who counts the
+    same workers comes to the same result.
+    """
+    return {
+        (i_event_handler, shard): alive[(i_event_handler + unit) % len(alive)]
+        for i_event_handler, count in units.items()
+        for unit in range(count)
+        for shard in shards_of_unit(unit, count)
+        if alive
+    }
+
+
+def _among(shards: Collection[tuple[int, int]]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    return tuple_(handler_leases.c.i_event_handler, handler_leases.c.shard).in_(sorted(shards))
+
+
+def _end(
+    worker: str,
+    since: datetime,
+    expiry: Mapping[str, datetime],
+    dead: Collection[str],
+    now: datetime,
+) -> datetime | None:
+    """Since when a shard is free; None: it is not."""
+    if not worker:
+        return since
+    if worker in dead:
+        return now
+    expires_at = expiry.get(worker, since)
+    return expires_at if expires_at <= now else None

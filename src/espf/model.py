@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 
@@ -35,9 +34,9 @@ DONE = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Event:
-    """One row of Event_Queue, as a handler sees it.
+    """One row of Event_Queue, as a handler sees it; not to be changed.
 
     ``payload`` is the JSON object of the variables, exactly as the trigger wrote it: compact,
     without ``i_event``.
@@ -50,12 +49,14 @@ class Event:
     ordering_key: str | None = None
     created_at: datetime | None = None
     start_time: datetime | None = None
+    _variables: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def variables(self) -> Mapping[str, Any]:
         """The variables, parsed on first use."""
-        parsed: dict[str, Any] = json.loads(self.payload)
-        return parsed
+        if self._variables is None:
+            self._variables = json.loads(self.payload)
+        return self._variables or {}
 
     @property
     def i_account(self) -> int | None:
@@ -74,12 +75,19 @@ class Notification:
 
     ``position`` orders the notifications of a lane; it equals ``i_event``, but for a scheduled
     event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
+    ``alone``: no other handler was notified of the event.
     """
 
     i_event_handler: int
     position: int
     attempts: int
     event: Event
+    alone: bool = False
+
+    @property
+    def shard(self) -> int:
+        """Which part of the handler's work it belongs to."""
+        return shard_of(self.event.ordering_key)
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the
@@ -94,6 +102,9 @@ KEY_VARIABLES = (
 
 #: Characters of an id that an ordering key holds.
 LONGEST_KEY = 200
+
+#: The work of a handler has so many parts, which may go to as many workers.
+SHARDS = 16
 
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
@@ -111,6 +122,14 @@ def ordering_key(variables: Mapping[str, Any]) -> str | None:
             text = str(value)
             return f"{prefix}:{text[:LONGEST_KEY]}" if _PRINTABLE_ASCII.fullmatch(text) else None
     return None
+
+
+def shard_of(key: str | None) -> int:
+    """The part of a handler's work that a lane belongs to. Triggers compute the same.
+
+    Its last two characters are what all databases can compute with, and spread evenly.
+    """
+    return 0 if key is None or len(key) < 2 else (7 * ord(key[-2]) + ord(key[-1])) % SHARDS
 
 
 def compact(value: object) -> str:

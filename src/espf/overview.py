@@ -6,10 +6,11 @@ Step 8 of 8, tell. Only reads.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select
 
 from espf import journal
 from espf.db.tables import event_handlers, event_notifications, event_queue, provisioning_log
@@ -117,44 +118,76 @@ def counts(connection: Connection, i_event_handler: int) -> dict[str, int]:
     return counts
 
 
-def _live(connection: Connection, wanted: Filter) -> Iterator[Overview]:
-    rows = connection.execute(
+def notifications_of(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """The notifications of live events: columns of both, and the handler's name.
+
+    Through the handlers, so that every step is a look into one index.
+    """
+    mine = event_notifications.c
+    place = func.coalesce(event_queue.c.position, event_queue.c.i_event)
+    return (
         select(
-            event_queue,
-            event_notifications.c.status,
-            event_notifications.c.attempts,
-            event_notifications.c.next_attempt_at,
-            event_notifications.c.last_error,
+            *(column for column in event_queue.c if column.name != "position"),
+            mine.i_event_handler,
+            mine.position,
+            mine.status,
+            mine.attempts,
+            mine.next_attempt_at,
+            mine.last_error,
             event_handlers.c.name.label("handler"),
         )
-        .outerjoin_from(
-            event_queue,
+        .select_from(event_queue)
+        .join(event_handlers, event_handlers.c.i_event_handler > 0)
+        .join(
             event_notifications,
-            event_notifications.c.i_event == event_queue.c.i_event,
+            (mine.i_event_handler == event_handlers.c.i_event_handler) & (mine.position == place),
         )
-        .outerjoin(
-            event_handlers,
-            event_handlers.c.i_event_handler == event_notifications.c.i_event_handler,
-        )
-        .where(*wanted.conditions(event_queue, event_handlers.c.name))
-        .order_by(event_queue.c.i_event.desc(), event_notifications.c.i_event_handler)
+        .where(*conditions)
     )
-    for row in rows:
-        status = _view(row)
-        if wanted.takes(status):
-            yield Overview(
-                i_event=row.i_event,
-                i_env=row.i_env,
-                event_type=row.event_type,
-                ordering_key=row.ordering_key,
-                handler=row.handler,
-                status=status,
-                attempts=row.attempts or 0,
-                created_at=row.created_at,
-                start_time=row.start_time,
-                next_attempt_at=row.next_attempt_at if status == RETRYING else None,
-                reason=row.last_error,
+
+
+def _live(connection: Connection, wanted: Filter) -> Iterator[Overview]:
+    """What is in the live tables, newest first."""
+    notified = (
+        _overview(row, _view(row))
+        for row in connection.execute(
+            notifications_of(*wanted.conditions(event_queue, event_handlers.c.name)).order_by(
+                event_queue.c.i_event.desc(), event_handlers.c.i_event_handler
             )
+        )
+    )
+    found = [notified]
+    if wanted.handler is None and wanted.takes(SCHEDULED):
+        rows = connection.execute(
+            select(event_queue)
+            .where(
+                event_queue.c.notified == 0,
+                event_queue.c.start_time.is_not(None),
+                *wanted.conditions(event_queue, event_handlers.c.name),
+            )
+            .order_by(event_queue.c.i_event.desc())
+        )
+        found.append(_overview(row, SCHEDULED) for row in rows)
+    for one in merge(*found, key=lambda one: -one.i_event):
+        if wanted.takes(one.status):
+            yield one
+
+
+def _overview(row: Row[Any], status: str) -> Overview:
+    tried = status != SCHEDULED
+    return Overview(
+        i_event=row.i_event,
+        i_env=row.i_env,
+        event_type=row.event_type,
+        ordering_key=row.ordering_key,
+        handler=row.handler if tried else None,
+        status=status,
+        attempts=row.attempts if tried else 0,
+        created_at=row.created_at,
+        start_time=row.start_time,
+        next_attempt_at=row.next_attempt_at if status == RETRYING else None,
+        reason=row.last_error if tried else None,
+    )
 
 
 def _past(connection: Connection, wanted: Filter) -> Iterator[Overview]:
@@ -177,9 +210,7 @@ def _past(connection: Connection, wanted: Filter) -> Iterator[Overview]:
 
 
 def _view(row: Row[Any]) -> str:
-    """The status as people see it: what is queued is scheduled, retrying, or waits its turn."""
-    if row.status is None:
-        return SCHEDULED
+    """The status as people see it: what is queued retries, or waits its turn."""
     if row.status == Status.QUEUED and row.next_attempt_at is not None:
         return RETRYING
     return str(row.status)

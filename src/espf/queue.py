@@ -1,59 +1,46 @@
-"""The queue: the only Python writer of Event_Queue and Event_Notifications.
+"""The queue: with the triggers, the only writer of Event_Queue and Event_Notifications.
 
-Triggers are the other writer. Worker, APIs and command line all come through here. Every method
-works inside the caller's transaction.
+Worker, APIs and command line all come through here; every method works inside the caller's
+transaction. What an administrator may do to events that are there is in ``espf.restarts``.
 
 A notification that has never been tried has no ``next_attempt_at``; the worker reads those forward
 by position. One that has been tried, or is restarted, has: the worker reads it when it is due, and
-until then nothing behind it in its lane is touched. A failed one that holds its lane keeps the
+until then nothing behind it in its lane is delivered. A failed one that holds its lane keeps the
 time of its failure there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from espf import journal
 from espf.catalogue import is_custom
-from espf.db.bulk import execute_rows
+from espf.db.bulk import numbers
 from espf.db.database import Database
-from espf.db.dialect import Moment
-from espf.db.tables import (
-    event_handlers,
-    event_notifications,
-    event_queue,
-    event_subscriptions,
-    handler_leases,
-    provisioning_log,
-)
-from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.db.dialect import Moment, to_moment
+from espf.db.tables import event_notifications, event_queue, event_subscriptions
+from espf.errors import InvalidRequest
 from espf.leases import Leases
-from espf.model import DONE, Event, Notification, Status, compact, format_time, ordering_key
-from espf.overview import RETRYING, SCHEDULED
-from espf.subscriptions import EventHandler, delete_handler, require_type
+from espf.model import (
+    DONE,
+    Event,
+    Notification,
+    Status,
+    compact,
+    format_time,
+    ordering_key,
+    shard_of,
+)
+from espf.subscriptions import require_type
 
 #: The largest JSON text of an event's variables.
 MAX_VARIABLES = 64 * 1024
 
-#: How many notifications of one lane are read at a time.
-LANE_ROWS = 100
-
 NO_SUBSCRIBER = "no subscriber"
-
-_DONE = tuple(DONE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class Decision:
     hold: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Result:
     """An attempt that is over: what was tried, under which epoch, what was decided."""
 
@@ -83,8 +70,13 @@ class Result:
     request: str | None = None
     response: str | None = None
 
+    @property
+    def claim(self) -> tuple[int, int, int]:
+        """What had to be owned: handler, shard, epoch."""
+        return (self.notification.i_event_handler, self.notification.shard, self.epoch)
 
-@dataclass(frozen=True)
+
+@dataclass(slots=True)
 class Settled:
     """What has become true of a result. ``applied`` is False when it came under an old epoch."""
 
@@ -97,16 +89,34 @@ class Settled:
 class Wanted:
     """What the worker wants to read for one handler.
 
-    ``after`` is the position up to which new notifications have been read; ``room`` how many the
+    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, ``recent``: see
+    ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
     worker can take; ``due_room`` how many that are due (among them those it has already);
-    ``refill`` lanes to go on with, each after a position.
+    ``refill`` lanes to go on with, each at these positions.
     """
 
     i_event_handler: int
-    after: int
+    shards: int
+    start: "Start"
     room: int
     due_room: int
-    refill: Sequence[tuple[str, int]] = ()
+    refill: Sequence[tuple[str, Sequence[int]]] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where reading new notifications begins: after ``reached``, or after what comes to light.
+
+    ``suspects`` are running transactions; when one has ended, read from its position.
+    """
+
+    reached: int
+    suspects: Mapping[int, int] = field(default_factory=dict)
+
+    def after(self, running: Collection[int]) -> int:
+        """The position, when these transactions are running."""
+        freed = (position for number, position in self.suspects.items() if number not in running)
+        return min([self.reached, *freed])
 
 
 @dataclass
@@ -114,64 +124,59 @@ class Found:
     """What there was.
 
     New notifications, each with whether an earlier one of its lane waits; due ones; followers by
-    lane, with whether there are more; and the seconds until the next one is due.
+    lane, in the same form as new ones; and the seconds until the next one is due. ``running`` are
+    the transactions whose events cannot be seen yet.
     """
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
     due: list[Notification] = field(default_factory=list)
-    refilled: dict[str, tuple[list[Notification], bool]] = field(default_factory=dict)
+    refilled: list[tuple[str, Sequence[int], list[tuple[Notification, bool]]]] = field(
+        default_factory=list
+    )
     next_due_seconds: float | None = None
+    running: frozenset[int] = frozenset()
 
 
 _COLUMNS = (
-    "n.i_event_handler, n.position, n.attempts, n.i_event, n.ordering_key, n.next_attempt_at, "
-    "n.status, q.i_env, q.event_type, q.variables, q.created_at, q.start_time"
+    "n.position, n.attempts, n.i_event, q.i_env, q.event_type, q.variables, q.ordering_key, "
+    "q.created_at, q.start_time, q.notified"
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
+_MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.status = 'queued'"
 
 # Whether an earlier notification of the lane waits for its time, or holds the lane.
 _PARKED = (
-    "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = n.ordering_key "
+    "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = q.ordering_key "
     "AND p.i_event_handler = n.i_event_handler AND p.position < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 
-_READ_NEW = text(
+_READ_NEW = (
     f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "
-    "WHERE n.i_event_handler = :handler AND n.position > :after AND n.status = 'queued' "
-    "AND n.next_attempt_at IS NULL ORDER BY n.position LIMIT :room"
-).columns(created_at=Moment, start_time=Moment)
+    f"WHERE {_MINE} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
+    "ORDER BY n.position LIMIT {room}"
+)
 _READ_DUE = (
-    text(
-        f"SELECT {_COLUMNS} {_FROM} "
-        "WHERE n.i_event_handler = :handler AND n.next_attempt_at <= :now "
-        f"AND n.status = 'queued' AND NOT {_PARKED} ORDER BY n.next_attempt_at LIMIT :room"
-    )
-    .bindparams(bindparam("now", type_=Moment))
-    .columns(created_at=Moment, start_time=Moment)
-)
-_READ_LANE = text(
     f"SELECT {_COLUMNS} {_FROM} "
-    "WHERE n.i_event_handler = :handler AND n.ordering_key = :key AND n.position > :after "
-    "AND (n.status = 'queued' OR n.next_attempt_at IS NOT NULL) "
-    "ORDER BY n.position LIMIT :room"
-).columns(next_attempt_at=Moment, created_at=Moment, start_time=Moment)
-_NEXT_DUE = (
-    text(
-        "SELECT min(next_attempt_at) AS moment FROM Event_Notifications "
-        "WHERE i_event_handler = :handler AND next_attempt_at > :now AND status = 'queued'"
-    )
-    .bindparams(bindparam("now", type_=Moment))
-    .columns(moment=Moment)
+    f"WHERE {_MINE} AND n.next_attempt_at <= {{now}} AND NOT {_PARKED} "
+    "ORDER BY n.next_attempt_at LIMIT {room}"
 )
+_NEXT_DUE = (
+    "SELECT n.next_attempt_at FROM Event_Notifications n "
+    f"WHERE {_MINE} AND n.next_attempt_at > {{now}} ORDER BY n.next_attempt_at LIMIT 1"
+)
+_NEW_NAMES = {"handler": "int", "shards": "int", "after": "bigint", "room": "int"}
+_DUE_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz", "room": "int"}
+_NEXT_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz"}
 
 
 class Queue:
-    """Enqueue, read, settle, restart, cancel."""
+    """Enqueue, read, settle."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._leases = Leases(database)
+        self.journal = journal.Journal(database)
 
     # In: events that no trigger makes
 
@@ -201,7 +206,6 @@ class Queue:
             raise InvalidRequest(
                 f"variables: {len(payload)} characters, at most {MAX_VARIABLES}", "variables"
             )
-        scheduled = start_time is not None and start_time > now
         result = connection.execute(
             insert(event_queue).values(
                 i_env=i_env,
@@ -210,14 +214,13 @@ class Queue:
                 variables=payload,
                 created_at=now,
                 start_time=start_time,
-                scheduled=int(scheduled),
             )
         )
         key = result.inserted_primary_key
         assert key is not None
         i_event = int(key[0])
-        if not scheduled:
-            self._notify(connection, i_event, i_event, now)
+        if start_time is None or start_time <= now:
+            self._notify(connection, i_event, None, now)
         return i_event
 
     def release_scheduled(self, connection: Connection, limit: int = 20) -> int:
@@ -228,15 +231,14 @@ class Queue:
         now = self._database.now(connection)
         due = connection.execute(
             select(event_queue.c.i_event)
-            .where(event_queue.c.scheduled == 1, event_queue.c.start_time <= now)
+            .where(event_queue.c.notified == 0, event_queue.c.start_time <= now)
             .order_by(event_queue.c.start_time, event_queue.c.i_event)
             .limit(limit)
+            # Another worker that does the same takes other ones.
+            .with_for_update(skip_locked=True)
         ).scalars()
         released = 0
         for i_event in list(due):
-            connection.execute(
-                update(event_queue).where(event_queue.c.i_event == i_event).values(scheduled=0)
-            )
             position = self._database.dialect.next_position(connection)
             self._notify(connection, i_event, position, now)
             released += 1
@@ -246,7 +248,7 @@ class Queue:
         """How long until a scheduled event is due (0 or less: now); None: none is scheduled."""
         first = connection.execute(
             select(func.min(event_queue.c.start_time, type_=Moment)).where(
-                event_queue.c.scheduled == 1
+                event_queue.c.notified == 0, event_queue.c.start_time.is_not(None)
             )
         ).scalar_one()
         if first is None:
@@ -254,36 +256,51 @@ class Queue:
         seconds: float = (first - self._database.now(connection)).total_seconds()
         return seconds
 
-    def _notify(self, connection: Connection, i_event: int, position: int, now: datetime) -> None:
+    def _notify(
+        self, connection: Connection, i_event: int, position: int | None, now: datetime
+    ) -> None:
         """One notification for each subscriber; without any, the event is over at once."""
-        notified = connection.execute(
-            insert(event_notifications).from_select(
-                ["i_event_handler", "position", "i_event", "ordering_key"],
-                select(
-                    event_subscriptions.c.i_event_handler,
-                    bindparam("position", position),
-                    event_queue.c.i_event,
-                    event_queue.c.ordering_key,
-                )
-                .join_from(
-                    event_queue,
-                    event_subscriptions,
-                    (event_subscriptions.c.i_env == event_queue.c.i_env)
-                    & (event_subscriptions.c.event_type == event_queue.c.event_type),
-                )
-                .where(event_queue.c.i_event == i_event, event_subscriptions.c.active == 1),
+        event = connection.execute(
+            select(event_queue.c.ordering_key, event_subscriptions.c.i_event_handler)
+            .outerjoin_from(
+                event_queue,
+                event_subscriptions,
+                (event_subscriptions.c.i_env == event_queue.c.i_env)
+                & (event_subscriptions.c.event_type == event_queue.c.event_type)
+                & (event_subscriptions.c.active == 1),
             )
+            .where(event_queue.c.i_event == i_event)
+        ).all()
+        handlers = [row.i_event_handler for row in event if row.i_event_handler is not None]
+        if not handlers:
+            self.end(connection, i_event, Status.FINISHED, NO_SUBSCRIBER, now)
+            return
+        connection.execute(
+            update(event_queue)
+            .where(event_queue.c.i_event == i_event)
+            .values(notified=len(handlers), position=position)
         )
-        if not notified.rowcount:
-            self._end(connection, i_event, Status.FINISHED, NO_SUBSCRIBER, now)
+        connection.execute(
+            insert(event_notifications),
+            [
+                {
+                    "i_event_handler": i_event_handler,
+                    "position": position or i_event,
+                    "i_event": i_event,
+                    "shard": shard_of(event[0].ordering_key),
+                }
+                for i_event_handler in handlers
+            ],
+        )
+        self._database.announce(connection)
 
-    def _end(
+    def end(
         self, connection: Connection, i_event: int, status: Status, reason: str, now: datetime
     ) -> None:
         """Journal an event that ends without an attempt, and take it out of the live table."""
-        row = connection.execute(
-            delete(event_queue).where(event_queue.c.i_event == i_event).returning(*event_queue.c)
-        ).one()
+        one = event_queue.c.i_event == i_event
+        row = connection.execute(select(event_queue).where(one)).one()
+        connection.execute(delete(event_queue).where(one))
         journal.record(
             connection,
             [
@@ -304,342 +321,178 @@ class Queue:
 
     # Through: what the worker reads and settles
 
-    def read(self, connection: Connection, wanted: Wanted) -> Found:
-        """Everything that one handler's worker wants, in one picture of the database."""
+    def read(self, connection: Connection, wanted: Sequence[Wanted]) -> list[Found]:
+        """Everything that a worker wants for its handlers, in one picture of the database."""
+        dialect = self._database.dialect
+        running = dialect.running(connection)
         now = self._database.now(connection)
-        handler = wanted.i_event_handler
-        found = Found()
-        if wanted.due_room > 0:
-            rows = connection.execute(
-                _READ_DUE, {"handler": handler, "now": now, "room": wanted.due_room}
-            )
-            found.due = [_notification(row) for row in rows]
-        for key, after in wanted.refill:
-            found.refilled[key] = self._read_lane(connection, handler, key, after, now)
-        if wanted.room > 0:
-            rows = connection.execute(
-                _READ_NEW, {"handler": handler, "after": wanted.after, "room": wanted.room}
-            )
-            found.new = [(_notification(row), bool(row.parked)) for row in rows]
-        next_due = connection.execute(_NEXT_DUE, {"handler": handler, "now": now}).scalar_one()
-        if next_due is not None:
-            found.next_due_seconds = (next_due - now).total_seconds()
+        found = [Found(running=running) for _ in wanted]
+        self._read_due(connection, wanted, found, now)
+        self._read_refills(connection, wanted, found)
+        asked = [(one, into) for one, into in zip(wanted, found, strict=True) if one.room > 0]
+        if asked:
+            items = [
+                (one.i_event_handler, one.shards, one.start.after(running), one.room)
+                for one, _ in asked
+            ]
+            rows = dialect.for_each(connection, _READ_NEW, _NEW_NAMES, items)
+            for (one, into), some in zip(asked, rows, strict=True):
+                into.new = _notifications(one.i_event_handler, some)
         return found
 
-    def _read_lane(
-        self, connection: Connection, handler: int, key: str, after: int, now: datetime
-    ) -> tuple[list[Notification], bool]:
-        """The next notifications of a lane, up to one that has to wait or holds the lane."""
-        rows = connection.execute(
-            _READ_LANE, {"handler": handler, "key": key, "after": after, "room": LANE_ROWS}
-        ).all()
-        notifications: list[Notification] = []
-        for row in rows:
-            waits = row.next_attempt_at is not None and row.next_attempt_at > now
-            if waits or row.status != Status.QUEUED:
-                return notifications, False
-            notifications.append(_notification(row))
-        return notifications, len(rows) == LANE_ROWS
+    def _read_due(
+        self,
+        connection: Connection,
+        wanted: Sequence[Wanted],
+        found: Sequence[Found],
+        now: datetime,
+    ) -> None:
+        dialect = self._database.dialect
+        items = [(one.i_event_handler, one.shards, now, one.due_room) for one in wanted]
+        due = dialect.for_each(connection, _READ_DUE, _DUE_NAMES, items)
+        later = dialect.for_each(
+            connection, _NEXT_DUE, _NEXT_NAMES, [(handler, s, t) for handler, s, t, _ in items]
+        )
+        for one, into, rows, first in zip(wanted, found, due, later, strict=True):
+            into.due = [_notification(one.i_event_handler, row) for row in rows]
+            if first:
+                next_due = to_moment(first[0][0])
+                assert next_due is not None
+                into.next_due_seconds = (next_due - now).total_seconds()
+
+    def _read_refills(
+        self, connection: Connection, wanted: Sequence[Wanted], found: Sequence[Found]
+    ) -> None:
+        for one, into in zip(wanted, found, strict=True):
+            if not one.refill:
+                continue
+            asked = numbers([position for _, positions in one.refill for position in positions])
+            statement = (
+                f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "  # noqa: S608  (numbers)
+                f"WHERE n.i_event_handler = {one.i_event_handler} AND n.position IN {asked} "
+                "AND n.status = 'queued' AND n.next_attempt_at IS NULL ORDER BY n.position"
+            )
+            rows = connection.exec_driver_sql(statement).all()
+            by_position = {
+                notification.position: (notification, parked)
+                for notification, parked in _notifications(one.i_event_handler, rows)
+            }
+            into.refilled = [
+                (key, positions, [by_position[p] for p in positions if p in by_position])
+                for key, positions in one.refill
+            ]
 
     def settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
-        """Store what became of a batch of attempts, journal them, and clean up finished events."""
+        """Store what became of a batch of attempts, journal them, and clean up finished events.
+
+        Call ``journal.committed`` after the commit.
+        """
         now = self._database.now(connection)
-        epochs = self._leases.epochs(connection, {r.notification.i_event_handler for r in results})
+        valid = self._leases.valid(connection, {result.claim for result in results})
         settled = [
-            Settled(
-                result=result,
-                applied=epochs.get(result.notification.i_event_handler) == result.epoch,
-                next_attempt_at=_next_attempt(result.decision, now),
-            )
+            Settled(result, result.claim in valid, _next_attempt(result.decision, now))
             for result in results
         ]
-        updates = [
-            (
-                one.result.notification.i_event_handler,
-                one.result.notification.position,
-                one.result.decision.status,
-                one.result.notification.attempts + one.result.decision.spent,
-                one.next_attempt_at,
-                one.result.decision.reason,
-            )
-            for one in settled
-            if one.applied
-        ]
-        execute_rows(connection, _SETTLE, _SETTLED_COLUMNS, updates)
-        journal.record(connection, [_entry(one, now) for one in settled])
-        self._clean_up(
-            connection,
-            sorted(
-                one.result.notification.event.i_event
-                for one in settled
-                if one.applied and one.result.decision.status in DONE
-            ),
-        )
-        return settled
-
-    def _clean_up(self, connection: Connection, i_events: Sequence[int]) -> None:
-        """Take the events that every handler is done with out of both live tables."""
-        over = [(i_event,) for i_event in i_events]
-        for statement in (_CLEAN_QUEUE, _CLEAN_NOTIFICATIONS):
-            execute_rows(connection, statement, [event_queue.c.i_event], over)
-
-    # Again and no more: what an administrator may do
-
-    def restart(
-        self, connection: Connection, i_event: int, handler: EventHandler | None = None
-    ) -> list[str]:
-        """Try an event again, attempts starting anew; returns the names of the handlers.
-
-        Without ``handler``: for every handler that failed or rejected it, or waits for a retry.
-        An event that has left the live tables comes back under its old number. Raises NotFound
-        for an unknown event, Conflict when there is nothing to restart.
-        """
-        now = self._database.now(connection)
-        names = self._names(connection)
-        parts = self._parts(connection, i_event)
-        if not parts:
-            raise NotFound(f"there is no event {i_event}")
-        chosen = [
-            i_event_handler
-            for i_event_handler, status in parts.items()
-            if i_event_handler is not None
-            and i_event_handler in names
-            and (
-                i_event_handler == handler.i_event_handler
-                if handler
-                else status in (Status.FAILED, Status.REJECTED, RETRYING)
-            )
-        ]
-        if not chosen:
-            state = ", ".join(
-                f"{names.get(key, 'a deleted handler') if key else 'event'}: {status}"
-                for key, status in parts.items()
-            )
-            raise Conflict(
-                f"event {i_event} has nothing to restart ({state}); "
-                "name a handler to send it to that one again"
-            )
-        for i_event_handler in chosen:
-            if parts[i_event_handler] == "waiting":
-                raise Conflict(f"event {i_event} waits for its first attempt already")
-            self._requeue(connection, i_event, i_event_handler, now)
-        return [names[i_event_handler] for i_event_handler in chosen]
-
-    def _parts(self, connection: Connection, i_event: int) -> dict[int | None, str]:
-        """Where each handler stands with an event: a status, ``retrying`` or ``waiting``."""
-        parts: dict[int | None, str] = {
-            entry.i_event_handler: entry.verdict
-            for entry in journal.final(connection, provisioning_log.c.i_event == i_event)
-        }
-        live = connection.execute(
-            select(event_notifications).where(event_notifications.c.i_event == i_event)
-        ).all()
-        for row in live:
-            if row.status != Status.QUEUED:
-                parts[row.i_event_handler] = row.status
-            else:
-                parts[row.i_event_handler] = RETRYING if row.next_attempt_at else "waiting"
-        if not live:
-            scheduled = connection.execute(
-                select(event_queue.c.i_event).where(event_queue.c.i_event == i_event)
-            ).one_or_none()
-            if scheduled:
-                parts[None] = SCHEDULED
-        return parts
-
-    def _requeue(
-        self, connection: Connection, i_event: int, i_event_handler: int, now: datetime
-    ) -> None:
-        values = {"status": Status.QUEUED, "attempts": 0, "next_attempt_at": now}
-        changed = connection.execute(
-            update(event_notifications)
-            .where(
-                event_notifications.c.i_event == i_event,
-                event_notifications.c.i_event_handler == i_event_handler,
-            )
-            .values(**values)
-        )
-        if changed.rowcount:
-            return
-        entry = next(
-            iter(
-                journal.final(
-                    connection,
-                    provisioning_log.c.i_event == i_event,
-                    provisioning_log.c.i_event_handler == i_event_handler,
-                )
-            )
-        )
-        known = select(event_queue.c.i_event).where(event_queue.c.i_event == i_event)
-        if connection.execute(known).one_or_none() is None:
-            connection.execute(
-                insert(event_queue).values(
-                    i_event=i_event,
-                    i_env=entry.i_env,
-                    event_type=entry.event_type,
-                    ordering_key=entry.ordering_key,
-                    variables=entry.variables,
-                    created_at=entry.created_at,
-                    start_time=entry.start_time,
-                )
-            )
-        connection.execute(
-            insert(event_notifications).values(
-                i_event_handler=i_event_handler,
-                position=i_event,
-                i_event=i_event,
-                ordering_key=entry.ordering_key,
-                **values,
-            )
-        )
-
-    def cancel(self, connection: Connection, i_event: int) -> None:
-        """Call off a scheduled event. Raises NotFound, or Conflict when it is not (any more)."""
-        row = connection.execute(
-            select(event_queue.c.scheduled).where(event_queue.c.i_event == i_event)
-        ).one_or_none()
-        if row is None and not self._parts(connection, i_event):
-            raise NotFound(f"there is no event {i_event}")
-        if row is None or not row.scheduled:
-            raise Conflict(
-                f"event {i_event} is not scheduled; only an event whose start_time has not come "
-                "can be cancelled"
-            )
-        now = self._database.now(connection)
-        self._end(connection, i_event, Status.CANCELLED, "cancelled by an administrator", now)
-
-    def delete_handler(
-        self, connection: Connection, handler: EventHandler, *, force: bool = False
-    ) -> int:
-        """Remove a handler; returns how many notifications were cancelled with it.
-
-        Raises Conflict when work is waiting and ``force`` is not set.
-        """
-        mine = event_notifications.c.i_event_handler == handler.i_event_handler
-        open_ = mine & event_notifications.c.status.not_in(_DONE)
-        waiting = connection.execute(
-            select(func.count()).select_from(event_notifications).where(open_)
-        ).scalar_one()
-        if waiting and not force:
-            raise Conflict(
-                f"handler {handler.name} has {waiting} notifications waiting or failed; "
-                "--force deletes it and records them as cancelled"
-            )
-        now = self._database.now(connection)
-        rows = connection.execute(
-            select(event_notifications, event_queue)
-            .join_from(
-                event_notifications,
-                event_queue,
-                event_queue.c.i_event == event_notifications.c.i_event,
-            )
-            .where(open_)
-        ).all()
-        journal.record(
+        applied = [one for one in settled if one.applied]
+        self.journal.record_attempts(connection, [_entry(one, now) for one in applied])
+        # The event of one that came too late may be gone.
+        journal.record(connection, [_entry(one, now) for one in settled if not one.applied])
+        done = [one.result.notification for one in applied if one.result.decision.status in DONE]
+        alone = [notification for notification in done if notification.alone]
+        _remove(connection, alone)
+        shared = {n.position for n in done if not n.alone}
+        # Others may finish the same events at this moment; whoever is last cleans up.
+        self._lock(connection, {n.event.i_event for n in done if not n.alone})
+        _store(
             connection,
             [
-                journal.Entry(
-                    i_event=row.i_event,
-                    i_env=row.i_env,
-                    event_type=row.event_type,
-                    ordering_key=row.ordering_key,
-                    verdict=Status.CANCELLED,
-                    variables=row.variables,
-                    i_event_handler=handler.i_event_handler,
-                    handler=handler.name,
-                    attempt=row.attempts,
-                    reason="the handler was deleted",
-                    created_at=row.created_at,
-                    start_time=row.start_time,
-                    logged_at=now,
-                )
-                for row in rows
+                one
+                for one in applied
+                if one.result.decision.status not in DONE
+                or one.result.notification.position in shared
             ],
         )
-        i_events = sorted(
+        clean_up(connection, {n.event.i_event: n.position for n in done if not n.alone})
+        return settled
+
+    def _lock(self, connection: Connection, i_events: Collection[int]) -> None:
+        """Lock events, in the order of their numbers, so that nobody waits crosswise."""
+        if i_events:
             connection.execute(
-                delete(event_notifications).where(mine).returning(event_notifications.c.i_event)
-            ).scalars()
-        )
-        for start in range(0, len(i_events), 500):
-            self._clean_up(connection, i_events[start : start + 500])
-        connection.execute(
-            delete(handler_leases).where(
-                handler_leases.c.i_event_handler == handler.i_event_handler
-            )
-        )
-        delete_handler(connection, handler)
-        return int(waiting)
-
-    def let_go(self, connection: Connection, i_event_handler: int) -> None:
-        """Stop failed notifications of a handler from holding their lanes."""
-        held = connection.execute(
-            update(event_notifications)
-            .where(
-                event_notifications.c.i_event_handler == i_event_handler,
-                event_notifications.c.status == Status.FAILED,
-                event_notifications.c.next_attempt_at.is_not(None),
-            )
-            .values(next_attempt_at=None)
-            .returning(event_notifications.c.ordering_key)
-        ).scalars()
-        keys = {key for key in held if key is not None}
-        now = self._database.now(connection)
-        for key in keys:
-            # The first follower has been passed by long ago: being due, it is read again.
-            first = (
-                select(func.min(event_notifications.c.position))
-                .where(
-                    event_notifications.c.i_event_handler == i_event_handler,
-                    event_notifications.c.ordering_key == key,
-                    event_notifications.c.status == Status.QUEUED,
-                )
-                .scalar_subquery()
-            )
-            connection.execute(
-                update(event_notifications)
-                .where(
-                    event_notifications.c.i_event_handler == i_event_handler,
-                    event_notifications.c.position == first,
-                    event_notifications.c.next_attempt_at.is_(None),
-                )
-                .values(next_attempt_at=now)
-            )
-
-    def _names(self, connection: Connection) -> dict[int, str]:
-        rows = connection.execute(select(event_handlers.c.i_event_handler, event_handlers.c.name))
-        return {row.i_event_handler: row.name for row in rows}
+                select(event_queue.c.i_event)
+                .where(event_queue.c.i_event.in_(sorted(i_events)))
+                .order_by(event_queue.c.i_event)
+                .with_for_update()
+            ).all()
 
 
-_SETTLED_COLUMNS = [
-    event_notifications.c[name]
-    for name in (
-        "i_event_handler",
-        "position",
-        "status",
-        "attempts",
-        "next_attempt_at",
-        "last_error",
-    )
-]
-_SETTLE = (
-    "WITH s (i_event_handler, position, status, attempts, next_attempt_at, last_error) "
-    "AS (VALUES {rows}) UPDATE Event_Notifications SET status = s.status, attempts = s.attempts, "
-    "next_attempt_at = s.next_attempt_at, last_error = s.last_error FROM s "
-    "WHERE Event_Notifications.i_event_handler = s.i_event_handler "
-    "AND Event_Notifications.position = s.position AND Event_Notifications.status = 'queued'"
-)
+def clean_up(connection: Connection, positions: Mapping[int, int]) -> None:
+    """Take the events that every handler is done with out of both live tables.
 
-# An event is over when no handler has it undone; its notifications go when it is gone.
+    ``positions``: i_event -> position, of events that may be over.
+    """
+    if not positions:
+        return
+    events, at = numbers(sorted(positions)), numbers(sorted(positions.values()))
+    connection.exec_driver_sql(_CLEAN_QUEUE.format(events=events))
+    connection.exec_driver_sql(_CLEAN_NOTIFICATIONS.format(at=at))
+
+
+_DONE = f"({', '.join(repr(str(status)) for status in sorted(DONE))})"
+
+# Every notification of an event is at the same place in its handler's work; so nothing has to be
+# searched for.
 _CLEAN_QUEUE = (
-    "DELETE FROM Event_Queue WHERE i_event IN (VALUES {rows}) AND NOT EXISTS ("  # noqa: S608
-    "SELECT 1 FROM Event_Notifications n WHERE n.i_event = Event_Queue.i_event "
-    f"AND n.status NOT IN ({', '.join(repr(str(status)) for status in _DONE)}))"
+    "DELETE FROM Event_Queue WHERE i_event IN {events} AND NOT EXISTS ("  # noqa: S608  (our own words)
+    "SELECT 1 FROM Event_Handlers h JOIN Event_Notifications n "
+    "ON n.i_event_handler = h.i_event_handler "
+    "AND n.position = coalesce(Event_Queue.position, Event_Queue.i_event) "
+    f"WHERE n.status NOT IN {_DONE})"
 )
 _CLEAN_NOTIFICATIONS = (
-    "DELETE FROM Event_Notifications WHERE i_event IN (VALUES {rows}) AND NOT EXISTS ("
-    "SELECT 1 FROM Event_Queue q WHERE q.i_event = Event_Notifications.i_event)"
+    "DELETE FROM Event_Notifications WHERE position IN {at} AND i_event_handler IN "
+    "(SELECT i_event_handler FROM Event_Handlers) AND NOT EXISTS "
+    "(SELECT 1 FROM Event_Queue q WHERE q.i_event = Event_Notifications.i_event)"
 )
+
+
+def _remove(connection: Connection, notifications: Iterable[Notification]) -> None:
+    """Take notifications out with their events, which nobody else was notified of."""
+    by_handler: dict[int, list[Notification]] = defaultdict(list)
+    for notification in notifications:
+        by_handler[notification.i_event_handler].append(notification)
+    for i_event_handler, some in sorted(by_handler.items()):
+        at = numbers([notification.position for notification in some])
+        events = numbers([notification.event.i_event for notification in some])
+        connection.exec_driver_sql(
+            f"DELETE FROM Event_Notifications WHERE i_event_handler = {i_event_handler} "  # noqa: S608
+            f"AND position IN {at}"
+        )
+        # It may have been restarted for another handler in the meantime.
+        connection.exec_driver_sql(
+            f"DELETE FROM Event_Queue WHERE i_event IN {events} AND notified = 1"  # noqa: S608
+        )
+
+
+def _store(connection: Connection, settled: Sequence[Settled]) -> None:
+    """Note in the live table what became of notifications that stay there for now."""
+    for one in settled:
+        notification, decision = one.result.notification, one.result.decision
+        connection.execute(
+            update(event_notifications)
+            .where(
+                event_notifications.c.i_event_handler == notification.i_event_handler,
+                event_notifications.c.position == notification.position,
+                event_notifications.c.status == Status.QUEUED,
+            )
+            .values(
+                status=decision.status,
+                attempts=notification.attempts + decision.spent,
+                next_attempt_at=one.next_attempt_at,
+                ordering_key=notification.event.ordering_key,
+                last_error=decision.reason,
+            )
+        )
 
 
 def _payload(variables: Mapping[str, object]) -> str:
@@ -664,21 +517,18 @@ def _next_attempt(decision: Decision, now: datetime) -> datetime | None:
     return now if decision.hold else None
 
 
-def _notification(row: Row[Any]) -> Notification:
-    return Notification(
-        i_event_handler=row.i_event_handler,
-        position=row.position,
-        attempts=row.attempts,
-        event=Event(
-            i_event=row.i_event,
-            i_env=row.i_env,
-            event_type=row.event_type,
-            payload=row.variables or "{}",
-            ordering_key=row.ordering_key,
-            created_at=row.created_at,
-            start_time=row.start_time,
-        ),
+def _notifications(
+    i_event_handler: int, rows: Iterable[Sequence[Any]]
+) -> list[tuple[Notification, bool]]:
+    return [(_notification(i_event_handler, row), bool(row[10])) for row in rows]
+
+
+def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
+    """A row of ``_COLUMNS``."""
+    event = Event(
+        row[2], row[3], row[4], row[5] or "{}", row[6], to_moment(row[7]), to_moment(row[8])
     )
+    return Notification(i_event_handler, row[0], row[1], event, row[9] == 1)
 
 
 def _entry(settled: Settled, now: datetime) -> journal.Entry:
@@ -699,8 +549,6 @@ def _entry(settled: Settled, now: datetime) -> journal.Entry:
         handler=result.handler,
         attempt=result.notification.attempts + 1,
         reason=result.decision.reason,
-        created_at=event.created_at,
-        start_time=event.start_time,
         logged_at=now,
         duration_ms=result.duration_ms,
         next_attempt_at=settled.next_attempt_at if verdict == journal.RETRY else None,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 
 from espf.catalogue import CUSTOM_PREFIX, catalogue, is_well_formed
 from espf.crypto import Sealer
-from espf.db.tables import event_handlers, event_subscriptions, event_types
+from espf.db.tables import event_handlers, event_subscriptions, event_types, handler_leases
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
 from espf.handlers.base import Handler
+from espf.model import SHARDS
 
 #: The numbers of custom event types count up from here.
 FIRST_CUSTOM_TYPE = 10_001
@@ -37,6 +39,7 @@ class EventHandler:
     enabled: bool
     stored: str
     version: int
+    paused: bool = False
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -179,6 +182,7 @@ def create_handler(
         raise Conflict(f"there is a handler {name!r} in environment {i_env} already") from None
     key = result.inserted_primary_key
     assert key is not None
+    _add_leases(connection, int(key[0]))
     _subscribe(
         connection,
         EventHandler(int(key[0]), i_env, name, type_name, enabled, "{}", 1),
@@ -302,6 +306,24 @@ def _subscribe(connection: Connection, handler: EventHandler, names: Sequence[st
         )
 
 
+def _add_leases(connection: Connection, i_event_handler: int) -> None:
+    """Make the leases of a new handler, so that they are there to be locked; nobody has them."""
+    never = datetime(1970, 1, 1, tzinfo=UTC)
+    connection.execute(
+        insert(handler_leases),
+        [
+            {
+                "i_event_handler": i_event_handler,
+                "shard": shard,
+                "worker": "",
+                "epoch": 0,
+                "since": never,
+            }
+            for shard in range(SHARDS)
+        ],
+    )
+
+
 def _touch(connection: Connection, handler: EventHandler, **values: object) -> None:
     connection.execute(
         update(event_handlers)
@@ -319,6 +341,7 @@ def _handler(row: Row[Any]) -> EventHandler:
         enabled=bool(row.enabled),
         stored=row.settings,
         version=row.version,
+        paused=bool(row.paused),
     )
 
 

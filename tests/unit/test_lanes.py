@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from espf.model import Event, Notification
 from espf.worker import lanes as lanes_module
+from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 
 
@@ -21,6 +22,8 @@ class Row:
     position: int
     key: str | None
     due_at: int | None = None
+    # The transaction that it is part of; None: committed.
+    transaction: int | None = None
 
 
 @dataclass
@@ -44,65 +47,85 @@ class Database:
         return sorted(found, key=lambda row: (row.due_at, row.position))[:room]
 
     def new(self, after: int, room: int) -> list[tuple[Row, bool]]:
-        found = [r for r in self.rows.values() if r.position > after and r.due_at is None]
+        found = [
+            row
+            for row in self.rows.values()
+            if row.position > after and row.due_at is None and row.transaction is None
+        ]
         return [(r, self.blocked(r)) for r in sorted(found, key=lambda r: r.position)[:room]]
 
-    def lane(self, key: str, after: int, now: int, limit: int) -> tuple[list[Row], bool]:
-        found = sorted(
-            (r for r in self.rows.values() if r.key == key and r.position > after),
-            key=lambda row: row.position,
-        )[:limit]
-        for index, row in enumerate(found):
-            if row.due_at is not None and row.due_at > now:
-                return found[:index], False
-        return found, len(found) == limit
+    def at(self, positions: list[int]) -> list[tuple[Row, bool]]:
+        found = [self.rows[p] for p in sorted(positions) if p in self.rows]
+        return [(row, self.blocked(row)) for row in found if row.due_at is None]
+
+    def running(self) -> set[int]:
+        return {row.transaction for row in self.rows.values() if row.transaction is not None}
 
 
 class Simulation:
     """A runner without tasks: hypothesis says which step comes next."""
 
-    def __init__(self, window: int, refill_limit: int) -> None:
+    def __init__(self, window: int, refill_lanes: int) -> None:
         self.database = Database()
         self.lanes = Lanes(window)
+        self.frontier = Frontier()
         self.now = 0
-        self.after = 0
-        self.refill_limit = refill_limit
+        self.refill_lanes = refill_lanes
         self.next_position = 1
         self.taken: list[Notification] = []
         self.delivered: list[tuple[int, str | None]] = []
         self.pending_read = None
 
-    def arrive(self, key: str | None) -> None:
-        self.database.rows[self.next_position] = Row(self.next_position, key)
+    def arrive(self, key: str | None, *, late: bool = False) -> None:
+        if any(row.key == key and row.transaction for row in self.database.rows.values()):
+            # The subscriber's row is locked.
+            return
+        transaction = self.next_position if late else None
+        self.database.rows[self.next_position] = Row(self.next_position, key, None, transaction)
         self.next_position += 1
+
+    def commit(self, *, everything: bool = False) -> None:
+        for row in sorted(self.database.rows.values(), key=lambda row: row.position):
+            if row.transaction is not None:
+                row.transaction = None
+                if not everything:
+                    return
 
     def read_begins(self) -> None:
         if self.pending_read is not None:
             return
         room, due_room = self.lanes.room, self.lanes.due_room
-        refills = self.lanes.wants_refill(3)
+        refills = self.lanes.wants_refill(self.refill_lanes)
         self.lanes.read_begins()
         # The picture of now; what is settled before the read ends is not in it.
         picture = deepcopy(self.database)
+        running = picture.running()
+        after = self.frontier.start.after(running)
         self.pending_read = (
+            room,
+            running,
             picture.due(self.now, due_room),
-            {key: picture.lane(key, after, self.now, self.refill_limit) for key, after in refills},
-            picture.new(self.after, room) if room else [],
+            [(key, positions, picture.at(positions)) for key, positions in refills],
+            picture.new(after, room) if room else None,
         )
 
     def read_ends(self) -> None:
         if self.pending_read is None:
             return
-        due, refilled, new = self.pending_read
+        room, running, due, refilled, new = self.pending_read
         self.pending_read = None
         self.lanes.read_ended()
         for row in due:
             self.lanes.offer_due(notification(row.position, row.key))
-        for key, (rows, more) in refilled.items():
-            self.lanes.refill(key, [notification(r.position, r.key) for r in rows], more=more)
+        for key, asked, rows in refilled:
+            found = [(notification(row.position, row.key), behind) for row, behind in rows]
+            self.lanes.refill(key, asked, found)
+        if new is None:
+            return
         for row, behind in new:
             self.lanes.offer(notification(row.position, row.key), behind=behind)
-            self.after = row.position
+        reached = max((row.position for row, _ in new), default=0)
+        self.frontier.ended(running, reached, self.now, complete=len(new) < room)
 
     def take(self) -> None:
         taken = self.lanes.take()
@@ -132,6 +155,7 @@ class Simulation:
         self.lanes.settled(taken, waits=retry_in is not None)
 
     def drain(self) -> None:
+        self.commit(everything=True)
         for _ in range(3000):
             if not self.database.rows:
                 return
@@ -149,6 +173,7 @@ steps = st.lists(
     st.sampled_from(
         [
             *(("arrive", "a"), ("arrive", "b"), ("arrive", None), ("read",), ("time",)),
+            *(("late", "a"), ("late", None), ("commit",)),
             *(("read_begins",), ("read_ends",), ("take",), ("take",)),
             *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
         ]
@@ -169,6 +194,8 @@ def test_nothing_is_lost_doubled_or_overtaken(script, window, lane_limit, refill
             match step:
                 case "arrive":
                     run.arrive(*arguments)
+                case "late":
+                    run.arrive(*arguments, late=True)
                 case "done":
                     run.settle(arguments[0], retry_in=None)
                 case "retry":

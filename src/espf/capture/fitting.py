@@ -236,7 +236,7 @@ def _holds(column: ColumnType) -> str:
 
 
 def _doubles(fitted: Sequence[Trigger]) -> Iterator[str]:
-    """Two spellings of one table are two triggers in the rules, and would be one in the database."""
+    """Two spellings of one table are two triggers in the rules and one in the database."""
     places = [(each.table, each.operation) for each in fitted]
     for table, operation in dict.fromkeys(place for place in places if places.count(place) > 1):
         yield f"{table}: the rules on its {operation} spell its name in several ways"

@@ -84,9 +84,10 @@ def _event_type(value: str) -> str:
 def _table_name(value: object) -> object:
     if isinstance(value, str):
         return TableName(_identifier(value))
-    if isinstance(value, dict) and set(value) <= {"name", "schema"} and "name" in value:
-        if all(isinstance(part, str) for part in value.values()):
-            return TableName(**{key: _identifier(part) for key, part in value.items()})
+    if isinstance(value, dict) and set(value) == {"name", "schema"}:
+        parts = {key: part for key, part in value.items() if isinstance(part, str)}
+        if len(parts) == 2:
+            return TableName(_identifier(parts["name"]), _identifier(parts["schema"]))
     raise ValueError("expected the name of a table, or { schema, name }")
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from espf import journal, overview, subscriptions
+from espf import journal, overview, restarts, subscriptions
 from espf.billing import references
 from espf.cli.group import json_option, number, office, show, show_fields
 from espf.errors import InvalidRequest, NotFound
@@ -130,14 +130,13 @@ def show_(i_event: int, *, as_json: bool) -> None:
 def restart(i_event: int, name: str | None) -> None:
     """Try an event again: for every handler that failed or rejected it, or waits to retry."""
     with office() as at, at.database.begin() as connection:
-        queue = Queue(at.database)
         handler = None
         if name is not None:
             parts = overview.search(connection, Filter(i_event=i_event), 1)
             if not parts or parts[0].i_env is None:
                 raise NotFound(f"there is no event {i_event}")
             handler = subscriptions.require_handler(connection, parts[0].i_env, name)
-        names = queue.restart(connection, i_event, handler)
+        names = restarts.restart(connection, at.database, i_event, handler)
     click.echo(f"Event {i_event} is restarted for {', '.join(names)}")
 
 
@@ -146,7 +145,7 @@ def restart(i_event: int, name: str | None) -> None:
 def cancel(i_event: int) -> None:
     """Call off a scheduled event."""
     with office() as at, at.database.begin() as connection:
-        Queue(at.database).cancel(connection, i_event)
+        restarts.cancel(connection, at.database, i_event)
     click.echo(f"Event {i_event} is cancelled")
 
 

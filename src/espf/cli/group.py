@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import click
-from sqlalchemy import inspect
 
 from espf import settings
 from espf.crypto import Sealer
+from espf.db import schema
 from espf.db.database import Database
 from espf.errors import EspfError, InvalidRequest, SettingsError
 from espf.model import format_time
@@ -77,7 +77,7 @@ def office(*, initialised: bool = True) -> Iterator[Office]:
     try:
         if initialised:
             with database.read() as connection:
-                if not inspect(connection).has_table("Event_Queue"):
+                if not schema.is_set_up(connection, database.dialect):
                     raise SettingsError(
                         f"ESPF_DATABASE_URL: {loaded.database_url} has not been set up; "
                         "run 'evctl init' first"

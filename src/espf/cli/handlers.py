@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from espf import overview, subscriptions
+from espf import overview, restarts, subscriptions
 from espf.cli.group import (
     is_interactive,
     json_option,
@@ -15,7 +15,6 @@ from espf.cli.group import (
     standard_input,
 )
 from espf.errors import InvalidRequest
-from espf.queue import Queue
 
 
 @click.group()
@@ -188,7 +187,7 @@ def delete(i_env: int, name: str, *, force: bool) -> None:
     """Delete a handler with its settings and subscriptions."""
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
-        cancelled = Queue(at.database).delete_handler(connection, found, force=force)
+        cancelled = restarts.remove_handler(connection, at.database, found, force=force)
     click.echo(f"Handler {name} is deleted; {cancelled} notifications cancelled")
 
 

@@ -1,7 +1,7 @@
 """evctl init: make the key file, the tables, the first administrator; optionally a billing."""
 
 import click
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, select
 
 from espf import subscriptions, users
 from espf.billing import demo, environments
@@ -9,7 +9,7 @@ from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
 from espf.cli.group import Office, number, office
 from espf.crypto import Sealer, random_password
-from espf.db import tables
+from espf.db import schema, tables
 from espf.errors import InvalidRequest, SettingsError
 
 #: The handbook's checklist, and the two types of its scheduling scenario.
@@ -56,7 +56,7 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
         sealer = _sealer(at)
         done: list[str] = []
         with at.database.begin() as connection:
-            tables.metadata.create_all(connection)
+            schema.set_up(connection, at.database.dialect)
             subscriptions.add_catalogue(connection)
             i_env = demo.DEMO_ENV if with_demo else i_env
             done.append(_add_administrator(at, connection, i_env))
@@ -77,7 +77,7 @@ def _sealer(at: Office) -> Sealer:
     """The keys, made with the database. A new file would not open what is sealed already."""
     path = at.settings.key_file
     with at.database.read() as connection:
-        is_new = not inspect(connection).has_table(tables.event_queue.name)
+        is_new = not schema.is_set_up(connection, at.database.dialect)
     if not is_new and not path.exists():
         raise SettingsError(
             f"ESPF_KEY_FILE: {path} does not exist, but the database holds secrets sealed with it; "

@@ -5,53 +5,38 @@ thread of the process takes its turn while the transaction stays open and keeps 
 One statement for all rows is over before anybody can come between.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection
-from sqlalchemy.engine import Dialect
+from sqlalchemy import Connection
+from sqlalchemy.types import TypeEngine
+
+from espf.db.dialect import Dialect
 
 #: Rows of one statement; their values stay well below the number that a database takes.
-ROWS = 500
+ROWS = 1000
 
 
 def execute_rows(
     connection: Connection,
+    dialect: Dialect,
     statement: str,
-    columns: Sequence[Column[Any]],
+    columns: Mapping[str, TypeEngine[Any]],
     rows: Sequence[Sequence[object]],
 ) -> None:
-    """Run a statement over rows: ``{rows}`` in it stands for a list of VALUES.
-
-    ``columns`` say how the values of a row are stored.
-    """
-    row_marks = f"({', '.join('?' * len(columns))})"
+    """Run a statement over rows: ``{rows}`` in its FROM clause stands for them, as table ``r``."""
+    converters = [kind.bind_processor(connection.dialect) for kind in columns.values()]
     for start in range(0, len(rows), ROWS):
-        some = rows[start : start + ROWS]
-        stored = [
-            _stored(column, values, connection.dialect)
-            for column, values in zip(columns, zip(*some, strict=True), strict=True)
-        ]
-        connection.exec_driver_sql(
-            statement.replace("{rows}", ", ".join([row_marks] * len(some))),
-            tuple(chain.from_iterable(zip(*stored, strict=True))),
-        )
+        some: Sequence[Sequence[object]] = rows[start : start + ROWS]
+        if any(converters):
+            some = [
+                [value if c is None else c(value) for c, value in zip(converters, row, strict=True)]
+                for row in some
+            ]
+        table, values = dialect.rows(columns, some)
+        connection.exec_driver_sql(statement.replace("{rows}", table), values)
 
 
-def _stored(column: Column[Any], values: Sequence[Any], dialect: Dialect) -> Sequence[Any]:
-    """The values of one column as the driver takes them; many rows share a moment."""
-    convert = column.type.bind_processor(dialect)
-    if convert is None:
-        return values
-    known = {value: convert(value) for value in set(values)}
-    return [known[value] for value in values]
-
-
-def insert_rows(
-    connection: Connection, columns: Sequence[Column[Any]], rows: Sequence[Sequence[object]]
-) -> None:
-    """Insert rows of values into the columns of one table."""
-    names = ", ".join(column.name for column in columns)
-    statement = f"INSERT INTO {columns[0].table.name} ({names}) VALUES {{rows}}"  # noqa: S608  (our own names)
-    execute_rows(connection, statement, columns, rows)
+def numbers(values: Sequence[int]) -> str:
+    """A list of numbers as SQL: ``(1, 2, 3)``."""
+    return f"({', '.join(map(str, values))})"

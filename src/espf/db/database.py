@@ -12,43 +12,35 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, literal_column, select
+from sqlalchemy import Connection, literal_column, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from espf.db.dialect import Dialect, Moment
+from espf.db.dialect import READERS, Dialect, Moment
 from espf.db.sqlite import SqliteDialect
-from espf.errors import SettingsError
+from espf.errors import DatabaseUnavailable, SettingsError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Readers in threads at the same time; writers wait for one another anyway.
-READERS = 4
-
-#: The event loop waits no longer for a write transaction to be over.
-LONGEST_STANDSTILL_SECONDS = 0.05
 
 
 class Database:
     """An open database. ``begin`` to write, ``read`` to look, ``write``/``fetch`` from a loop."""
 
-    def __init__(self, engine: Engine, dialect: Dialect) -> None:
-        self._engine = engine
+    def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="espf-write")
+        self._engine = dialect.engine()
+        self._writer = ThreadPoolExecutor(dialect.writers, thread_name_prefix="espf-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="espf-read")
-        dialect.tune(engine)
 
     @classmethod
     def open(cls, url: str, *, create: bool = True) -> "Database":
         """Open the database at a URL such as ``sqlite:///var/espf.db``.
 
-        Raises SettingsError when the URL is not understood, or when there is no database yet and
-        none is to be created.
+        Raises SettingsError when the URL is not understood, or when there is no file yet and none
+        is to be created.
         """
         try:
             parsed = make_url(url)
@@ -57,31 +49,22 @@ class Database:
                 f"ESPF_DATABASE_URL: {url!r} is not a database URL; "
                 "an example: sqlite:///var/espf.db"
             ) from None
-        if parsed.get_backend_name() != "sqlite":
-            raise SettingsError(
-                f"ESPF_DATABASE_URL: {parsed.get_backend_name()!r} is not supported yet; "
-                "use sqlite:///path/to/file"
-            )
-        if not parsed.database or parsed.database == ":memory:":
-            raise SettingsError(
-                "ESPF_DATABASE_URL: the database must be a file, so that the billing, the worker "
-                "and the command line can share it: sqlite:///var/espf.db"
-            )
-        path = Path(parsed.database)
-        if not create and not path.exists():
-            raise SettingsError(
-                f"ESPF_DATABASE_URL: there is no database {path.absolute()}; "
-                "run 'evctl init' to make it"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(
-                f"ESPF_DATABASE_URL: cannot create {path.parent}: {error}"
-            ) from None
-        # An error message must not show what a statement was given: passwords, for example.
-        engine = create_engine(parsed, pool_size=READERS + 2, hide_parameters=True)
-        return cls(engine, SqliteDialect(path))
+        match parsed.get_backend_name():
+            case "sqlite":
+                return cls(SqliteDialect(parsed, create=create))
+            case "postgresql":
+                with _driver("postgresql"):
+                    from espf.db.postgresql import PostgresqlDialect  # noqa: PLC0415  (an extra)
+                return cls(PostgresqlDialect(parsed))
+            case "mysql" | "mariadb":
+                with _driver("mariadb"):
+                    from espf.db.mariadb import MariadbDialect  # noqa: PLC0415  (an extra)
+                return cls(MariadbDialect(parsed))
+            case other:
+                raise SettingsError(
+                    f"ESPF_DATABASE_URL: {other!r} is not supported; "
+                    "use sqlite:///, postgresql:// or mysql://"
+                )
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -104,8 +87,8 @@ class Database:
     ) -> T:
         """Run ``work(connection, ...)`` as one write transaction, in a thread.
 
-        The loop goes on while the transaction waits for its turn to write, and stands still while
-        it works: competing for the interpreter would only keep other writers out for longer.
+        Where the dialect says so, the loop stands still while the transaction works; it goes on
+        while the transaction waits for its turn to write.
         """
         loop = asyncio.get_running_loop()
         worked = threading.Event()
@@ -114,7 +97,8 @@ class Database:
             with self.begin() as connection:
                 # A loop that has ended has nothing to stand still.
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(worked.wait, LONGEST_STANDSTILL_SECONDS)
+                    if self.dialect.standstill_seconds:
+                        loop.call_soon_threadsafe(worked.wait, self.dialect.standstill_seconds)
                 try:
                     return work(connection, *args, **kwargs)
                 finally:
@@ -141,6 +125,10 @@ class Database:
         assert moment is not None
         return moment
 
+    def announce(self, connection: Connection) -> None:
+        """Have ``wait_for_work`` return in every process, when the transaction is committed."""
+        self.dialect.announce(connection)
+
     async def wait_for_work(self, timeout_seconds: float) -> None:
         """Return when somebody else has committed something, or at the time-out."""
         await self.dialect.wait(timeout_seconds)
@@ -156,8 +144,23 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            unavailable = self.dialect.translate(error)
-            if unavailable is None:
+        except (DBAPIError, self.dialect.driver_error) as error:
+            translated = self.dialect.translate(error)
+            if translated is None:
                 raise
-            raise unavailable from error
+            if isinstance(translated, DatabaseUnavailable):
+                # Connections that were made before are not to be trusted.
+                self._engine.dispose(close=False)
+            raise translated from error
+
+
+@contextmanager
+def _driver(extra: str) -> Iterator[None]:
+    """Say which package to install when a driver is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            f"ESPF_DATABASE_URL: the driver is not installed ({error}); "
+            f"run: pip install 'espf[{extra}]'"
+        ) from None

@@ -4,8 +4,9 @@ One file per database implements this; nothing outside ``espf.db`` knows which o
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection, DateTime, Engine, String, TypeDecorator
 from sqlalchemy.dialects.mysql import DATETIME
@@ -13,33 +14,103 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.types import TypeEngine
 
 from espf.db.trigger import TriggerMaker
-from espf.errors import DatabaseUnavailable
+from espf.errors import EspfError
+
+#: Readers in threads at the same time.
+READERS = 4
 
 
 class Dialect(ABC):
     """The secret that one database's file keeps."""
 
     #: The SQL expression of the current time, in the form in which ``Moment`` stores it.
-    now: str
+    now: ClassVar[str]
+
+    #: What its driver raises.
+    driver_error: ClassVar[type[Exception]]
+
+    #: Writers in threads at the same time.
+    writers: ClassVar[int] = 2
+
+    #: Results that are stored in one transaction, at most.
+    batch: ClassVar[int] = 500
+
+    #: How long an event loop stands still, at most, for a write transaction to be over.
+    standstill_seconds: ClassVar[float] = 0.0
+
+    #: After how long a transaction shows in ``running`` at the latest; None: at once, and the
+    #: picture of a read transaction is as old as its ``running``.
+    running_lag_seconds: ClassVar[float | None] = None
+
+    #: The schema of ESPF's tables, as the database spells it; None: there are no schemas.
+    home: str | None = None
+
+    #: The schema where a billing table is that is named without one.
+    billing_schema: str | None = None
 
     #: How the database's triggers are made.
     triggers: TriggerMaker
 
     @abstractmethod
-    def tune(self, engine: Engine) -> None:
-        """Set up each new connection, and how a transaction begins."""
+    def engine(self) -> Engine:
+        """Make the engine; nothing is connected yet."""
+
+    @abstractmethod
+    def create_home(self, connection: Connection) -> None:
+        """Make the schema of ESPF's tables, and what of ours is no table."""
+
+    def name_of(self, table: str) -> str:
+        """The name of one of our tables as the database's catalogue has it."""
+        return table
 
     @abstractmethod
     async def wait(self, timeout_seconds: float) -> None:
         """Return when another connection has committed something, or at the time-out."""
+
+    def announce(self, connection: Connection) -> None:  # noqa: B027  (most have nothing to do)
+        """Have ``wait`` return in every process, when the transaction is committed.
+
+        Where ``wait`` looks for itself, there is nothing to do.
+        """
 
     @abstractmethod
     def next_position(self, connection: Connection) -> int:
         """Take the next number of the event sequence without making an event."""
 
     @abstractmethod
-    def translate(self, error: Exception) -> DatabaseUnavailable | None:
-        """Tell a database that is away or busy from a statement that is wrong."""
+    def running(self, connection: Connection) -> frozenset[int]:
+        """The transactions whose events, numbered already, are not to be seen yet.
+
+        To be asked first in a read transaction. Empty where commits come in the order of numbers.
+        """
+
+    @abstractmethod
+    def for_each(
+        self,
+        connection: Connection,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int | datetime]],
+    ) -> list[Sequence[Any]]:
+        """The rows of a SELECT, run once per item, in as few round trips as the database can.
+
+        ``{name}`` in the statement stands for a value of the item; ``names`` are those names, each
+        with its SQL type. The rows of an item keep their order.
+        """
+
+    @abstractmethod
+    def rows(
+        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Many rows of values as a table ``r`` of a FROM clause, and what is to be bound."""
+
+    @abstractmethod
+    def on_conflict(self, key: str, column: str) -> str:
+        """End an INSERT: where a row with the key is there already, set one column of it."""
+
+    @abstractmethod
+    def translate(self, error: Exception) -> EspfError | None:
+        """Tell a database that is away, busy or closed to us from a statement that is wrong."""
 
     @abstractmethod
     def close(self) -> None:
@@ -47,11 +118,9 @@ class Dialect(ABC):
 
 
 class Moment(TypeDecorator[datetime]):
-    """A point in time: aware and in UTC in Python; in UTC in the database, too.
+    """A point in time: aware and in UTC in Python; in UTC in the database, to the millisecond.
 
-    Text with milliseconds where there is no type for it.
-
-    The text form (``2026-03-01 00:00:00.000``) sorts as the moments do and reads well in a shell.
+    Where there is no type for it, text (``2026-03-01 00:00:00.000``) that sorts as moments do.
     """
 
     impl = String(23)
@@ -76,12 +145,17 @@ class Moment(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: SqlDialect) -> datetime | None:  # noqa: ARG002  (the signature is SQLAlchemy's)
         """Database to Python."""
-        if value is None:
-            return None
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return to_moment(value)
 
 
 def to_text(moment: datetime) -> str:
     """Write a UTC moment as ``2026-03-01 00:00:00.000``."""
     return moment.isoformat(" ", "milliseconds")[:23]
+
+
+def to_moment(value: str | datetime | None) -> datetime | None:
+    """A moment as a driver gives it, aware and in UTC."""
+    if value is None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, text
 from espf.db.trigger import (
     LONGEST_VARIABLE,
     Capture,
-    Column,
     ColumnType,
     Compiled,
     Condition,
@@ -59,7 +58,7 @@ _KINDS: Mapping[str, Kind] = {
 _RELATIONS = """
 SELECT TABLE_SCHEMA AS place, TABLE_NAME AS name, TABLE_TYPE AS type
 FROM information_schema.TABLES
-WHERE lower(TABLE_SCHEMA) = lower(coalesce(:schema, DATABASE()))
+WHERE lower(TABLE_SCHEMA) = lower(:schema)
 AND lower(TABLE_NAME) = lower(:name)
 ORDER BY TABLE_SCHEMA, TABLE_NAME
 """
@@ -88,7 +87,9 @@ class MariadbTriggers(TriggerMaker):
 
     def relations(self, connection: Connection, schema: str | None, name: str) -> list[Relation]:
         """See TriggerMaker."""
-        rows = connection.execute(text(_RELATIONS), {"schema": schema, "name": name})
+        rows = connection.execute(
+            text(_RELATIONS), {"schema": schema or self.billing, "name": name}
+        )
         return [
             Relation(
                 TableName(row.name, row.place),

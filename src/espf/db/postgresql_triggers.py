@@ -56,22 +56,20 @@ _PLAIN_TEXTS = frozenset({"text", "varchar", "bpchar", "name", "uuid", "enum", "
 
 #: The settings under which everything is written in one way, whatever the writer has set.
 _FORMATS = (
-    "SET DateStyle = 'ISO, YMD'",
-    "SET IntervalStyle = 'postgres'",
-    "SET TimeZone = 'UTC'",
-    "SET extra_float_digits = 1",
-    "SET bytea_output = 'hex'",
-    "SET lc_monetary = 'C'",
+    "DateStyle = 'ISO, YMD'",
+    "IntervalStyle = 'postgres'",
+    "TimeZone = 'UTC'",
+    "extra_float_digits = '1'",
+    "bytea_output = 'hex'",
+    "lc_monetary = 'C'",
 )
 
 _RELATIONS = """
 SELECT n.nspname, c.relname, c.relkind, c.relispartition
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND lower(c.relname) = lower(:name)
-AND CASE WHEN CAST(:schema AS text) IS NULL THEN n.nspname = ANY (current_schemas(false))
-  ELSE lower(n.nspname) = lower(:schema) END
-AND n.nspname <> :home
-ORDER BY array_position(current_schemas(false), n.nspname), n.nspname, c.relname
+AND lower(n.nspname) = lower(:schema) AND n.nspname <> :home
+ORDER BY n.nspname, c.relname
 """
 
 _OBSTACLES = {
@@ -102,21 +100,23 @@ WHERE i.indrelid = CAST(:table AS regclass) AND i.indisprimary
 ORDER BY array_position(i.indkey, a.attnum)
 """
 
-#: The seal is made of all that the database holds of a trigger, so that no change by hand, not
-#: even one that only switches it off, goes unseen.
-_SEAL = """
-md5(pg_catalog.concat_ws('|', pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled, p.prosrc,
-p.prosecdef, p.proconfig, p.provolatile, pg_catalog.pg_get_userbyid(p.proowner)))
-"""
+#: The bits of pg_trigger.tgtype.
+_ROW_LEVEL = 1
+_EVENTS = {"insert": 4, "delete": 8, "update": 16}
 
-_INSTALLED = f"""
-SELECT p.proname, p.prosrc, pg_catalog.obj_description(p.oid, 'pg_proc') = {_SEAL} AS sealed
+_INSTALLED = """
+SELECT p.proname, p.prosrc, p.prosecdef, p.proconfig,
+  t.tgtype, t.tgenabled, t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr = '' AS plain,
+  r.relname, s.nspname
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 LEFT JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid AND NOT t.tgisinternal
-WHERE n.nspname = :home AND p.proname LIKE 'espf\\_%' AND p.prorettype = 'trigger'::regtype
-ORDER BY p.proname
-"""  # noqa: S608  (our own words)
+LEFT JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid
+LEFT JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace
+WHERE n.nspname = :home AND p.proname LIKE 'espf\\_%'
+AND p.prorettype = CAST('trigger' AS regtype)
+ORDER BY p.proname, t.tgname
+"""
 
 
 class PostgresqlTriggers(TriggerMaker):
@@ -125,7 +125,7 @@ class PostgresqlTriggers(TriggerMaker):
     def relations(self, connection: Connection, schema: str | None, name: str) -> list[Relation]:
         """See TriggerMaker."""
         rows = connection.execute(
-            text(_RELATIONS), {"schema": schema, "name": name, "home": self.home}
+            text(_RELATIONS), {"schema": schema or self.billing, "name": name, "home": self.home}
         )
         return [
             Relation(
@@ -153,27 +153,32 @@ class PostgresqlTriggers(TriggerMaker):
         body = _Body(self.home, trigger, tables)
         function = f"{_identifier(self.home)}.{_identifier(name)}"
         table = _table(trigger.table)
+        settings = ("search_path = pg_catalog, pg_temp", *body.formats())
         source = body.source()
-        settings = "\n".join(("SET search_path = pg_catalog, pg_temp", *body.formats()))
-        seal = _seal_statement(self.home, name)
+        fires = _ROW_LEVEL + _EVENTS[trigger.operation]
+        clauses = "\n".join(f"SET {setting}" for setting in settings)
         return Compiled(
             name,
-            source,
+            _kept(trigger.table, fires, settings, source),
             (
                 f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger\n"
-                f"LANGUAGE plpgsql SECURITY DEFINER\n{settings}\nAS {_dollars(source)}",
+                f"LANGUAGE plpgsql SECURITY DEFINER\n{clauses}\nAS {_dollars(source)}",
                 # Triggers are replaced only from PostgreSQL 14 on.
                 f"DROP TRIGGER IF EXISTS {_identifier(name)} ON {table}",
-                f"CREATE TRIGGER {_identifier(name)} AFTER {trigger.operation.upper()} ON {table}\n"
-                f"FOR EACH ROW EXECUTE FUNCTION {function}()",
-                seal,
+                f"CREATE TRIGGER {_identifier(name)} AFTER {trigger.operation.upper()}\n"
+                f"ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()",
             ),
         )
 
     def installed(self, connection: Connection) -> Mapping[str, str]:
-        """See TriggerMaker: the text is the function's source, and empty under a broken seal."""
-        rows = connection.execute(text(_INSTALLED), {"home": self.home})
-        return {row.proname: row.prosrc if row.sealed else "" for row in rows}
+        """See TriggerMaker: empty for what is switched off or fires in another way."""
+        found: dict[str, str] = {}
+        for row in connection.execute(text(_INSTALLED), {"home": self.home}):
+            name = TableName(row.relname or "", row.nspname)
+            kept = _kept(name, row.tgtype, row.proconfig or [], row.prosrc)
+            sound = row.prosecdef and row.plain and row.tgenabled == "O"
+            found[row.proname] = kept if sound and row.proname not in found else ""
+        return found
 
     def drop(self, name: str) -> str:
         """See TriggerMaker: the trigger goes with its function."""
@@ -383,16 +388,10 @@ class _Body:
         return self._columns[name]
 
 
-def _seal_statement(home: str, name: str) -> str:
-    """Writes down, as a comment on the function, what the database made of our statements."""
-    where = f"n.nspname = {_literal(home)} AND p.proname = {_literal(name)} AND NOT t.tgisinternal"
-    inner = f"""
-BEGIN
-  EXECUTE (SELECT format('COMMENT ON FUNCTION %I.%I() IS %L', n.nspname, p.proname, {_SEAL})
-    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid WHERE {where});
-END"""  # noqa: S608  (all quoted)
-    return f"DO {_dollars(inner)}"
+def _kept(table: TableName, fires: int, settings: Sequence[str], source: str) -> str:
+    """Everything that decides what an installed trigger does."""
+    plain = sorted(each.replace(" = ", "=").replace("'", "") for each in settings)
+    return f"{table} {fires} {'; '.join(plain)}\n{source}"
 
 
 def _dollars(source: str) -> str:

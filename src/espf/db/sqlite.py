@@ -6,19 +6,24 @@ program that writes the file, the ``sqlite3`` shell included, is captured.
 """
 
 import asyncio
+import re
 import sqlite3
 import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import Dialect
+from espf.db.dialect import READERS, Dialect, to_text
 from espf.db.sqlite_triggers import NOW, SqliteTriggers
 from espf.db.tables import metadata
-from espf.errors import DatabaseUnavailable
+from espf.errors import DatabaseUnavailable, SettingsError
 
 #: How long a writer waits for another one before it gives up.
 BUSY_SECONDS = 10
@@ -44,16 +49,48 @@ class SqliteDialect(Dialect):
     """See Dialect."""
 
     now = NOW
+    driver_error = sqlite3.Error
+    # There is one at a time anyway.
+    writers = 1
+    # Five times as many would save little, and keep the billing's writers waiting five times as
+    # long.
+    batch = 100
+    # Competing for the interpreter would only keep other writers out for longer.
+    standstill_seconds = 0.05
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, url: URL, *, create: bool) -> None:
+        if not url.database or url.database == ":memory:":
+            raise SettingsError(
+                "ESPF_DATABASE_URL: the database must be a file, so that the billing, the worker "
+                "and the command line can share it: sqlite:///var/espf.db"
+            )
+        self._url = url
+        self._path = Path(url.database)
         self.triggers = SqliteTriggers(own_tables=tuple(metadata.tables))
+        if not create and not self._path.exists():
+            raise SettingsError(
+                f"ESPF_DATABASE_URL: there is no database {self._path.absolute()}; "
+                "run 'evctl init' to make it"
+            )
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"ESPF_DATABASE_URL: cannot create {self._path.parent}: {error}"
+            ) from None
         self._watch: sqlite3.Connection | None = None
         self._seen = -1
         self._quiet_since = 0.0
 
-    def tune(self, engine: Engine) -> None:
+    def engine(self) -> Engine:
         """See Dialect."""
+        # An error message must not show what a statement was given: passwords, for example.
+        engine = create_engine(
+            self._url,
+            pool_size=READERS + 2,
+            hide_parameters=True,
+            execution_options={"schema_translate_map": {"billing": None}},
+        )
 
         @event.listens_for(engine, "connect")
         def connected(raw: Any, _record: object) -> None:
@@ -73,6 +110,11 @@ class SqliteDialect(Dialect):
         def begun(connection: Connection) -> None:
             read_only = connection.get_execution_options().get("read_only")
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+        return engine
+
+    def create_home(self, connection: Connection) -> None:
+        """There are no schemas."""
 
     async def wait(self, timeout_seconds: float) -> None:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
@@ -111,6 +153,40 @@ class SqliteDialect(Dialect):
             "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'Event_Queue' RETURNING seq"
         ).scalar_one()
         return int(position)
+
+    def running(self, connection: Connection) -> frozenset[int]:  # noqa: ARG002  (see Dialect)
+        """With one writer, commits come in the order of numbers."""
+        return frozenset()
+
+    def for_each(
+        self,
+        connection: Connection,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int | datetime]],
+    ) -> list[Sequence[Any]]:
+        """See Dialect."""
+        statement = re.sub(rf"\{{({'|'.join(names)})\}}", r":\1", select)
+        cursor = connection.connection.cursor()
+        found: list[Sequence[Any]] = []
+        for item in items:
+            values = (to_text(v) if isinstance(v, datetime) else v for v in item)
+            cursor.execute(statement, dict(zip(names, values, strict=True)))
+            found.append(cursor.fetchall())
+        return found
+
+    def rows(
+        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+    ) -> tuple[str, tuple[Any, ...]]:
+        """See Dialect."""
+        marks = f"({', '.join('?' * len(columns))})"
+        names = ", ".join(f"column{n} AS {name}" for n, name in enumerate(columns, 1))
+        table = f"(SELECT {names} FROM (VALUES {', '.join([marks] * len(rows))})) AS r"  # noqa: S608  (our own names)
+        return table, tuple(chain.from_iterable(rows))
+
+    def on_conflict(self, key: str, column: str) -> str:
+        """See Dialect."""
+        return f" ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
 
     def translate(self, error: Exception) -> DatabaseUnavailable | None:
         """Locked, busy, full and unreadable are about the database; the rest is about the SQL."""

@@ -139,7 +139,7 @@ def _event(capture: Capture) -> str:
         f"SELECT {environment}, {event_type}, {_key(capture)},\n"
         f"{_variables(capture)}, {NOW}, heard\n"
         "FROM (SELECT count(*) AS heard FROM Event_Subscriptions\n"
-        f"WHERE i_env = {environment} AND event_type = {event_type} AND active = 1)\n"  # noqa: S608  (all quoted)
+        f"WHERE i_env = {environment} AND event_type = {event_type} AND active = 1)\n"
         f"WHERE {' AND '.join([*tests, 'heard > 0'])}"
     )
 

@@ -8,6 +8,8 @@ was tried before needs is indexed for that alone, where the database can do so.
 Names are not quoted: where a database folds them to lower case, that is what they are.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -41,16 +43,16 @@ LongText = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 Digest = LargeBinary(32).with_variant(VARBINARY(32), "mysql", "mariadb")
 
 
-def _table(name: str, *items: SchemaItem, **options: object) -> Table:
+def _table(name: str, *items: SchemaItem, **options: bool) -> Table:
     """A table whose texts compare byte for byte, whatever the database's default is."""
+    words = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
     for each in ("mysql", "mariadb"):
-        options[f"{each}_engine"] = "InnoDB"
-        options[f"{each}_charset"] = "utf8mb4"
-        options[f"{each}_collate"] = "utf8mb4_bin"
-    return Table(quoted_name(name, quote=False), metadata, *items, **options)
+        options |= {f"{each}_{word}": value for word, value in words.items()}  # type: ignore[misc]
+    table: Table = Table(quoted_name(name, quote=False), metadata, *items, **options)  # type: ignore[call-overload]  # table options are named by dialect
+    return table
 
 
-def _index(name: str, *columns: Column[object], where: object = None) -> Index:
+def _index(name: str, *columns: Column[Any], where: object = None) -> Index:
     return Index(
         quoted_name(name, quote=False), *columns, sqlite_where=where, postgresql_where=where
     )

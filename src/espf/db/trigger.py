@@ -184,8 +184,8 @@ class Compiled:
 class TriggerMaker(ABC):
     """The secret of one database's triggers.
 
-    ``home`` is the schema (or, on MariaDB, the database) of ESPF's own tables; empty where there
-    is only one for all.
+    ``home`` is the schema (or, on MariaDB, the database) of ESPF's own tables, ``billing`` the one
+    of tables that a rule names without one; both are empty where there is only one for all.
     """
 
     #: Whether a change of triggers is undone by a rollback.
@@ -194,8 +194,9 @@ class TriggerMaker(ABC):
     #: Bytes of a name that the database keeps.
     longest_name: ClassVar[int] = 63
 
-    def __init__(self, home: str = "") -> None:
+    def __init__(self, home: str = "", billing: str = "") -> None:
         self.home = home
+        self.billing = billing
 
     @abstractmethod
     def relations(self, connection: Connection, schema: str | None, name: str) -> list[Relation]:

@@ -1,39 +1,47 @@
 """What one handler's worker holds in memory: a lane per ordering key, in order, bounded. Pure.
 
 A lane is handed out one notification at a time, and goes on only when that one is settled. What
-does not fit stays in the database: the lane then says that there is more, and asks for a refill
-when it runs empty.
+does not fit stays in the database, and so do the followers of one that waits for a retry: the lane
+remembers their positions, and asks for them by position (a *refill*) when it can go on.
 
 Two facts of life shape the rest. A read may show the past: rows that were settled while it ran.
-So whatever is settled is remembered until a read that *began* afterwards has ended. And a lane
-that waits for a retry lives in the database alone: its lane here is closed, and rows that an old
-read still offers for it are turned away.
+So whatever is settled is remembered until a read that *began* afterwards has ended. And rows come
+more than once: transactions that overlap commit out of the order of their numbers, so the reader
+goes back now and then.
 """
 
-from bisect import insort
+from array import array
+from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from itertools import islice
 
-from espf.model import Notification
+from espf.model import Notification, shard_of
 
 #: Notifications that one lane may hold in memory, so that no subscriber fills it alone.
 LANE_LIMIT = 100
+
+#: Positions that the lanes of a handler remember; then it reads on only when some are done.
+PASSED_LIMIT = 2_000_000
+
+# A lane is open; or its head waits in the database, and a read may not show that yet (closed) or
+# does (parked).
+_OPEN, _CLOSED, _PARKED = range(3)
 
 
 def _position(notification: Notification) -> int:
     return notification.position
 
 
-@dataclass
 class _Lane:
-    waiting: list[Notification] = field(default_factory=list)
-    last: int = 0
-    busy: bool = False
-    # There are, or may be, later notifications in the database that have been passed by.
-    more: bool = False
-    # Its head waits in the database for a retry.
-    parked: bool = False
+    __slots__ = ("busy", "passed", "state", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[Notification] = []
+        # Later notifications that stay in the database, by position, in order.
+        self.passed = array("q")
+        self.busy = False
+        self.state = _OPEN
 
 
 class Lanes:
@@ -45,30 +53,39 @@ class Lanes:
         self._ready: deque[str] = deque()
         self._known: set[int] = set()
         self._due: set[int] = set()
+        self._passed = 0
         # In the order in which they ran empty, so that none of them starves.
         self._refill: dict[str, None] = {}
-        # Settled positions and closed lanes, to be forgotten in time.
+        # Settled positions, some with their lane, to be forgotten in time.
         self._settled: list[tuple[int, str | None]] = []
         self._forgetting: list[tuple[int, str | None]] = []
+        # Lanes whose head waited in the database, and is done since.
+        self._ended: set[str] = set()
 
     @property
     def room(self) -> int:
         """How many more new notifications fit."""
+        if self._passed >= PASSED_LIMIT:
+            return 0
         return max(0, self._window - len(self._known))
 
     @property
     def due_room(self) -> int:
         """How many due notifications to read: those that fit, beside those already here."""
-        return self.room + len(self._due) if self.room else 0
+        free = max(0, self._window - len(self._known))
+        return free + len(self._due) if free else 0
 
     @property
     def ready(self) -> bool:
         """Whether ``take`` has something to give."""
         return bool(self._ready)
 
-    def wants_refill(self, limit: int) -> list[tuple[str, int]]:
-        """Lanes that ran empty and have more in the database: key, and the position reached."""
-        return [(key, self._lanes[key].last) for key in islice(self._refill, limit)]
+    def wants_refill(self, lanes: int) -> list[tuple[str, list[int]]]:
+        """Lanes that ran empty and have more in the database: key, and the next positions."""
+        return [
+            (key, self._lanes[key].passed[:LANE_LIMIT].tolist())
+            for key in islice(self._refill, lanes)
+        ]
 
     def read_begins(self) -> None:
         """A read of the database begins: it will not show what has been settled until now."""
@@ -76,87 +93,156 @@ class Lanes:
 
     def read_ended(self) -> None:
         """That read is over, its rows come next: what it cannot show may be forgotten."""
-        for position, closed in self._forgetting:
+        for position, key in self._forgetting:
             self._known.discard(position)
-            if closed is not None:
-                self._lanes.pop(closed, None)
+            if key is not None:
+                self._ended.discard(key)
+                lane = self._lanes.get(key)
+                if lane is not None and lane.state == _CLOSED:
+                    lane.state = _PARKED
+                    if not lane.passed:
+                        del self._lanes[key]
         self._forgetting = []
 
     def offer(self, notification: Notification, *, behind: bool) -> None:
-        """A new notification, in the order of positions. ``behind``: an earlier one waits."""
+        """A new notification. ``behind``: an earlier one of its lane waits in the database."""
+        if notification.position in self._known:
+            return
         key = _key(notification)
         lane = self._lanes.get(key)
-        if notification.position in self._known or (lane is not None and lane.parked):
-            return
-        if behind or (lane is not None and (lane.more or len(lane.waiting) >= LANE_LIMIT)):
-            if lane is not None:
-                lane.more = True
-            return
-        self._add(key, notification)
+        if behind or (
+            lane is not None
+            and (lane.state != _OPEN or lane.passed or len(lane.waiting) >= LANE_LIMIT)
+        ):
+            self._pass(key, lane, notification.position, behind=behind)
+        else:
+            self._add(key, notification)
 
     def offer_due(self, notification: Notification) -> None:
         """A notification whose time has come; it goes before every later one of its lane."""
+        if notification.position in self._known:
+            return
         key = _key(notification)
         lane = self._lanes.get(key)
-        if notification.position in self._known or (lane is not None and lane.parked):
+        if lane is not None and lane.state == _CLOSED:
             return
+        if lane is not None:
+            lane.state = _OPEN
         self._due.add(notification.position)
         self._add(key, notification)
-        # Its followers were passed by when it began to wait.
-        self._lanes[key].more = notification.event.ordering_key is not None
 
-    def refill(self, key: str, notifications: list[Notification], *, more: bool) -> None:
-        """The followers that a lane asked for."""
+    def refill(
+        self, key: str, asked: Collection[int], found: Iterable[tuple[Notification, bool]]
+    ) -> None:
+        """The followers that a lane asked for; what was asked for and is not there is gone."""
         self._refill.pop(key, None)
         lane = self._lanes.get(key)
-        if lane is None or lane.parked:
+        if lane is None or lane.state == _CLOSED:
             return
-        lane.more = more
-        for notification in notifications:
-            if notification.position not in self._known:
+        gone = set(asked)
+        kept = array("q", [position for position in lane.passed if position not in gone])
+        self._passed -= len(lane.passed) - len(kept)
+        lane.passed = kept
+        for notification, behind in found:
+            if behind:
+                self._pass(key, lane, notification.position, behind=True)
+                if not lane.busy and not lane.waiting:
+                    lane.state = _PARKED
+            elif notification.position not in self._known:
                 self._add(key, notification)
-        if not lane.waiting and not lane.busy:
+        if lane.state == _OPEN and not lane.waiting and not lane.busy:
             self._after(key, lane)
+
+    def look_again(self) -> None:
+        """Somebody may have freed lanes whose heads waited in the database: ask for followers."""
+        for key, lane in self._lanes.items():
+            if lane.state == _PARKED and lane.passed:
+                lane.state = _OPEN
+                if not lane.busy:
+                    self._refill[key] = None
 
     def take(self) -> Notification | None:
         """The next notification to deliver; its lane is busy until it is settled."""
-        if not self._ready:
-            return None
-        lane = self._lanes[self._ready.popleft()]
-        lane.busy = True
-        return lane.waiting.pop(0)
+        while self._ready:
+            lane = self._lanes.get(self._ready.popleft())
+            if lane is not None and lane.waiting and not lane.busy:
+                lane.busy = True
+                return lane.waiting.pop(0)
+        return None
 
     def settled(self, notification: Notification, *, waits: bool) -> None:
         """A notification that was taken is settled; ``waits``: it is to be tried again later."""
         key = _key(notification)
         lane = self._lanes[key]
         lane.busy = False
-        lane.last = notification.position
+        was_due = notification.position in self._due
         self._due.discard(notification.position)
         if waits:
-            lane.parked = True
+            lane.state = _CLOSED
             self._refill.pop(key, None)
             for follower in lane.waiting:
                 self._due.discard(follower.position)
-                self._settled.append((follower.position, None))
+                self._known.discard(follower.position)
+                self._pass(key, lane, follower.position, behind=True)
             lane.waiting.clear()
             self._settled.append((notification.position, key))
         else:
-            self._settled.append((notification.position, None))
+            self._settled.append((notification.position, key if was_due else None))
+            if was_due:
+                self._ended.add(key)
             self._after(key, lane)
 
+    def drop(self, shards: Collection[int]) -> None:
+        """Forget what waits in lanes of these shards; what was taken is still to be settled."""
+        for key, lane in list(self._lanes.items()):
+            if shard_of(None if key.startswith("\0") else key) not in shards:
+                continue
+            for notification in lane.waiting:
+                self._known.discard(notification.position)
+                self._due.discard(notification.position)
+            lane.waiting.clear()
+            self._passed -= len(lane.passed)
+            lane.passed = array("q")
+            self._refill.pop(key, None)
+            if not lane.busy:
+                del self._lanes[key]
+
+    def _pass(self, key: str, lane: _Lane | None, position: int, *, behind: bool) -> None:
+        """Leave a notification in the database, and remember where."""
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            lane.state = _PARKED
+            if key in self._ended:
+                # What the read shows as waiting is done by now, as likely as not: ask again.
+                lane.state = _OPEN
+                self._refill[key] = None
+        at = bisect_left(lane.passed, position)
+        if at == len(lane.passed) or lane.passed[at] != position:
+            lane.passed.insert(at, position)
+            self._passed += 1
+        if not behind and lane.state == _PARKED:
+            # Its head waits no more: somebody took it away.
+            lane.state = _OPEN
+            if not lane.waiting and not lane.busy:
+                self._refill[key] = None
+
     def _add(self, key: str, notification: Notification) -> None:
-        lane = self._lanes.setdefault(key, _Lane())
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
         self._known.add(notification.position)
-        insort(lane.waiting, notification, key=_position)
-        if not lane.busy and len(lane.waiting) == 1:
-            self._ready.append(key)
+        if lane.waiting:
+            insort(lane.waiting, notification, key=_position)
+        else:
+            lane.waiting.append(notification)
+            if not lane.busy:
+                self._ready.append(key)
 
     def _after(self, key: str, lane: _Lane) -> None:
         """Go on with a lane that has just become free."""
         if lane.waiting:
             self._ready.append(key)
-        elif lane.more:
+        elif lane.passed:
             self._refill[key] = None
         else:
             del self._lanes[key]

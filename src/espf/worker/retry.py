@@ -7,12 +7,10 @@ from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
 from espf.model import Status
 from espf.queue import Decision
+from espf.worker.breaker import REST
 
 #: No wait is longer, whatever a server asks for in Retry-After.
 LONGEST_DELAY = timedelta(days=31)
-
-#: How long a handler rests whose own settings are refused, before one event tries again.
-REST = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,18 @@ class RetryPolicy:
         return timedelta(seconds=seconds * (1 + self.jitter * spread))
 
 
-def decide(outcome: Exception | None, attempt: int, policy: RetryPolicy, spread: float) -> Decision:
-    """What becomes of a notification whose attempt number ``attempt`` ended with ``outcome``."""
+def decide(
+    outcome: Exception | None,
+    attempt: int,
+    policy: RetryPolicy,
+    spread: float,
+    *,
+    counts: bool = True,
+) -> Decision:
+    """What becomes of a notification whose attempt number ``attempt`` ended with ``outcome``.
+
+    ``counts`` is False while the breaker is not closed: the event is not to blame.
+    """
     match outcome:
         case None:
             return Decision(Status.FINISHED)
@@ -51,6 +59,9 @@ def decide(outcome: Exception | None, attempt: int, policy: RetryPolicy, spread:
             return Decision(Status.REJECTED, str(outcome))
         case Misconfigured():
             return Decision(Status.QUEUED, str(outcome), delay=REST, spent=False)
+        case _ if not counts:
+            delay = policy.delay(attempt, spread)
+            return Decision(Status.QUEUED, _reason(outcome), delay=delay, spent=False)
         case _ if attempt >= policy.max_attempts:
             reason = f"gave up after {attempt} attempts: {_reason(outcome)}"
             return Decision(Status.FAILED, reason, hold=policy.hold)

@@ -1,23 +1,24 @@
-"""The work for one event handler: read what waits, pace it, deliver it, in order per lane."""
+"""The work for one event handler: paced, and delivered, in order per lane."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 
-from espf.errors import Misconfigured
-from espf.handlers.base import Billing, Handler
+from espf.handlers.base import Billing, Handler, Pacing
 from espf.handlers.http import HttpClient
 from espf.leases import Lease
-from espf.model import Notification, Status
-from espf.queue import Queue, Result, Settled, Wanted
+from espf.model import SHARDS, Notification, Status
+from espf.queue import Found, Result, Settled, Wanted
 from espf.subscriptions import EventHandler
+from espf.worker.breaker import Breaker
 from espf.worker.delivery import Batch, deliver
+from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
-from espf.worker.patience import PatientDatabase
-from espf.worker.retry import REST, RetryPolicy, decide
+from espf.worker.retry import RetryPolicy, decide
 from espf.worker.settler import Outcome, Settler
 
 _log = logging.getLogger(__name__)
@@ -34,94 +35,171 @@ READ_AT_LEAST = 200
 #: Lanes that are gone on with in one read.
 REFILLS = 50
 
+#: While a transaction runs whose events cannot be seen yet: how soon to look again, at first and
+#: at the longest.
+LATE_SECONDS = 0.005
+LATEST_SECONDS = 0.25
+
 
 @dataclass(frozen=True)
 class Tools:
-    """What every runner of a worker shares."""
+    """What every runner of a worker shares.
 
-    queue: Queue
-    database: PatientDatabase
+    ``wake_reader`` asks for a read soon; ``lease_holds`` says whether the worker's leases are sure
+    to be in force; ``running_lag_seconds``: see ``espf.db.dialect``.
+    """
+
     settler: Settler
     client: HttpClient
     billing: Callable[[int], Billing]
+    wake_reader: Callable[[], None]
+    lease_holds: Callable[[], bool]
+    running_lag_seconds: float | None
 
 
 class Runner:
-    """Owns one event handler under a lease, until it is stopped."""
+    """Works for the shards of one event handler that the worker owns, until it is stopped."""
 
-    def __init__(
-        self, configured: EventHandler, handler: Handler, lease: Lease, tools: Tools
-    ) -> None:
+    def __init__(self, configured: EventHandler, handler: Handler, tools: Tools) -> None:
         self.configured = configured
-        self.lease = lease
+        self.breaker = Breaker()
+        # What the worker owns: shard -> epoch.
+        self.epochs: dict[int, int] = {}
         self._tools = tools
+        self._paused = False
         self._lanes = Lanes(WINDOW)
-        self._after = 0
-        self._wake_reader = asyncio.Event()
+        self._frontier = Frontier(tools.running_lag_seconds)
+        self._look = True
+        self._look_at = 0.0
+        self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
         self._open: dict[asyncio.Task[None], Handler] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._lost = False
-        self._unsettled = 0
-        self._all_settled = asyncio.Event()
-        self._all_settled.set()
-        self._resting_until = 0.0
-        self._doubtful = False
+        # Attempts that are under way or not stored yet, by shard.
+        self._unsettled: Counter[int] = Counter()
+        self._something_settled = asyncio.Event()
+        self._bucket: TokenBucket | None = None
         self._handler = handler
         self._adopt(handler)
-        self._loops: list[asyncio.Task[None]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._sending = asyncio.create_task(self._guarded(self._send_loop()))
+
+    @property
+    def failed(self) -> bool:
+        """Whether this cannot go on: a fault ended its loop."""
+        return self._sending is not None and self._sending.done()
 
     @property
     def under_way(self) -> int:
         """Attempts that have begun and whose result is not known yet."""
         return len(self._open)
 
-    def start(self) -> None:
-        """Begin to read and to send."""
-        self._loops = [
-            asyncio.create_task(self._guarded(loop()))
-            for loop in (self._read_loop, self._send_loop)
-        ]
+    @property
+    def continues(self) -> bool:
+        """Whether a lane goes on when one of its events has failed for good."""
+        return not self._policy.hold
 
-    def wake(self) -> None:
-        """Something was committed: look whether there is work."""
-        self._wake_reader.set()
+    # What it owns
 
     @property
-    def failed(self) -> bool:
-        """Whether this cannot go on: another worker has the handler, or a fault ended a loop."""
-        return self._lost or any(loop.done() for loop in self._loops)
+    def units(self) -> int:
+        """Into how many parts the work may be split: each has a slot, or a token, to itself."""
+        most = self._pacing.concurrency if self._pacing.rate is None else self._pacing.burst
+        return 1 << (min(SHARDS, most).bit_length() - 1)
+
+    def take_on(self, leases: Iterable[Lease]) -> None:
+        """Work for these shards, too."""
+        gained = 0.0
+        for lease in leases:
+            self.epochs[lease.shard] = lease.epoch
+            gained += self._tokens_of(lease)
+        self._resize(gained)
+        # Their work may be anywhere in what has been read already.
+        self._frontier.restart()
+        self.wake()
+
+    def busy(self, shards: Collection[int]) -> set[int]:
+        """Those of these shards that have attempts which are not stored yet."""
+        return {shard for shard in shards if self._unsettled[shard]}
+
+    async def give_up(self, shards: Collection[int], grace_seconds: float | None = None) -> None:
+        """Start nothing more for these shards; return when nothing of theirs is under way.
+
+        After ``grace_seconds`` what is under way is cut; it is sent again, by whoever comes next.
+        """
+        self.forsake(shards)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._all_settled(shards)
+        except TimeoutError:
+            for task in list(self._open):
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+            await self._all_settled(shards)
+
+    def forsake(self, shards: Collection[int]) -> None:
+        """These shards are not ours any more, or soon will not be: nothing more goes out."""
+        for shard in shards:
+            self.epochs.pop(shard, None)
+        self._lanes.drop(shards)
+        self._resize(0.0)
+
+    async def _all_settled(self, shards: Collection[int]) -> None:
+        while self.busy(shards):
+            self._something_settled.clear()
+            await self._something_settled.wait()
+
+    def _tokens_of(self, lease: Lease) -> float:
+        """What a shard brings with it: what has run into the bucket since somebody had it."""
+        rate, burst = (self._pacing.rate or 0.0) / SHARDS, self._pacing.burst / SHARDS
+        return burst if lease.idle_seconds is None else min(burst, rate * lease.idle_seconds)
+
+    def _resize(self, gained: float) -> None:
+        """Have the share of the rate and of the burst that goes with the shards."""
+        if self._bucket is None or self._pacing.rate is None or not self.epochs:
+            return
+        share = len(self.epochs) / SHARDS
+        now = asyncio.get_running_loop().time()
+        self._bucket = self._bucket.resized(
+            self._pacing.rate * share, self._pacing.burst * share, now, gained
+        )
+
+    # What it is told
+
+    def wake(self) -> None:
+        """Something was committed: there may be work."""
+        self._look = True
+        self._tools.wake_reader()
+
+    def pause(self, *, paused: bool) -> None:
+        """Let everything wait, or go on."""
+        if paused != self._paused:
+            self._paused = paused
+            self._wake_sender.set()
+            self.wake()
 
     async def reconfigure(self, configured: EventHandler, handler: Handler) -> None:
         """Go on with new settings; attempts under way end under the old ones."""
         old = self._handler
         self.configured = configured
         self._adopt(handler)
-        self._resting_until, self._doubtful = 0.0, False
-        if handler.settings.on_failure == "continue":
-            await self._tools.database.write(
-                self._tools.queue.let_go, self.configured.i_event_handler
-            )
+        self.breaker.reset()
+        self._lanes.look_again()
         self._wake_sender.set()
+        self.wake()
         if old not in self._open.values():
             self._retire(old)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Start nothing more; give what is under way some time, then cut it. It is sent again.
-
-        Returns when every result is stored.
-        """
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
-        if self._open:
-            _, late = await asyncio.wait(list(self._open), timeout=grace_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+    async def stop(self) -> None:
+        """Close the handler; everything has been given up."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
         self._retire(self._handler)
         await asyncio.gather(*self._closing)
-        await self._all_settled.wait()
 
     def _retire(self, handler: Handler) -> None:
         """Close a handler that is not needed any more, in its own time."""
@@ -139,11 +217,15 @@ class Runner:
     def _adopt(self, handler: Handler) -> None:
         self._handler = handler
         self._policy = RetryPolicy.of(handler.settings)
-        self._pacing = pacing = handler.pacing()
+        self._pacing: Pacing = handler.pacing()
+        rate, burst = self._pacing.rate, self._pacing.burst
+        if rate is None:
+            self._bucket = None
+            return
         now = asyncio.get_running_loop().time()
-        self._bucket = (
-            TokenBucket(pacing.rate, pacing.burst, now) if pacing.rate is not None else None
-        )
+        share = max(1, len(self.epochs)) / SHARDS
+        # Before it owns anything it has no tokens; they come with the shards.
+        self._bucket = TokenBucket(rate * share, burst * share, now, None if self.epochs else 0.0)
 
     async def _guarded(self, loop: Coroutine[None, None, None]) -> None:
         try:
@@ -153,44 +235,71 @@ class Runner:
 
     # Reading
 
-    async def _read_loop(self) -> None:
-        while True:
-            self._wake_reader.clear()
-            idle_seconds = await self._read()
-            if idle_seconds <= 0:
-                continue
-            try:
-                async with asyncio.timeout(idle_seconds):
-                    await self._wake_reader.wait()
-            except TimeoutError:
-                pass
-
-    async def _read(self) -> float:
-        """Read once; returns the seconds until it makes sense to look again."""
+    def wants(self) -> Wanted | None:
+        """What to read now; None: nothing."""
+        now = asyncio.get_running_loop().time()
+        if self._is_resting(now):
+            return None
         lanes = self._lanes
-        wanted = Wanted(
+        refill = lanes.wants_refill(REFILLS)
+        if not (self._look or refill or now >= self._look_at):
+            return None
+        return Wanted(
             i_event_handler=self.configured.i_event_handler,
-            after=self._after,
+            shards=sum(1 << shard for shard in self.epochs),
+            start=self._frontier.start,
             room=lanes.room if lanes.room >= READ_AT_LEAST else 0,
             due_room=lanes.due_room,
-            refill=lanes.wants_refill(REFILLS),
+            refill=refill,
         )
-        lanes.read_begins()
-        found = await self._tools.database.fetch(self._tools.queue.read, wanted)
+
+    def idle_seconds(self) -> float:
+        """How long it makes no sense to read for this handler, unless it is woken."""
+        now = asyncio.get_running_loop().time()
+        if self._is_resting(now):
+            return max(0.01, min(1.0, self.breaker.seconds_to_probe(now) or 1.0))
+        if self._lanes.wants_refill(1) or (self._look and self._lanes.room >= READ_AT_LEAST):
+            return 0.0
+        return max(0.0, min(1.0, self._look_at - now))
+
+    def _is_resting(self, now: float) -> bool:
+        return self._paused or not self.epochs or self.breaker.seconds_to_probe(now) > 0
+
+    def read_begins(self) -> None:
+        """What ``wants`` said is being read."""
+        self._look = False
+        self._lanes.read_begins()
+
+    def read_ended(self, wanted: Wanted, found: Found) -> None:
+        """What was there, and as far as it is still ours."""
+        lanes = self._lanes
         lanes.read_ended()
         for notification in found.due:
-            lanes.offer_due(notification)
-        for key, (followers, more) in found.refilled.items():
-            lanes.refill(key, followers, more=more)
-        for notification, behind in found.new:
-            lanes.offer(notification, behind=behind)
-            self._after = notification.position
+            if notification.shard in self.epochs:
+                lanes.offer_due(notification)
+        for key, asked, followers in found.refilled:
+            lanes.refill(key, asked, followers)
+        now = asyncio.get_running_loop().time()
+        self._look_at = now + min(1.0, found.next_due_seconds or 1.0)
+        if wanted.room:
+            self._read_new(wanted, found, now)
+        else:
+            self._look = True
         if lanes.ready:
             self._wake_sender.set()
-        more_to_read = wanted.room and len(found.new) == wanted.room
-        if more_to_read or lanes.wants_refill(1):
-            return 0.0
-        return 1.0 if found.next_due_seconds is None else min(1.0, found.next_due_seconds)
+
+    def _read_new(self, wanted: Wanted, found: Found, now: float) -> None:
+        for notification, behind in found.new:
+            if notification.shard in self.epochs:
+                self._lanes.offer(notification, behind=behind)
+        complete = len(found.new) < wanted.room
+        reached = found.new[-1][0].position if found.new else 0
+        self._frontier.ended(found.running, reached, now, complete=complete)
+        self._look |= not complete
+        # What is running now may hold back what comes before what has been read.
+        self._late_seconds = LATE_SECONDS if found.new else self._late_seconds * 2
+        if found.running:
+            self._look_at = min(self._look_at, now + min(self._late_seconds, LATEST_SECONDS))
 
     # Sending
 
@@ -205,15 +314,15 @@ class Runner:
                 await self._send_batches(self._bucket)
 
     async def _rested(self) -> None:
-        """After the handler's settings were refused, wait before the next try."""
+        """While the breaker is open, wait for the time of the next try."""
         loop = asyncio.get_running_loop()
-        while (seconds := self._resting_until - loop.time()) > 0:
+        while (seconds := self.breaker.seconds_to_probe(loop.time())) > 0:
             self._wake_sender.clear()
             try:
                 async with asyncio.timeout(seconds):
                     await self._wake_sender.wait()
             except TimeoutError:
-                pass
+                self.wake()
 
     def _send_slots(self) -> None:
         """Fill the free slots; each one frees when its attempt is over."""
@@ -230,12 +339,14 @@ class Runner:
                 while (  # noqa: ASYNC110  (it is time that is waited for)
                     self._may_send(bucket) and (seconds := bucket.take(loop.time())) > 0
                 ):
-                    await asyncio.sleep(seconds)
+                    await asyncio.sleep(min(seconds, 1.0))
                 if not self._may_send(bucket) or (notification := self._lanes.take()) is None:
                     break
                 self._send(notification, batch)
             if self._pacing.max_wait is not None:
                 batch.sent(self._pacing.max_wait.total_seconds())
+        if bucket is not self._bucket:
+            self._wake_sender.set()
 
     def _may_send(self, bucket: TokenBucket) -> bool:
         """Whether one more may go out now, at the pace of this bucket."""
@@ -243,28 +354,41 @@ class Runner:
 
     def _limit(self) -> int:
         """Attempts that may be under way now."""
-        if self._lost or self._resting_until > asyncio.get_running_loop().time():
+        if self._paused or not self.epochs or not self._tools.lease_holds():
             return 0
-        if self._doubtful:
-            return 1
-        return self._pacing.concurrency if self._bucket is None else MOST_OPEN
+        usual = self._slots() if self._bucket is None else MOST_OPEN
+        return self.breaker.allowed(usual, asyncio.get_running_loop().time())
+
+    def _slots(self) -> int:
+        """The share of the handler's concurrency that goes with the shards; never more in all."""
+        total, units = self._pacing.concurrency, self.units
+        size = SHARDS // units
+        return sum(
+            (unit + 1) * total // units - unit * total // units
+            for unit in range(units)
+            if all(shard in self.epochs for shard in range(unit * size, (unit + 1) * size))
+        )
 
     def _send(self, notification: Notification, batch: Batch | None) -> None:
         handler = self._handler
-        task = asyncio.create_task(self._attempt(handler, notification, batch))
+        shard = notification.shard
+        self._unsettled[shard] += 1
+        task = asyncio.create_task(self._attempt(handler, notification, self.epochs[shard], batch))
         self._open[task] = handler
-        task.add_done_callback(self._closed)
+        task.add_done_callback(lambda task: self._closed(task, shard))
 
-    def _closed(self, task: asyncio.Task[None]) -> None:
+    def _closed(self, task: asyncio.Task[None], shard: int) -> None:
         handler = self._open.pop(task)
         self._wake_sender.set()
         if handler is not self._handler and handler not in self._open.values():
             self._retire(handler)
-        if not task.cancelled():
+        if task.cancelled():
+            self._ended(shard)
+        else:
             task.result()
 
     async def _attempt(
-        self, handler: Handler, notification: Notification, batch: Batch | None
+        self, handler: Handler, notification: Notification, epoch: int, batch: Batch | None
     ) -> None:
         delivery = await deliver(
             handler,
@@ -275,43 +399,51 @@ class Runner:
         )
         attempt = notification.attempts + 1
         spread = random.uniform(-1, 1)  # noqa: S311  (spreads retries; no secret)
-        decision = decide(delivery.outcome, attempt, self._policy, spread)
-        self._doubt(delivery.outcome)
+        decision = decide(
+            delivery.outcome,
+            attempt,
+            self._policy,
+            spread,
+            counts=self.breaker.is_closed,
+        )
+        self._record(delivery.outcome, spread)
         result = Result(
             notification=notification,
             handler=self.configured.name,
-            epoch=self.lease.epoch,
+            epoch=epoch,
             decision=decision,
             duration_ms=delivery.duration_ms,
             request=delivery.request,
             response=delivery.response,
         )
-        self._unsettled += 1
-        self._all_settled.clear()
         self._tools.settler.put(Outcome(result, self._settled))
 
-    def _doubt(self, outcome: Exception | None) -> None:
-        """Rest when the handler's own settings are refused; then one event tries at a time."""
-        if isinstance(outcome, Misconfigured):
-            if not self._doubtful:
-                _log.warning("handler %s rests: %s", self.configured.name, outcome)
-            self._doubtful = True
-            self._resting_until = asyncio.get_running_loop().time() + REST.total_seconds()
-        elif self._doubtful:
-            self._doubtful = False
-            _log.warning("handler %s works again", self.configured.name)
+    def _record(self, outcome: Exception | None, spread: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.breaker.record(outcome, now, spread):
+            shown = self.breaker.shown()
+            if shown.state == "open":
+                _log.warning("handler %s rests: %s", self.configured.name, shown.reason)
+            else:
+                _log.warning("handler %s works again", self.configured.name)
 
     def _settled(self, settled: Settled) -> None:
-        self._unsettled -= 1
-        if not self._unsettled:
-            self._all_settled.set()
-        if not settled.applied:
-            # Another worker has the handler, and may be ahead by now: nothing more goes out.
-            self._lost = True
-            return
+        notification = settled.result.notification
+        self._ended(notification.shard)
         decision = settled.result.decision
-        waits = decision.status is Status.QUEUED or decision.hold
-        self._lanes.settled(settled.result.notification, waits=waits)
+        waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
+        self._lanes.settled(notification, waits=waits)
+        if not settled.applied:
+            # Another worker has the shard, and may be ahead by now: nothing more goes out.
+            self.forsake([notification.shard])
         if self._lanes.ready:
             self._wake_sender.set()
-        self._wake_reader.set()
+        if decision.delay is not None:
+            due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
+            self._look_at = min(self._look_at, due)
+        if self.idle_seconds() <= 0 or decision.delay is not None:
+            self._tools.wake_reader()
+
+    def _ended(self, shard: int) -> None:
+        self._unsettled[shard] -= 1
+        self._something_settled.set()

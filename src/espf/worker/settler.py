@@ -15,9 +15,7 @@ from espf.queue import Queue, Result, Settled
 from espf.telemetry import ProvisioningLog
 from espf.worker.patience import PatientDatabase
 
-#: A batch is stored when it has this many results, after this long, or when nothing is under way.
-#: Five times the size would save little, and keep the billing's writers waiting five times as long.
-BATCH = 100
+#: A batch is stored when it is full, after this long, or when nothing is under way.
 LINGER_SECONDS = 0.005
 
 
@@ -38,7 +36,9 @@ class Settler:
         database: PatientDatabase,
         log: ProvisioningLog,
         under_way: Callable[[], int],
+        batch: int,
     ) -> None:
+        self._batch = batch
         self._queue = queue
         self._database = database
         self._log = log
@@ -55,12 +55,13 @@ class Settler:
         """Store until cancelled."""
         while True:
             await self._arrived.wait()
-            if len(self._waiting) < BATCH and self._under_way():
+            if len(self._waiting) < self._batch and self._under_way():
                 await asyncio.sleep(LINGER_SECONDS)
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             if not self._waiting:
                 self._arrived.clear()
             settled = await self._database.write(self._settle, [one.result for one in batch])
+            self._queue.journal.committed()
             for outcome, one in zip(batch, settled, strict=True):
                 self._write_line(one)
                 outcome.tell(one)

@@ -4,20 +4,28 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
-from espf.leases import Leases
+from espf.leases import Lease, Leases, Roll, deal
+from espf.maintenance import BreakerNews, in_maintenance, store_breakers
 from espf.queue import Queue
+from espf.restarts import let_go
 from espf.subscriptions import EventHandler, list_handlers
 from espf.telemetry import ProvisioningLog
+from espf.worker.breaker import Breaker, Shown
 from espf.worker.patience import PatientDatabase
+from espf.worker.reader import Reader
 from espf.worker.runner import Runner, Tools
 from espf.worker.settler import Settler
 
@@ -33,12 +41,24 @@ STORE_SECONDS = 5.0
 #: After how long a handler that could not be opened is tried again.
 REOPEN_SECONDS = 30.0
 
+#: How long a shard waits for the worker that it falls to, before another takes it.
+ORPHAN_SECONDS = 5.0
+
 #: How often changes of handlers are looked for; they take effect within two seconds.
 ROSTER_SECONDS = 0.5
 
 
+@dataclass(frozen=True)
+class _Roster:
+    """What the database says about handlers and workers, in one picture."""
+
+    handlers: Mapping[int, EventHandler]
+    roll: Roll
+    maintenance: bool
+
+
 class Worker:
-    """Delivers for every enabled handler that no other worker owns, until it is told to stop."""
+    """Delivers for the shards of enabled handlers that fall to it, until it is told to stop."""
 
     def __init__(
         self,
@@ -56,22 +76,38 @@ class Worker:
         self._queue = Queue(database)
         self._leases = Leases(database)
         self._grace = stop_grace_seconds
-        self._client = client
         self._runners: dict[int, Runner] = {}
-        self._leaving: dict[int, asyncio.Task[None]] = {}
+        # Work that is being given up, by handler.
+        self._leaving: dict[asyncio.Task[None], int] = {}
         # Handlers that could not be opened: at which version, what was said, when to try again.
         self._broken: dict[int, tuple[int, str, float]] = {}
+        # Shards that belong to nobody who takes them: since when; and those we took for that.
+        self._orphaned: dict[tuple[int, int], float] = {}
+        self._adopted: set[tuple[int, int]] = set()
+        self._alive: Sequence[str] = ()
+        self._lease_until = 0.0
         self._scheduled = asyncio.Event()
+        # How the breakers stood when people were told last.
+        self._told: dict[int, Shown] = {}
         self._settler = Settler(
             self._queue,
             self._database,
             log,
             lambda: sum(runner.under_way for runner in self._runners.values()),
+            database.dialect.batch,
         )
-        self._tools = Tools(self._queue, self._database, self._settler, client, billing)
+        self._reader = Reader(self._queue, self._database, lambda: list(self._runners.values()))
+        self._tools = Tools(
+            settler=self._settler,
+            client=client,
+            billing=billing,
+            wake_reader=self._reader.wake,
+            lease_holds=lambda: asyncio.get_running_loop().time() < self._lease_until,
+            running_lag_seconds=database.dialect.running_lag_seconds,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set; then finish what is under way and give the handlers back."""
+        """Work until ``stop`` is set; then finish what is under way and give the shards back."""
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settler.run(), name="settle")
             loops = [
@@ -79,6 +115,7 @@ class Worker:
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._attend(), name="attend"),
                 group.create_task(self._release_scheduled(), name="scheduled"),
+                group.create_task(self._reader.run(), name="read"),
             ]
             await stop.wait()
             for loop in loops:
@@ -91,9 +128,12 @@ class Worker:
     async def _leave(self) -> None:
         for i_event_handler in list(self._runners):
             self._dismiss(i_event_handler)
-        if self._leaving:
-            # Longer than that only when the database is away: what is not stored is sent again.
-            await asyncio.wait(list(self._leaving.values()), timeout=self._grace + STORE_SECONDS)
+        # Longer than that only when the database is away: what is not stored is sent again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace + STORE_SECONDS):
+                if self._leaving:
+                    await asyncio.wait(list(self._leaving))
+                await self._database.write(self._leases.sign_off, self.name)
 
     # Loops
 
@@ -105,35 +145,49 @@ class Worker:
             for runner in self._runners.values():
                 runner.wake()
             # Many commits in a row make one look.
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
     async def _heartbeat(self) -> None:
-        """Keep the leases; stop working for a handler that another worker has taken."""
+        """Say that we are there; stop working for shards that another worker has taken."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
+            await self._database.write(self._leases.sign_of_life, self.name, LEASE_SECONDS)
+            held = await self._database.fetch(self._leases.held, self.name)
+            for i_event_handler, runner in self._runners.items():
+                lost = [
+                    shard
+                    for shard, epoch in runner.epochs.items()
+                    if held.get((i_event_handler, shard), epoch) != epoch
+                    or (i_event_handler, shard) not in held
+                ]
+                if lost:
+                    _log.warning("another worker took shards of %s", runner.configured.name)
+                    runner.forsake(lost)
+            # Counted from before: the others may think so, too.
+            self._lease_until = began + LEASE_SECONDS - 1.0
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            epochs = await self._database.write(self._leases.extend, self.name, LEASE_SECONDS)
-            for i_event_handler, runner in list(self._runners.items()):
-                if epochs.get(i_event_handler) != runner.lease.epoch:
-                    _log.warning("another worker took handler %s", runner.configured.name)
-                    self._dismiss(i_event_handler, grace_seconds=0)
 
     async def _attend(self) -> None:
-        """Keep up with the handlers: new, changed, switched on or off, deleted, left by others."""
+        """Keep up with handlers and workers: new, changed, paused, switched off, gone."""
         while True:
-            handlers = {
+            if asyncio.get_running_loop().time() < self._lease_until:
+                roster = await self._database.fetch(self._look)
+                await self._keep_up(roster)
+                await self._share(roster)
+                await self._tell_breakers()
+            await asyncio.sleep(ROSTER_SECONDS if self._alive else 0.01)
+
+    def _look(self, connection: Connection) -> _Roster:
+        return _Roster(
+            handlers={
                 handler.i_event_handler: handler
-                for handler in await self._database.fetch(list_handlers)
+                for handler in list_handlers(connection)
                 if handler.enabled
-            }
-            for i_event_handler, runner in list(self._runners.items()):
-                if runner.failed or i_event_handler not in handlers:
-                    self._dismiss(i_event_handler)
-            await self._take_free(handlers)
-            for i_event_handler, runner in list(self._runners.items()):
-                configured = handlers.get(i_event_handler)
-                if configured and configured.version != runner.configured.version:
-                    await self._reconfigure(runner, configured)
-            await asyncio.sleep(ROSTER_SECONDS)
+            },
+            roll=self._leases.roll(connection),
+            maintenance=in_maintenance(connection),
+        )
 
     async def _release_scheduled(self) -> None:
         """Hand out scheduled events at their time, sleeping until the next one."""
@@ -141,45 +195,126 @@ class Worker:
             self._scheduled.clear()
             seconds = await self._database.fetch(self._queue.seconds_to_next_scheduled)
             if seconds is not None and seconds <= 0:
-                await self._database.write(self._queue.release_scheduled)
+                if not await self._database.write(self._queue.release_scheduled):
+                    # Another worker is at it.
+                    await asyncio.sleep(0.05)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(min(seconds or 60.0, 60.0)):
                     await self._scheduled.wait()
 
-    # Taking and leaving handlers
+    async def _tell_breakers(self) -> None:
+        """Let people see which handlers rest."""
+        now = asyncio.get_running_loop().time()
+        shown = {i: runner.breaker.shown() for i, runner in self._runners.items()}
+        closed = Breaker().shown()
+        news = {
+            i: BreakerNews(
+                one.state,
+                now - one.since,
+                None if one.probe_at is None else one.probe_at - now,
+                one.reason,
+            )
+            for i, one in shown.items()
+            if one != self._told.get(i, closed)
+        }
+        if news:
+            await self._database.write(store_breakers, self._raw, self.name, news)
+        self._told = shown
 
-    async def _take_free(self, handlers: dict[int, EventHandler]) -> None:
-        free = [
-            i_event_handler
-            for i_event_handler, handler in handlers.items()
-            if i_event_handler not in self._runners
-            and i_event_handler not in self._leaving
-            and not self._is_broken(handler)
-        ]
-        if not free:
-            return
-        built = {}
-        for i_event_handler in free:
-            handler = await self._build(handlers[i_event_handler])
-            if handler is not None:
-                built[i_event_handler] = handler
-        owners = await self._database.fetch(self._leases.owners)
-        dead = [owner for owner in set(owners.values()) if _is_dead(owner)]
-        leases = await self._database.write(
-            self._leases.acquire, self.name, LEASE_SECONDS, list(built), dead
-        )
+    # Taking and leaving work
+
+    async def _keep_up(self, roster: _Roster) -> None:
+        for i_event_handler, runner in list(self._runners.items()):
+            configured = roster.handlers.get(i_event_handler)
+            if runner.failed or configured is None:
+                self._dismiss(i_event_handler)
+                continue
+            if configured.version != runner.configured.version:
+                await self._reconfigure(runner, configured)
+            runner.pause(paused=configured.paused or roster.maintenance)
+        for i_event_handler, configured in roster.handlers.items():
+            if (
+                i_event_handler not in self._runners
+                and i_event_handler not in self._leaving.values()
+                and not self._is_broken(configured)
+            ):
+                handler = await self._build(configured)
+                if handler is not None:
+                    runner = Runner(configured, handler, self._tools)
+                    runner.pause(paused=configured.paused or roster.maintenance)
+                    self._runners[i_event_handler] = runner
+                    runner.start()
+
+    async def _share(self, roster: _Roster) -> None:
+        """Have the shards that fall to us, and no others that somebody waits for."""
+        dead = {owner for owner in roster.roll.owners.values() if _is_dead(owner)}
+        alive = [worker for worker in roster.roll.alive if worker not in dead]
+        if alive != self._alive:
+            self._alive = alive
+            self._adopted.clear()
+            self._orphaned.clear()
+        units = {i: runner.units for i, runner in self._runners.items()}
+        dealt = deal(units, alive)
+        for i_event_handler, runner in self._runners.items():
+            surplus = [
+                shard
+                for shard in runner.epochs
+                if dealt.get((i_event_handler, shard), self.name) != self.name
+                and (i_event_handler, shard) not in self._adopted
+            ]
+            if surplus:
+                self._hand_over(i_event_handler, runner, surplus)
+        free = {
+            place: owner
+            for place, worker in dealt.items()
+            if (owner := roster.roll.owners.get(place, "")) in {"", *dead} or owner not in alive
+            if worker == self.name or self._is_orphaned(place)
+        }
+        wanted = [place for place in free if place[1] not in self._runners[place[0]].epochs]
+        if wanted:
+            await self._take(wanted, dead)
+
+    def _is_orphaned(self, place: tuple[int, int]) -> bool:
+        """Whether nobody has taken a shard for a while: its worker cannot, as it seems."""
+        now = asyncio.get_running_loop().time()
+        if now - self._orphaned.setdefault(place, now) < ORPHAN_SECONDS:
+            return False
+        self._adopted.add(place)
+        return True
+
+    async def _take(self, wanted: Sequence[tuple[int, int]], dead: Collection[str]) -> None:
+        leases = await self._database.write(self._leases.acquire, self.name, wanted, dead)
+        by_handler: dict[int, list[Lease]] = defaultdict(list)
         for lease in leases:
-            configured = handlers[lease.i_event_handler]
-            handler = built.pop(lease.i_event_handler)
-            if handler.settings.on_failure == "continue":
-                await self._database.write(self._queue.let_go, lease.i_event_handler)
-            runner = Runner(configured, handler, lease, self._tools)
-            self._runners[lease.i_event_handler] = runner
-            runner.start()
-            _log.info("working for handler %s", configured.name)
-        for handler in built.values():
-            await handler.close()
+            by_handler[lease.i_event_handler].append(lease)
+            self._orphaned.pop((lease.i_event_handler, lease.shard), None)
+        for i_event_handler, some in by_handler.items():
+            runner = self._runners[i_event_handler]
+            if not runner.epochs:
+                _log.info("working for handler %s", runner.configured.name)
+                await self._let_go(runner)
+            runner.take_on(some)
+
+    async def _let_go(self, runner: Runner) -> None:
+        if runner.continues:
+            await self._database.write(let_go, runner.configured.i_event_handler)
+
+    def _hand_over(self, i_event_handler: int, runner: Runner, shards: Collection[int]) -> None:
+        """Give shards to whom they fall now, each as soon as nothing of it is under way."""
+
+        async def hand_over() -> None:
+            idle = set(shards) - runner.busy(shards)
+            runner.forsake(shards)
+            for some in (idle, set(shards) - idle):
+                if some:
+                    await runner.give_up(some)
+                    places = [(i_event_handler, shard) for shard in some]
+                    await self._database.write(self._leases.release, self.name, places)
+
+        task = asyncio.create_task(hand_over(), name=f"hand over {runner.configured.name}")
+        self._leaving[task] = 0
+        task.add_done_callback(lambda task: self._leaving.pop(task, None))
 
     async def _reconfigure(self, runner: Runner, configured: EventHandler) -> None:
         handler = await self._build(configured)
@@ -187,6 +322,7 @@ class Worker:
             self._dismiss(configured.i_event_handler)
         else:
             await runner.reconfigure(configured, handler)
+            await self._let_go(runner)
 
     async def _build(self, configured: EventHandler) -> Handler | None:
         """Make a handler and open it; None, and a message, when its type or settings are wrong."""
@@ -207,18 +343,27 @@ class Worker:
         version, _, again = self._broken.get(configured.i_event_handler, (0, "", 0.0))
         return version == configured.version and asyncio.get_running_loop().time() < again
 
-    def _dismiss(self, i_event_handler: int, grace_seconds: float | None = None) -> None:
-        """Stop working for a handler and give its lease back when everything is stored."""
+    def _dismiss(self, i_event_handler: int) -> None:
+        """Stop working for a handler; give its shards back, each as soon as all is stored."""
         runner = self._runners.pop(i_event_handler)
-        grace = self._grace if grace_seconds is None else grace_seconds
+        shards = set(runner.epochs)
 
         async def leave() -> None:
-            await runner.stop(grace)
-            await self._database.write(self._leases.release, self.name, [i_event_handler])
+            idle = shards - runner.busy(shards)
+            runner.forsake(shards)
+            await self._release(i_event_handler, idle)
+            await runner.give_up(shards, self._grace)
+            await runner.stop()
+            await self._release(i_event_handler, shards - idle)
 
         task = asyncio.create_task(leave(), name=f"leave {runner.configured.name}")
-        self._leaving[i_event_handler] = task
-        task.add_done_callback(lambda _: self._leaving.pop(i_event_handler, None))
+        self._leaving[task] = i_event_handler
+        task.add_done_callback(lambda task: self._leaving.pop(task, None))
+
+    async def _release(self, i_event_handler: int, shards: Collection[int]) -> None:
+        if shards:
+            places = [(i_event_handler, shard) for shard in shards]
+            await self._database.write(self._leases.release, self.name, places)
 
 
 def _identity() -> str:

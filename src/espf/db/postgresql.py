@@ -1,0 +1,310 @@
+"""PostgreSQL, 13 and later: a server, and as many workers on as many machines as wanted.
+
+ESPF's tables live in a schema of their own beside the billing's. Transactions that overlap may
+commit out of the order of their numbers; ``running`` says what is not to be seen yet. A worker
+that finds nothing to do sleeps until it is notified, which a trigger does only while one sleeps:
+to notify at every commit would make the billing's commits wait for one another.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from espf.db.dialect import READERS, Dialect
+from espf.db.postgresql_triggers import PostgresqlTriggers
+from espf.errors import DatabaseUnavailable, EspfError, SettingsError
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_HOME = "espf"
+
+#: How long a connection may take to come about.
+CONNECT_SECONDS = 5
+
+#: A transaction of ours that does nothing for so long is ended by the server, so that a worker
+#: that was frozen in the middle of one holds up nobody.
+IDLE_TRANSACTION_SECONDS = 10
+
+#: How long a statement waits for a lock before it gives up, to be tried again.
+LOCK_SECONDS = 10
+
+#: This many notifications within the time mean that looking is cheaper than being called.
+FLOOD = 20
+FLOOD_SECONDS = 0.1
+
+#: While nobody sleeps: how often to look, and after how long without a commit to go to sleep.
+LOOK_SECONDS = 0.004
+SLEEP_AFTER_SECONDS = 0.05
+
+_AWAKE, _ASLEEP = 1, 2
+
+#: SQLSTATE classes and codes that are about the server, not about the statement.
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
+_UNAVAILABLE = frozenset({"25006", "40001", "40P01", "55P03", "25P03", "25P04"})
+_REFUSED = frozenset({"28000", "28P01", "3D000"})
+_REFUSALS = ("authentication failed", "no pg_hba.conf entry", "role ", "database ")
+
+
+#: Spells types.
+_TYPES = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+class PostgresqlDialect(Dialect):
+    """See Dialect."""
+
+    now = "clock_timestamp()"
+    driver_error = psycopg.Error
+
+    def __init__(self, url: URL) -> None:
+        query = dict(url.query)
+        self.home = str(query.pop("espf_schema", DEFAULT_HOME)).lower()
+        self.billing_schema = str(query.pop("billing_schema", "public"))
+        if not self.home.isidentifier():
+            raise SettingsError(f"ESPF_DATABASE_URL: espf_schema={self.home!r} is not a plain name")
+        self.triggers = PostgresqlTriggers(self.home, self.billing_schema)
+        self._url = url.set(drivername="postgresql+psycopg", query=query)
+        self._listening: psycopg.Connection[Any] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="espf-listen")
+        self._asleep = False
+        self._called: list[float] = []
+        self._newest: int | None = None
+        self._quiet_since = 0.0
+
+    def engine(self) -> Engine:
+        """See Dialect."""
+        self._engine = engine = create_engine(
+            self._url,
+            pool_size=READERS + self.writers,
+            hide_parameters=True,
+            # BEGIN and COMMIT are ours to say; see below.
+            connect_args={"autocommit": True, "connect_timeout": CONNECT_SECONDS},
+            execution_options={"schema_translate_map": {"billing": self.billing_schema}},
+        )
+
+        @event.listens_for(engine, "connect")
+        def connected(raw: Any, _record: object) -> None:
+            raw.cursor().execute(self._session())
+
+        @event.listens_for(engine, "begin")
+        def begun(connection: Connection) -> None:
+            read_only = connection.get_execution_options().get("read_only")
+            connection.exec_driver_sql(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN"
+            )
+
+        return engine
+
+    def _session(self) -> str:
+        settings = {
+            "search_path": f'{self.home}, "{self.billing_schema}"',
+            "timezone": "'UTC'",
+            "application_name": "'espf'",
+            "idle_in_transaction_session_timeout": f"'{IDLE_TRANSACTION_SECONDS}s'",
+            "lock_timeout": f"'{LOCK_SECONDS}s'",
+            # The live tables are empty one moment and full the next: what the planner knows of
+            # them is never true, and every way to read them has an index.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+            "jit": "off",
+        }
+        return "; ".join(f"SET {name} = {value}" for name, value in settings.items())
+
+    def create_home(self, connection: Connection) -> None:
+        """See Dialect."""
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.home}")
+        # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
+        # would slow the billing down for as long as somebody reads an old picture.
+        connection.exec_driver_sql(
+            f"CREATE SEQUENCE IF NOT EXISTS {self.home}.worker_sleeps MINVALUE {_AWAKE} "
+            f"MAXVALUE {_ASLEEP} CACHE 1"
+        )
+
+    def name_of(self, table: str) -> str:
+        """See Dialect."""
+        return table.lower()
+
+    def announce(self, connection: Connection) -> None:
+        """See Dialect."""
+        connection.exec_driver_sql(f"NOTIFY {self.home}")
+
+    def next_position(self, connection: Connection) -> int:
+        """See Dialect."""
+        position = connection.exec_driver_sql("SELECT nextval('event_queue_i_event_seq')")
+        return int(position.scalar_one())
+
+    def running(self, connection: Connection) -> frozenset[int]:
+        """See Dialect. A transaction has its number before a trigger of it can take one."""
+        snapshot = connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar_one()
+        listed = str(snapshot).rpartition(":")[2]
+        return frozenset(map(int, listed.split(","))) if listed else frozenset()
+
+    def for_each(
+        self,
+        connection: Connection,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int | datetime]],
+    ) -> list[Sequence[Any]]:
+        """See Dialect: one statement for all."""
+        for name in names:
+            select = select.replace(f"{{{name}}}", f"w.{name}")
+        arrays = ", ".join(f"%s::{sql_type}[]" for sql_type in names.values())
+        statement = (
+            f"SELECT w.item, x.* FROM unnest({arrays}) WITH ORDINALITY "  # noqa: S608  (our own names)
+            f"AS w({', '.join(names)}, item) CROSS JOIN LATERAL ({select}) x"
+        )
+        cursor = connection.connection.cursor()
+        columns = [list(column) for column in zip(*items, strict=True)]
+        cursor.execute(statement, columns)
+        found: list[list[Any]] = [[] for _ in items]
+        for item, *row in cursor.fetchall():
+            found[item - 1].append(row)
+        return list(found)
+
+    def rows(
+        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+    ) -> tuple[str, tuple[Any, ...]]:
+        """See Dialect."""
+        dialect = _TYPES
+        arrays = ", ".join(f"%s::{kind.compile(dialect=dialect)}[]" for kind in columns.values())
+        return (
+            f"unnest({arrays}) AS r({', '.join(columns)})",
+            tuple(list(column) for column in zip(*rows, strict=True)),
+        )
+
+    def on_conflict(self, key: str, column: str) -> str:
+        """See Dialect."""
+        return f" ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
+
+    def translate(self, error: Exception) -> EspfError | None:
+        """See Dialect."""
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(original, psycopg.Error):
+            return None
+        code = original.sqlstate
+        text = str(original).strip()
+        if code in _REFUSED or (
+            code is None and "FATAL" in text and any(word in text for word in _REFUSALS)
+        ):
+            return SettingsError(f"ESPF_DATABASE_URL: the server refuses us: {text}")
+        if code is None:
+            if not isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError)):
+                return None
+        elif code[:2] not in _UNAVAILABLE_CLASSES and code not in _UNAVAILABLE:
+            return None
+        return DatabaseUnavailable(f"the PostgreSQL server cannot be used: {text}")
+
+    # Waiting
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Sleep until called; in a flood of calls, have nobody call, and look instead."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self._listening is None:
+                self._listening = await loop.run_in_executor(self._thread, self._listen)
+            if self._asleep:
+                await self._be_called(timeout_seconds)
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+                await loop.run_in_executor(self._thread, self._fall_asleep)
+        except (psycopg.Error, DBAPIError, OSError):
+            # The server is away, or not set up. Whoever looks for work will say so.
+            self._hang_up()
+            await asyncio.sleep(min(timeout_seconds, 1.0))
+
+    async def _be_called(self, timeout_seconds: float) -> None:
+        assert self._listening is not None
+        loop = asyncio.get_running_loop()
+        called = asyncio.Event()
+        socket = self._listening.fileno()
+        loop.add_reader(socket, called.set)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not self._notifications():
+                    called.clear()
+                    await called.wait()
+        except TimeoutError:
+            return
+        finally:
+            loop.remove_reader(socket)
+        now = time.monotonic()
+        self._called = [at for at in self._called if now - at < FLOOD_SECONDS] + [now]
+        if len(self._called) >= FLOOD:
+            self._called.clear()
+            await loop.run_in_executor(self._thread, self._wake_up)
+
+    def _notifications(self) -> int:
+        """Take what has come; from the loop, since it never waits."""
+        assert self._listening is not None
+        connection = self._listening.pgconn
+        connection.consume_input()
+        count = 0
+        while connection.notifies() is not None:
+            count += 1
+        return count
+
+    def _listen(self) -> psycopg.Connection[Any]:
+        connection = self._own_connection()
+        connection.execute(f"LISTEN {self.home}")
+        self._listening = connection
+        self._quiet_since = 0.0
+        self._fall_asleep()
+        return connection
+
+    def _own_connection(self) -> psycopg.Connection[Any]:
+        """A connection beside the pool, set up like those in it."""
+        fairy = self._engine.raw_connection()
+        fairy.detach()
+        connection: Any = fairy.dbapi_connection
+        assert isinstance(connection, psycopg.Connection)
+        return connection
+
+    def _fall_asleep(self) -> None:
+        """Ask to be called, when it has been quiet, or when somebody else sleeps already."""
+        assert self._listening is not None
+        row = self._listening.execute(
+            "SELECT last_value, (SELECT i_event FROM event_queue ORDER BY i_event DESC LIMIT 1) "
+            "FROM worker_sleeps"
+        ).fetchone()
+        assert row is not None
+        now = time.monotonic()
+        flag, newest = row
+        if newest != self._newest:
+            self._newest, self._quiet_since = newest, now
+        if flag == _ASLEEP:
+            self._asleep = True
+        elif now - self._quiet_since >= SLEEP_AFTER_SECONDS:
+            self._listening.execute("SELECT setval('worker_sleeps', %s)", [_ASLEEP])
+            self._asleep = True
+
+    def _wake_up(self) -> None:
+        """Have nobody called for a while; the others who sleep are to know."""
+        assert self._listening is not None
+        self._listening.execute("SELECT setval('worker_sleeps', %s)", [_AWAKE])
+        self._listening.execute(f"NOTIFY {self.home}")
+        self._asleep = False
+        self._quiet_since = time.monotonic()
+
+    def _hang_up(self) -> None:
+        self._asleep = False
+        if self._listening is not None:
+            with suppress(psycopg.Error):
+                self._listening.close()
+            self._listening = None
+
+    def close(self) -> None:
+        """See Dialect."""
+        self._thread.shutdown()
+        self._hang_up()

@@ -1,0 +1,96 @@
+"""What holds for all handlers, or shows how they are: maintenance mode, circuit breakers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, insert, select
+
+from espf.db.database import Database
+from espf.db.tables import handler_breakers, system_settings, workers
+
+_MAINTENANCE = "maintenance"
+
+
+@dataclass(frozen=True)
+class BreakerState:
+    """How a worker's circuit breaker for a handler stands, as it told last.
+
+    ``state``: open (nothing goes out until ``probe_at``), probing (one event at a time), ramping
+    (more with every success).
+    """
+
+    state: str
+    since: datetime
+    probe_at: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class BreakerNews:
+    """A change to tell: seconds before or after now, since the breaker's clock is its own."""
+
+    state: str
+    since_seconds_ago: float
+    probe_in_seconds: float | None
+    reason: str | None
+
+
+def in_maintenance(connection: Connection) -> bool:
+    """Whether all deliveries wait."""
+    value = connection.execute(
+        select(system_settings.c.value).where(system_settings.c.name == _MAINTENANCE)
+    ).scalar_one_or_none()
+    return value == "on"
+
+
+def set_maintenance(connection: Connection, *, on: bool) -> None:
+    """Let all deliveries wait, or go on; workers notice within two seconds."""
+    connection.execute(delete(system_settings).where(system_settings.c.name == _MAINTENANCE))
+    connection.execute(
+        insert(system_settings).values(name=_MAINTENANCE, value="on" if on else "off")
+    )
+
+
+def store_breakers(
+    connection: Connection, database: Database, worker: str, news: Mapping[int, BreakerNews]
+) -> None:
+    """Let people see how a worker's breakers stand; closed ones are not kept."""
+    now = database.now(connection)
+    for i_event_handler, one in news.items():
+        connection.execute(
+            delete(handler_breakers).where(
+                handler_breakers.c.i_event_handler == i_event_handler,
+                handler_breakers.c.worker == worker,
+            )
+        )
+        if one.state == "closed":
+            continue
+        probe_at = one.probe_in_seconds
+        connection.execute(
+            insert(handler_breakers).values(
+                i_event_handler=i_event_handler,
+                worker=worker,
+                state=one.state,
+                since=now - timedelta(seconds=one.since_seconds_ago),
+                probe_at=None if probe_at is None else now + timedelta(seconds=probe_at),
+                reason=one.reason,
+            )
+        )
+
+
+def breakers(
+    connection: Connection, database: Database, i_event_handler: int
+) -> dict[str, BreakerState]:
+    """The breakers of a handler that are not closed, by worker; those of the dead do not count."""
+    rows = connection.execute(
+        select(handler_breakers)
+        .join(workers, workers.c.worker == handler_breakers.c.worker)
+        .where(
+            handler_breakers.c.i_event_handler == i_event_handler,
+            workers.c.expires_at > database.now(connection),
+        )
+    )
+    return {
+        row.worker: BreakerState(row.state, row.since, row.probe_at, row.reason) for row in rows
+    }

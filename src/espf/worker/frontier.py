@@ -1,0 +1,57 @@
+"""How far a handler's new work has been read, and what has to be read again. Pure.
+
+An event has its number before its transaction commits, so a lower number may come to be seen
+after a higher one. For every transaction that a read saw running, the frontier remembers how far
+reading had come before; when the transaction has ended, it is read again from there. Numbers that
+nobody will ever see (rolled back, or other handlers') cost nothing.
+"""
+
+from collections import deque
+from collections.abc import Collection
+
+from espf.queue import Start
+
+
+class Frontier:
+    """``lag_seconds``: how old a list of running transactions may be; None: not at all."""
+
+    def __init__(self, lag_seconds: float | None = None) -> None:
+        self._lag = lag_seconds
+        self._reached = 0
+        # Transaction -> how far reading had come before it was first seen.
+        self._suspects: dict[int, int] = {}
+        # When reads ended, and how far reading had come before each.
+        self._recent: deque[tuple[float, int]] = deque()
+
+    @property
+    def start(self) -> Start:
+        """Where to read next."""
+        return Start(self._before, dict(self._suspects))
+
+    @property
+    def _before(self) -> int:
+        """Read from here in any case: what was going on lately may not have been listed."""
+        return self._recent[0][1] if self._recent else self._reached
+
+    def ended(self, running: Collection[int], reached: int, now: float, *, complete: bool) -> None:
+        """A read is over, at the time ``now``: it came as far as ``reached`` while these ran.
+
+        ``complete``: there was nothing more to read.
+        """
+        before = self._before
+        self._suspects = {
+            transaction: self._suspects.get(transaction, before) for transaction in running
+        }
+        if self._lag is not None:
+            # The last read is always doubtful, however long ago it was.
+            while len(self._recent) > 1 and self._recent[1][0] < now - self._lag:
+                self._recent.popleft()
+            self._recent.append((now, self._reached))
+        # A read that began further back may not even have come as far as the one before it.
+        self._reached = max(self._reached, reached) if complete else reached
+
+    def restart(self) -> None:
+        """Read everything again: there is work of new shards, somewhere."""
+        self._reached = 0
+        self._suspects = {}
+        self._recent.clear()
