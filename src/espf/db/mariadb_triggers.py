@@ -358,9 +358,11 @@ def _identifier(name: str) -> str:
 
 
 def _literal(value: Scalar | None) -> str:
-    """A constant, as the empty sql_mode reads it."""
+    """A constant, whatever the sql_mode says of backslashes, and as the catalogue gives it back."""
     if value is None:
         return "NULL"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-    return repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    if "\\" in value:
+        return f"CONVERT(X'{value.encode().hex()}' USING utf8mb4)"
+    return "'" + value.replace("'", "''") + "'"
