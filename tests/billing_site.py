@@ -60,6 +60,7 @@ class Site:
             user=user or url.username,
             autocommit=True,
             charset="utf8mb4",
+            local_infile=True,
         )
 
     @contextmanager
@@ -69,7 +70,9 @@ class Site:
                 cursor.execute(setting)
             yield cursor
 
-    def sql(self, *statements: str, settings: tuple[str, ...] = (), user: str | None = None) -> None:
+    def sql(
+        self, *statements: str, settings: tuple[str, ...] = (), user: str | None = None
+    ) -> None:
         """Run statements, each committed; names stand in double quotes."""
         with self.cursor(*settings, user=user) as cursor:
             for statement in statements:

@@ -161,12 +161,16 @@ class PostgresqlTriggers(TriggerMaker):
             name,
             _kept(trigger.table, fires, settings, source),
             (
-                f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger\n"
-                f"LANGUAGE plpgsql SECURITY DEFINER\n{clauses}\nAS {_dollars(source)}",
+                (
+                    f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger\n"
+                    f"LANGUAGE plpgsql SECURITY DEFINER\n{clauses}\nAS {_dollars(source)}"
+                ),
                 # Triggers are replaced only from PostgreSQL 14 on.
                 f"DROP TRIGGER IF EXISTS {_identifier(name)} ON {table}",
-                f"CREATE TRIGGER {_identifier(name)} AFTER {trigger.operation.upper()}\n"
-                f"ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()",
+                (
+                    f"CREATE TRIGGER {_identifier(name)} AFTER {trigger.operation.upper()}\n"
+                    f"ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()"
+                ),
             ),
         )
 
@@ -207,11 +211,12 @@ class _Body:
     def source(self) -> str:
         """The whole source."""
         events = "".join(map(self._event, self._trigger.captures))
+        sleeps = f"(SELECT last_value FROM {self._home}.worker_sleeps) = 2"  # noqa: S608  (quoted)
         return (
             "\nDECLARE\n  espf_env integer; espf_heard integer[]; espf_lane text;\n"
             "  espf_number bigint; espf_handler integer; espf_made boolean := false;\n"
             f"BEGIN\n{self._leave()}{events}"
-            f"  IF espf_made AND (SELECT last_value FROM {self._home}.worker_sleeps) = 2 THEN\n"
+            f"  IF espf_made AND {sleeps} THEN\n"
             f"    PERFORM pg_notify({_literal(self._channel)}, '');\n"
             "  END IF;\n  RETURN NULL;\nEND"
         )

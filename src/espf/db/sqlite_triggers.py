@@ -135,11 +135,12 @@ def _event(capture: Capture) -> str:
     environment = _plain(capture.environment, capture.lookup)
     event_type = _literal(capture.event_type)
     tests = [_condition(each, capture.lookup) for each in capture.conditions]
+    subscribed = f"i_env = {environment} AND event_type = {event_type} AND active = 1"
+    subscribers = f"SELECT count(*) AS heard FROM Event_Subscriptions WHERE {subscribed}"  # noqa: S608  (all quoted)
     return (
         f"SELECT {environment}, {event_type}, {_key(capture)},\n"
         f"{_variables(capture)}, {NOW}, heard\n"
-        "FROM (SELECT count(*) AS heard FROM Event_Subscriptions\n"
-        f"WHERE i_env = {environment} AND event_type = {event_type} AND active = 1)\n"
+        f"FROM ({subscribers})\n"
         f"WHERE {' AND '.join([*tests, 'heard > 0'])}"
     )
 
