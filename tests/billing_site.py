@@ -1,9 +1,10 @@
-"""Somebody's billing database with ESPF attached: write as a stranger does, see what is captured."""
+"""Somebody's billing database with ESPF attached: write as a stranger, see what is captured."""
 
 import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -21,13 +22,14 @@ from espf.db.tables import event_notifications, event_queue, event_subscriptions
 class Site:
     """One database. ``kind`` is sqlite, postgresql or mariadb; ``pick`` chooses by it."""
 
-    def __init__(self, kind: str, url: str) -> None:
+    def __init__(self, kind: str, url: str, *, set_up: bool = True) -> None:
         self.kind = kind
         self.url = url
         self.database = Database.open(url)
         self.dialect = self.database.dialect
-        with self.database.begin() as connection:
-            schema.set_up(connection, self.dialect)
+        if set_up:
+            with self.database.begin() as connection:
+                schema.set_up(connection, self.dialect)
 
     def close(self) -> None:
         self.database.close()
@@ -142,9 +144,7 @@ class Site:
         return self.database._engine
 
 
-def parse(moment: str) -> Any:
-    from datetime import datetime  # noqa: PLC0415  (the only one)
-
+def parse(moment: str) -> datetime:
     return datetime.strptime(moment, "%Y-%m-%d %H:%M:%S")
 
 

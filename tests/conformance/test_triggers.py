@@ -656,6 +656,45 @@ def test_a_writer_needs_no_right_on_our_tables(orders):
         orders.sql('REVOKE ALL ON "Order" FROM clerk', "DROP ROLE clerk")
 
 
+@pytest.mark.databases("postgresql", "mariadb")
+def test_the_documented_privileges_are_enough_for_our_account(database_kind, store):
+    """docs/how-to/attach-a-billing-database.md says them."""
+    owner = Site(database_kind, store.empty(), set_up=False)
+    owner.sql(ORDERS)
+    grants = {
+        "postgresql": [
+            "DROP ROLE IF EXISTS espf_service",
+            "CREATE ROLE espf_service LOGIN",
+            "CREATE SCHEMA espf AUTHORIZATION espf_service",
+            "GRANT USAGE ON SCHEMA public TO espf_service",
+            'GRANT SELECT, TRIGGER ON "Order" TO espf_service',
+        ],
+        "mariadb": [
+            "CREATE DATABASE espf CHARACTER SET utf8mb4",
+            "CREATE OR REPLACE USER espf_service@localhost",
+            "GRANT ALL ON espf.* TO espf_service@localhost",
+            "GRANT SELECT, TRIGGER ON billing.* TO espf_service@localhost",
+            "GRANT PROCESS ON *.* TO espf_service@localhost",
+        ],
+    }[database_kind]
+    owner.sql(*grants)
+    url = store.url().replace("//espf@", "//espf_service@").replace("//root@", "//espf_service@")
+    ours = Site(database_kind, url)
+    try:
+        ours.apply(RULES)
+        owner.sql(new(), change("\"Group\" = 'x'"))
+        assert [event for event, _key, _v in ours.events()] == ["Custom/New", "Custom/Changed"]
+        assert ours.drifts(RULES) == []
+        with ours.database.begin() as connection:
+            assert len(triggers.remove(connection, ours.dialect)) == 3
+    finally:
+        ours.close()
+        owner.close()
+        if database_kind == "postgresql":
+            store.empty()
+            Site(database_kind, store.url(), set_up=False).sql("DROP ROLE espf_service")
+
+
 # --- plan, apply, verify, remove ---
 
 
