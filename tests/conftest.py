@@ -1,24 +1,42 @@
-"""What the suites share: a database with ESPF's tables, and a house that delivers."""
+"""What the suites share: databases with ESPF's tables, installations, and keys."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from databases import (
+    Store,
+    database_url,
+    pytest_addoption,
+    pytest_configure,
+    pytest_generate_tests,
+    store,
+    stores,
+)
 from desk import PASSWORD, Desk
 from espf import subscriptions
 from espf.crypto import Sealer
-from espf.db import tables
+from espf.db import schema
 from espf.db.database import Database
+
+__all__ = (
+    "database_url",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_generate_tests",
+    "store",
+    "stores",
+)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(store: Store) -> Iterator[Database]:
     """An open database with ESPF's tables and the catalogue, nothing else."""
-    opened = Database.open(f"sqlite:///{tmp_path / 'espf.db'}")
-    with opened.begin() as connection:
-        tables.metadata.create_all(connection)
-        subscriptions.add_catalogue(connection)
+    if not store.holds("espf"):
+        _set_up(store.empty())
+        store.keep("espf")
+    opened = Database.open(store.restore("espf"))
     yield opened
     # A read that nobody waits for any more may still be running in its thread.
     opened._readers.shutdown()
@@ -26,6 +44,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
     checked_out = opened._engine.pool.checkedout()
     opened.close()
     assert checked_out == 0, "a connection was not given back"
+
+
+def _set_up(url: str) -> None:
+    opened = Database.open(url)
+    with opened.begin() as connection:
+        schema.set_up(connection, opened.dialect)
+        subscriptions.add_catalogue(connection)
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,10 @@ class PostgresqlDialect(Dialect):
 
     def create_home(self, connection: Connection) -> None:
         """See Dialect."""
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.home}")
+        # Even "if not exists" needs the right to make one.
+        there = connection.exec_driver_sql(f"SELECT to_regnamespace('{self.home}')").scalar()
+        if there is None:
+            connection.exec_driver_sql(f"CREATE SCHEMA {self.home}")
         # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
         # would slow the billing down for as long as somebody reads an old picture.
         connection.exec_driver_sql(
