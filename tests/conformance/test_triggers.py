@@ -358,7 +358,7 @@ variables = [{ name = "owner", column = "id", of = "looked_up" }]
 
 
 def test_a_look_up_gives_the_environment_the_key_and_variables_and_nothing_when_it_finds_none(site):
-    odd = site.pick(mariadb=" CHARACTER SET latin1 COLLATE latin1_german1_ci", others="")
+    odd = site.pick(mariadb=" CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci", others="")
     site.sql(
         f"CREATE TABLE owners (id INTEGER PRIMARY KEY, login VARCHAR(40){odd} UNIQUE, "
         "tenant INTEGER, class VARCHAR(10))",
