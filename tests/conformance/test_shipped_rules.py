@@ -68,7 +68,6 @@ def test_a_life_of_an_a2billing_card_is_told(site):
     site.sql("INSERT INTO cc_card (id, username) VALUES (5, '1234567890')")
     assert told(site) == [("Account/New",)]
     site.sql("UPDATE cc_card SET credit = credit + 12.34567, lastname = 'Lee'")
-    # Decimals of the database have five digits here, not fifteen.
     assert told(site) == [
         ("Account/BalanceChanged", 5, 0, 12.34567),
         ("Account/AvailableFundsAppear",),
@@ -118,9 +117,7 @@ def test_a_life_of_an_astpp_customer_is_told_and_of_a_reseller_is_not(site):
     ]
     site.sql(
         "INSERT INTO sip_devices VALUES (1, 'a', 5, '{}')",
-        'UPDATE sip_devices SET dir_params = \'{"password":"x"}\''.replace('"', '\\"')
-        if site.kind == "none"
-        else "UPDATE sip_devices SET dir_params = 'changed'",
+        "UPDATE sip_devices SET dir_params = 'changed'",
         "UPDATE accounts SET password = 'x', deleted = 1",
     )
     assert told(site) == [
@@ -180,9 +177,9 @@ def test_measuring_says_what_a_write_costs_and_leaves_nothing_behind(site):
     card = by_operation["cc_card", "update"]
     assert card.reason is None
     assert card.writes == 100
-    assert 0 < card.plain_us
+    assert card.plain_us > 0
     assert card.events > 0
     assert by_operation["cc_card", "insert"].events == 100
-    assert by_operation["cc_sip_buddies", "update"].reason == "the table has no rows"
+    assert by_operation["cc_sip_buddies", "update"].reason == "the table has fewer than two rows"
     assert site.installed() == set()
     assert site.events() == []

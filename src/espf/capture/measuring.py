@@ -115,8 +115,8 @@ class _Course:
         """Write without the trigger, then with it."""
         place = str(self._trigger.table)
         if not self._keys or len(self._rows) < 2:
-            lack = "rows" if self._keys else "primary key"
-            return Cost(place, self._trigger.operation, reason=f"the table has no {lack}")
+            lack = "fewer than two rows" if self._keys else "no primary key"
+            return Cost(place, self._trigger.operation, reason=f"the table has {lack}")
         with self._undone():
             plain = [self._round(number) for number in range(ROUNDS)]
         for statement in statements:
