@@ -1,6 +1,7 @@
 """What the suites share: databases with ESPF's tables, installations, and keys."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,19 +56,38 @@ def _set_up(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what `evctl init --demo` makes. Copy it: hashing passwords takes its time."""
-    folder = tmp_path_factory.mktemp("installation")
-    Desk(folder)("init", "--demo", ESPF_ADMIN_PASSWORD=PASSWORD)
-    return folder
+def installations(
+    tmp_path_factory: pytest.TempPathFactory, stores: Callable[[str], Store]
+) -> Callable[[str], Path]:
+    """The folder of what `evctl init --demo` makes, by database, which the store keeps.
+
+    Copy it: hashing passwords takes its time.
+    """
+
+    @cache
+    def installation(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("installation")
+        desk = Desk(folder, stores(kind).empty())
+        desk("init", "--demo", ESPF_ADMIN_PASSWORD=PASSWORD)
+        stores(kind).keep("installation")
+        return folder
+
+    return installation
 
 
 @pytest.fixture
-def desk(tmp_path: Path, installation: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(
+    tmp_path: Path,
+    installations: Callable[[str], Path],
+    database_kind: str,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
     """evctl over a fresh installation with demo data."""
     monkeypatch.chdir(tmp_path)
-    desk = Desk(tmp_path)
-    desk.install(installation)
+    template = installations(database_kind)
+    desk = Desk(tmp_path, store.restore("installation"))
+    desk.install(template)
     return desk
 
 
