@@ -4,11 +4,15 @@ import platform
 import sqlite3
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import cpu_count
 
-#: What was measured, by name, once per round.
-Rounds = Mapping[str, Sequence[float]]
+#: Single numbers by name, for the table of targets.
+Facts = dict[str, float]
+
+
+class BenchError(Exception):
+    """Something cannot be measured here; the text says why."""
 
 
 def tell(text: str) -> None:
@@ -25,6 +29,11 @@ def shown(values: Sequence[float], digits: int = 0) -> str:
 def ratio(values: Sequence[float], base: Sequence[float]) -> str:
     """The ratios of each round, which say more than the ratio of the medians."""
     return shown([value / one for value, one in zip(values, base, strict=True)], 2)
+
+
+def median_ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    """The median of the ratios of each round."""
+    return statistics.median(value / one for value, one in zip(values, base, strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

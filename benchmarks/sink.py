@@ -1,83 +1,114 @@
-"""An application that does nothing but say 200, in a process of its own.
+"""The application at the other end: benchmarks/sink.c, compiled, started, and read from outside.
 
-It answers before it thinks. With ``record`` it remembers when each body came, and tells it when it
-is asked to end.
+What it counts and remembers is in memory that both map, so asking it costs it nothing.
 """
 
-import asyncio
-import json
-import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import mmap
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-_REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+from benchmarks.measure import BenchError
+
+_SOURCE = Path(__file__).parent / "sink.c"
+_STATE = struct.Struct("=8Q")
+_DELAY, _HANG = 6 * 8, 7 * 8
+
+
+class Arrival(NamedTuple):
+    """One request: when it was there (seconds, monotonic), and what its body says."""
+
+    at: float
+    i_event: int
+    i_account: int
+
+
+_ARRIVAL = struct.Struct("=3Q")
 
 
 class Sink:
-    """The sink from outside: its address, and what it remembers at the end."""
+    """A running sink."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self._process = process
-        self.url = url
+    def __init__(self, shared: mmap.mmap) -> None:
+        self._shared = shared
 
-    async def end(self) -> list[tuple[float, dict[str, Any]]]:
-        """Stop it; returns when (on the clock of the machine) which event came."""
-        said, _ = await self._process.communicate(b"end\n")
-        return [(at, json.loads(body)) for at, body in json.loads(said)]
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._state()[0]
 
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}/"
 
-@asynccontextmanager
-async def running_sink(*, record: bool = False) -> AsyncIterator[Sink]:
-    """A sink, for as long as the block lasts."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.sink", "record" if record else "forget"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**26,
-    )
-    assert process.stdout is not None
-    try:
-        port = int(await process.stdout.readline())
-        yield Sink(process, f"http://127.0.0.1:{port}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    @property
+    def requests(self) -> int:
+        """How many came, to be waited for."""
+        return self._state()[2]
 
+    @property
+    def first(self) -> float:
+        """When the first came, in seconds of the monotonic clock."""
+        return self._state()[3] / 1e9
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, seen: list[tuple[float, str]] | None) -> None:
-        self._seen = seen
-        self._data = b""
+    @property
+    def last(self) -> float:
+        """When the last came."""
+        return self._state()[4] / 1e9
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def delay(self, milliseconds: float) -> None:
+        """Take so long for each answer from now on."""
+        struct.pack_into("=Q", self._shared, _DELAY, round(milliseconds * 1000))
 
-    def data_received(self, data: bytes) -> None:
-        self._data += data
-        while (end := self._data.find(b"\r\n\r\n")) >= 0:
-            head = self._data[:end].lower()
-            length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            whole = end + 4 + length
-            if len(self._data) < whole:
-                return
-            self._transport.write(_REPLY)
-            if self._seen is not None:
-                self._seen.append((time.monotonic(), self._data[end + 4 : whole].decode()))
-            self._data = self._data[whole:]
+    def hang(self) -> None:
+        """Answer nobody from now on."""
+        struct.pack_into("=Q", self._shared, _HANG, 1)
+
+    def arrivals(self) -> list[Arrival]:
+        """What came, in the order in which it came."""
+        count = min(self.requests, self._state()[1])
+        rows = _ARRIVAL.iter_unpack(self._shared[_STATE.size : _STATE.size + count * _ARRIVAL.size])
+        return [Arrival(ns / 1e9, i_event, i_account) for ns, i_event, i_account in rows]
+
+    def _state(self) -> tuple[int, ...]:
+        return _STATE.unpack_from(self._shared)
 
 
-async def _serve(*, record: bool) -> None:
-    seen: list[tuple[float, str]] | None = [] if record else None
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(seen), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.readline)
-    print(json.dumps(seen or []))
+class SinkProgram:
+    """The compiled program. Its sinks listen at one address, one after another."""
 
+    def __init__(self, folder: Path) -> None:
+        """Compile it into a folder. Raises BenchError without a C compiler."""
+        self._program = folder / "sink"
+        command = ["cc", "-O2", "-o", str(self._program), str(_SOURCE)]
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise BenchError(f"the sink needs a C compiler (install gcc): {error}") from error
+        self._port = 0
+        with self.running(0) as sink:
+            self._port = sink.port
+            self.url = sink.url
 
-if __name__ == "__main__":
-    asyncio.run(_serve(record=sys.argv[1] == "record"))
+    @contextmanager
+    def running(self, capacity: int) -> Iterator[Sink]:
+        """A sink that remembers so many requests, for as long as the block lasts."""
+        with tempfile.NamedTemporaryFile() as file:
+            command: list[str | Path] = [self._program, file.name, str(capacity), str(self._port)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                if not process.stdout.readline():
+                    raise BenchError("the sink did not start")
+                with mmap.mmap(file.fileno(), 0) as shared:
+                    yield Sink(shared)
+            finally:
+                process.stdin.close()
+                process.wait()
+                process.stdout.close()

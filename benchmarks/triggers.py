@@ -1,67 +1,160 @@
 """What capture costs the billing: one UPDATE per commit, with the shipped triggers and without."""
 
+import os
+import re
+import sqlite3
+import subprocess
 import time
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 
-from benchmarks.installation import ACCOUNTS, Site
-from benchmarks.measure import Rounds, ratio, shown, table, tell
+from benchmarks.bench import Bench
+from benchmarks.measure import BenchError, Facts, median_ratio, ratio, shown, table, tell
+from benchmarks.sites import ACCOUNTS, MariaDBSite, PostgreSQLSite, Site, SQLiteSite
 
-_WATCHED = (
-    "UPDATE Accounts SET blocked = CASE blocked WHEN 'Y' THEN 'N' ELSE 'Y' END WHERE i_account = ?"
-)
-_SLICES = 10
-_UNWATCHED = "UPDATE Accounts SET phone1 = ? WHERE i_account = ?"
+_WATCHED = "blocked = CASE blocked WHEN 'Y' THEN 'N' ELSE 'Y' END"
+_UNWATCHED = "email = CASE email WHEN 'a' THEN 'b' ELSE 'a' END"
 
 
-def measure(template: Site, folder: Path, rounds: int, updates: int) -> str:
+@dataclass(frozen=True)
+class _Way:
+    """One way to ask: how durable, how many clients, which column."""
+
+    database: str
+    title: str
+    watched: bool
+    #: Commits per second of a site.
+    rate: Callable[[Site, str], float]
+
+
+def measure(bench: Bench, facts: Facts) -> str:
     """The report's section."""
-    bare = template.copy(folder / "bare")
-    with bare.billing() as billing:
-        names = billing.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in names:
-            billing.execute(f'DROP TRIGGER "{name}"')
-    sites = {"bare": bare, "captured": template.copy(folder / "captured")}
-    rates: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds):
-        tell(f"triggers: round {number + 1} of {rounds}")
-        for synchronous in ("FULL", "NORMAL"):
-            for what in ("watched", "unwatched"):
-                seconds = dict.fromkeys(sites, 0.0)
-                # In small slices, so that what else the machine does hits both alike.
-                for _ in range(_SLICES):
-                    for name, site in sites.items():
-                        count = updates // _SLICES
-                        seconds[name] += _seconds(site, synchronous, count, what == "watched")
-                for name, spent in seconds.items():
-                    rates[f"{synchronous} {what} {name}"].append(updates / spent)
-    return _section(rates)
-
-
-def _seconds(site: Site, synchronous: str, updates: int, watched: bool) -> float:
-    with site.billing(synchronous) as billing:
-        started = time.perf_counter()
-        for number in range(updates):
-            account = number % ACCOUNTS + 1
-            if watched:
-                billing.execute(_WATCHED, (account,))
-            else:
-                billing.execute(_UNWATCHED, (str(time.perf_counter()), account))
-        spent = time.perf_counter() - started
-        # What was captured is not delivered here, and the next slice begins like this one.
-        billing.execute("DELETE FROM Event_Notifications")
-        billing.execute("DELETE FROM Event_Queue")
-    return spent
-
-
-def _section(rates: Rounds) -> str:
     rows = []
-    for synchronous in ("FULL", "NORMAL"):
-        for what, meaning in (
-            ("watched", "a watched column: one event, one subscriber"),
-            ("unwatched", "a column that no rule watches"),
-        ):
-            bare, captured = (rates[f"{synchronous} {what} {n}"] for n in ("bare", "captured"))
-            rows.append([synchronous, meaning, shown(bare), shown(captured), ratio(bare, captured)])
-    head = ["synchronous", "UPDATE of", "commits/s without", "commits/s with", "times slower"]
+    for name, installation in bench.installations.items():
+        ways = [way for way in _ways(bench) if way.database == name]
+        rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+        with bench.sinks.running(0), installation.fresh() as site:
+            for number in range(bench.rounds):
+                tell(f"triggers on {name}: round {number + 1} of {bench.rounds}")
+                for what in ("with", "without"):
+                    with _triggers(site, installed=what == "with"):
+                        for way in ways:
+                            rates[way.title, what].append(_rate(site, way))
+        for way in ways:
+            with_, without = rates[way.title, "with"], rates[way.title, "without"]
+            facts[f"trigger {name} {way.title}"] = median_ratio(without, with_)
+            rows.append([name, way.title, shown(without), shown(with_), ratio(without, with_)])
+    head = ["database", "UPDATE", "commits/s without", "commits/s with", "times slower"]
     return table(head, rows)
+
+
+def _ways(bench: Bench) -> list[_Way]:
+    seconds, updates = bench.sized(3, 1), bench.sized(20_000, 1000)
+    ways = []
+    for sync in ("on", "off"):
+        for clients in (1, 4):
+            title = f"synchronous_commit={sync}, {clients} client{'s' * (clients > 1)}"
+            rate = partial(_pgbench, sync=sync, clients=clients, seconds=seconds)
+            ways.append(_Way("PostgreSQL", title, True, rate))
+    unwatched = partial(_pgbench, sync="on", clients=1, seconds=seconds)
+    ways += [
+        _Way("PostgreSQL", "column that no rule watches", False, unwatched),
+        _Way("MariaDB", "1 client", True, partial(_slap, updates=updates)),
+        _Way("MariaDB", "column that no rule watches", False, partial(_slap, updates=updates)),
+    ]
+    for sync in ("FULL", "NORMAL"):
+        rate = partial(_sqlite, synchronous=sync, updates=updates)
+        ways.append(_Way("SQLite", f"synchronous={sync}", True, rate))
+    normal = partial(_sqlite, synchronous="NORMAL", updates=updates)
+    ways.append(_Way("SQLite", "column that no rule watches, NORMAL", False, normal))
+    return ways
+
+
+@contextmanager
+def _triggers(site: Site, *, installed: bool) -> Iterator[None]:
+    if not installed:
+        site.evctl("capture", "remove")
+    try:
+        yield
+    finally:
+        if not installed:
+            site.evctl("capture", "apply")
+
+
+def _rate(site: Site, way: _Way) -> float:
+    rate = way.rate(site, _WATCHED if way.watched else _UNWATCHED)
+    # What was captured is not delivered here, and the next run begins like this one.
+    verb = "TRUNCATE TABLE" if not isinstance(site, SQLiteSite) else "DELETE FROM"
+    site.say(f"{verb} {site.home}Event_Notifications", f"{verb} {site.home}Event_Queue")
+    return rate
+
+
+def _pgbench(site: Site, change: str, *, sync: str, clients: int, seconds: int) -> float:
+    assert isinstance(site, PostgreSQLSite)
+    site.say(f"VACUUM {site.accounts()}", "CHECKPOINT")
+    script = site.folder / "update.sql"
+    script.write_text(
+        f"\\set account random(1, {ACCOUNTS})\n"
+        f"UPDATE {site.accounts()} SET {change} WHERE i_account = :account;\n"
+    )
+    said = _run(
+        [
+            *(str(site.server.programs / "pgbench"), "-n", "-M", "prepared", "-T", str(seconds)),
+            *("-c", str(clients), "-j", str(min(clients, 2)), "-f", str(script), site.url),
+        ],
+        {"PGOPTIONS": f"-c synchronous_commit={sync}"},
+    )
+    return _number(r"tps = ([\d.]+)", said)
+
+
+def _slap(site: Site, change: str, *, updates: int) -> float:
+    assert isinstance(site, MariaDBSite)
+    script = site.folder / "update.sql"
+    script.write_text(
+        ";".join(
+            f"UPDATE {site.accounts()} SET {change} WHERE i_account = {account}"
+            for account in range(1, ACCOUNTS + 1)
+        )
+    )
+    said = _run(
+        [
+            *("mariadb-slap", "--no-defaults", "-u", "root", f"--socket={site.server.socket}"),
+            *("--create-schema=billing", "--no-drop", "--delimiter=;", "--concurrency=1"),
+            *("--iterations=1", f"--query={script}", f"--number-of-queries={updates}"),
+        ],
+        {},
+    )
+    return updates / _number(r"Average number of seconds to run all queries: ([\d.]+)", said)
+
+
+def _sqlite(site: Site, change: str, *, synchronous: str, updates: int) -> float:
+    assert isinstance(site, SQLiteSite)
+    with closing(sqlite3.connect(site.path, timeout=30, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        accounts = [(number % ACCOUNTS + 1,) for number in range(updates)]
+        started = time.perf_counter()
+        # Without a transaction around it, each is its own.
+        connection.executemany(f"UPDATE Accounts SET {change} WHERE i_account = ?", accounts)
+        return updates / (time.perf_counter() - started)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise BenchError(f"{command[0]} cannot be run: {error}") from error
+    if done.returncode:
+        raise BenchError(f"{command[0]}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    if found is None:
+        raise BenchError(f"no figure in {text!r}")
+    return float(found[1])

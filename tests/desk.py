@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
+from sqlalchemy import Executable
 
 from espf.cli import main
 from espf.crypto import Sealer
@@ -26,20 +27,23 @@ PASSWORD = "correct horse battery"
 class Desk:
     """evctl in one folder: in this process, where speed matters, or as a child."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.folder = folder
+        #: What the database lives in, where it is SQLite.
         self.database_file = folder / "var/espf.db"
+        if database_url is not None and database_url.startswith("sqlite:"):
+            self.database_file = Path(database_url.removeprefix("sqlite:///"))
         self.key_file = folder / "var/espf.key"
         self.log_file = folder / "var/provisioning.log"
         self.environment = {
-            "ESPF_DATABASE_URL": f"sqlite:///{self.database_file}",
+            "ESPF_DATABASE_URL": database_url or f"sqlite:///{self.database_file}",
             "ESPF_KEY_FILE": str(self.key_file),
             "ESPF_LOG": str(self.log_file),
             "ESPF_LISTEN": "127.0.0.1:0",
         }
 
     def install(self, template: Path) -> None:
-        """Put a copy of an installation here."""
+        """Put a copy of an installation's files here."""
         shutil.copytree(template / "var", self.folder / "var")
 
     def run(self, *words: object, stdin: str | bytes | None = None, **environment: str) -> Result:
@@ -94,8 +98,14 @@ class Desk:
             text=True,
         )
 
+    def execute(self, statement: Executable) -> list[tuple[Any, ...]]:
+        """Run a statement in a transaction of its own; returns the rows."""
+        with closing(self.database()) as database, database.begin() as connection:
+            result = connection.execute(statement)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
     def sql(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """What any other program may do to the database."""
+        """What any other program may do to a database of SQLite."""
         with closing(sqlite3.connect(self.database_file)) as connection, connection:
             return connection.execute(statement, parameters).fetchall()
 

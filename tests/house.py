@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from espf import overview, subscriptions
+from espf import overview, restarts, subscriptions
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
+from espf.leases import Leases
 from espf.overview import Filter, Overview
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
@@ -28,6 +30,8 @@ class House:
         self.sealer = sealer
         self.queue = Queue(database)
         self.log_path = folder / "provisioning.log"
+        self.url = database._engine.url.render_as_string(hide_password=False)
+        self._running: dict[Worker, asyncio.Task[None]] = {}
 
     def handler(
         self, url: str, name: str = "Sender", i_env: int = 1, **options: object
@@ -63,38 +67,64 @@ class House:
     def statuses(self) -> Mapping[int, str]:
         return {one.i_event: one.status for one in self.events()}
 
-    def live_rows(self) -> tuple[int, int]:
+    def restart(self, i_event: int, handler: EventHandler | None = None) -> list[str]:
+        with self.database.begin() as connection:
+            return restarts.restart(connection, self.database, i_event, handler)
+
+    def live_rows(self) -> tuple[int, ...]:
+        return tuple(len(self.rows(table)) for table in ("Event_Queue", "Event_Notifications"))
+
+    def rows(self, table: str) -> list[Mapping[str, Any]]:
         with self.database.read() as connection:
-            return tuple(
-                connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
-                for table in ("Event_Queue", "Event_Notifications")
-            )
+            rows = connection.exec_driver_sql(f"SELECT * FROM {table}")
+            return [dict(row) for row in rows.mappings()]
+
+    def owners(self) -> Mapping[tuple[int, int], str]:
+        """Who has which shard of which handler."""
+        with self.database.read() as connection:
+            return Leases(self.database).roll(connection).owners
 
     def log_lines(self) -> list[str]:
         return self.log_path.read_text().splitlines() if self.log_path.exists() else []
 
     @asynccontextmanager
-    async def working(self, grace: float = 5.0) -> AsyncIterator[Worker]:
-        """A worker, for as long as the block lasts."""
+    async def working(self, name: str | None = None, grace: float = 5.0) -> AsyncIterator[Worker]:
+        """A worker with its own way to the database, for as long as the block lasts.
+
+        Workers of one test process need ``name``, since they are known by their process.
+        """
         stop = asyncio.Event()
-        log = ProvisioningLog(self.log_path)
+        database = Database.open(self.url)
         async with HttpClient() as client:
+            log = ProvisioningLog(self.log_path)
             # Nobody listens there: the handlers of these tests do not ask the billing.
             billing = BillingClient(client, "http://127.0.0.1:1", "nobody", "nothing")
-            worker = Worker(self.database, self.sealer, log, client, billing.for_environment, grace)
+            worker = Worker(database, self.sealer, log, client, billing.for_environment, grace)
+            worker.name = name or worker.name
             running = asyncio.create_task(worker.run(stop))
+            self._running[worker] = running
             try:
                 yield worker
             finally:
                 stop.set()
-                await running
-        log.close()
+                await asyncio.gather(running, return_exceptions=running.cancelled())
+                database.close()
+                log.close()
+
+    async def kill(self, worker: Worker) -> None:
+        """End a worker without a word, as far as the database and the others can see."""
+        running = self._running[worker]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        for runner in worker._runners.values():
+            runner.pause(paused=True)
+            for task in runner._open:
+                task.cancel()
 
     async def until(self, *statuses: str, timeout: float = 10.0) -> Mapping[int, str]:
         """Wait until every event has one of these statuses."""
         async with asyncio.timeout(timeout):
             while True:
-                found = self.statuses()
-                if all(status in statuses for status in found.values()):
-                    return found
+                if all(one.status in statuses for one in self.events()):
+                    return self.statuses()
                 await asyncio.sleep(0.01)

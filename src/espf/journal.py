@@ -6,19 +6,22 @@ from the text; a row of the journal holds that number.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, insert, select
+from sqlalchemy import BigInteger, Connection, delete, func, insert, select
 from sqlalchemy.types import TypeEngine
 
 from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import LongText, provisioning_log, provisioning_log_texts
+from espf.db.walk import Progress, first_at
+from espf.model import Event, Result, Said, Settled, Status
 
 #: What an attempt is called that ends in a retry; all other verdicts are final statuses.
 RETRY = "retry"
@@ -32,6 +35,9 @@ LONGEST_REASON = 2000
 
 #: Texts that a process remembers to have stored.
 MOST_KNOWN = 10_000
+
+# What a status is called as a verdict: text, for a driver.
+_VERDICTS = {status: str(status) for status in Status} | {Status.QUEUED: RETRY}
 
 _VARIABLES, _NUMBER = "\x01", "\x02"
 
@@ -74,41 +80,40 @@ class Journal:
     def __init__(self, database: Database) -> None:
         self._dialect = database.dialect
         # Texts that are stored: text -> number. `fresh` ones only when the caller has committed.
-        self._known: dict[str, int] = {}
-        self._fresh: dict[str, int] = {}
+        self._known: dict[Said | str, int] = {}
+        self._fresh: dict[Said | str, int] = {}
         self._day: object = None
 
-    def record_attempts(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        """Append attempts at events that are still in Event_Queue, in the caller's transaction.
+    def record_attempts(
+        self, connection: Connection, settled: Sequence[Settled], now: datetime
+    ) -> None:
+        """Append attempts, in the caller's transaction. Call ``committed`` after the commit.
 
-        What is known of the events is copied there, in the database. Call ``committed`` after the
-        commit.
+        The events are still in Event_Queue, and what is known of them is copied there.
         """
-        if not entries:
+        if not settled:
             return
-        numbers = [(self._number(e, e.request), self._number(e, e.response)) for e in entries]
-        self._store_fresh(connection, entries[0].logged_at)
-        execute_rows(
-            connection,
-            self._dialect,
-            _RECORD,
-            _RECORDED,
+        results = [one.result for one in settled]
+        tried = [result.notification for result in results]
+        decisions = [result.decision for result in results]
+        values: list[list[Any]] = [
+            [notification.event.i_event for notification in tried],
+            [notification.i_event_handler for notification in tried],
+            [result.handler for result in results],
+            [notification.attempts + 1 for notification in tried],
+            [_VERDICTS[decision.status] for decision in decisions],
+            [_capped(decision.reason, LONGEST_REASON) for decision in decisions],
+            [now] * len(settled),
+            [result.duration_ms for result in results],
             [
-                (
-                    entry.i_event,
-                    entry.i_event_handler,
-                    entry.handler,
-                    entry.attempt,
-                    entry.verdict,
-                    _capped(entry.reason, LONGEST_REASON),
-                    entry.logged_at,
-                    entry.duration_ms,
-                    entry.next_attempt_at,
-                    *pair,
-                )
-                for entry, pair in zip(entries, numbers, strict=True)
+                one.next_attempt_at if decision.delay is not None else None
+                for one, decision in zip(settled, decisions, strict=True)
             ],
-        )
+            [self._number(result.request, result) for result in results],
+            [self._number(result.response, result) for result in results],
+        ]
+        self._store_fresh(connection, now)
+        execute_rows(connection, self._dialect, _RECORD, _RECORDED, values)
 
     def committed(self) -> None:
         """What was stored last is there to stay."""
@@ -117,27 +122,32 @@ class Journal:
         self._known |= self._fresh
         self._fresh.clear()
 
-    def _number(self, entry: Entry, text: str | None) -> int | None:
+    def _number(self, text: Said | str | None, result: Result) -> int | None:
         if not text:
             return None
-        text = _folded(text, entry)
-        number = self._known.get(text) or self._fresh.get(text)
+        folded = _folded(text, result.notification.event)
+        number = self._known.get(folded) or self._fresh.get(folded)
         if number is None:
-            number = self._fresh[text] = _number_of(text)
+            number = self._fresh[folded] = _number_of(_whole(folded))
         return number
 
-    def _store_fresh(self, connection: Connection, now: datetime | None) -> None:
+    def _store_fresh(self, connection: Connection, now: datetime) -> None:
         """Store texts that were not met before; once a day say that they are still in use."""
-        today = now and now.date()
+        today = now.date()
         if today != self._day:
             self._fresh |= self._known
             self._known.clear()
             self._day = today
         if self._fresh:
             # In one order, so that two workers do not wait for each other crosswise.
-            rows = sorted((number, text, now) for text, number in self._fresh.items())
+            texts = sorted({number: text for text, number in self._fresh.items()}.items())
             statement = _STORE + self._dialect.on_conflict("i_text", "used_on")
-            execute_rows(connection, self._dialect, statement, _STORED, rows)
+            values: list[list[Any]] = [
+                [number for number, _ in texts],
+                [_whole(text) for _, text in texts],
+                [now] * len(texts),
+            ]
+            execute_rows(connection, self._dialect, statement, _STORED, values)
 
 
 def record(connection: Connection, entries: Sequence[Entry]) -> None:
@@ -165,6 +175,100 @@ def final(connection: Connection, *conditions: object) -> Iterator[Entry]:
             seen.add(key)
             yield entry
 
+
+# Forgetting
+
+
+@dataclass(frozen=True)
+class Retention:
+    """From when on the journal is kept: what failed or was rejected, and everything else."""
+
+    failed: datetime
+    others: datetime
+
+    @property
+    def latest(self) -> datetime:
+        """From then on everything is kept."""
+        return max(self.failed, self.others)
+
+
+def prunable(connection: Connection, keep: Retention) -> int:
+    """How many rows ``prune`` would remove in all."""
+    log = provisioning_log.c
+    end = first_at(connection, log.i_log, log.logged_at, keep.latest)
+    failed = log.verdict.in_(_KEPT_LONGER)
+    old = (failed & (log.logged_at < keep.failed)) | (~failed & (log.logged_at < keep.others))
+    query = select(func.count()).select_from(provisioning_log).where(log.i_log < end, old)
+    return int(connection.execute(query).scalar_one())
+
+
+def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Progress | None:
+    """Remove old rows, at most ``limit``, that have a number above ``after``; None: it is done.
+
+    What is removed is nobody's any more: it holds up neither who writes nor who reads.
+    """
+    log = provisioning_log.c
+    rows = connection.execute(
+        select(log.i_log, log.verdict, log.logged_at)
+        .where(log.i_log > after)
+        .order_by(log.i_log)
+        .limit(_SEEN_AT_ONCE)
+    ).all()
+    old: list[int] = []
+    for row in rows:
+        if row.logged_at >= keep.latest:
+            break
+        after = row.i_log
+        if row.logged_at < (keep.failed if row.verdict in _KEPT_LONGER else keep.others):
+            old.append(row.i_log)
+            if len(old) == limit:
+                break
+    else:
+        # All that were looked at were old.
+        if not rows:
+            return None
+    if old:
+        connection.execute(delete(provisioning_log).where(log.i_log.in_(old)))
+    return Progress(len(old), after) if rows and after >= rows[0].i_log else None
+
+
+def texts_in_use(connection: Connection, keep: Retention) -> set[int]:
+    """Texts of the rows that are kept longer than others; newer rows have texts as new as they."""
+    log = provisioning_log.c
+    end = first_at(connection, log.i_log, log.logged_at, keep.latest)
+    rows = connection.execute(select(log.i_request, log.i_response).where(log.i_log < end))
+    return {number for row in rows for number in row if number is not None}
+
+
+def prune_texts(
+    connection: Connection, keep: Retention, in_use: Collection[int], after: int, limit: int
+) -> Progress | None:
+    """Remove texts that no row of the journal has any more; see ``prune``."""
+    texts = provisioning_log_texts.c
+    rows = connection.execute(
+        select(texts.i_text, texts.used_on)
+        .where(texts.i_text > after)
+        .order_by(texts.i_text)
+        .limit(_SEEN_AT_ONCE)
+    ).all()
+    old: list[int] = []
+    for row in rows:
+        after = row.i_text
+        # A process says once a day what it uses.
+        if row.used_on < keep.others - timedelta(days=2) and row.i_text not in in_use:
+            old.append(row.i_text)
+            if len(old) == limit:
+                break
+    if old:
+        connection.execute(delete(provisioning_log_texts).where(texts.i_text.in_(old)))
+    return Progress(len(old), after) if rows else None
+
+
+#: What people may want to restart after a long time.
+_KEPT_LONGER = frozenset({Status.FAILED, Status.REJECTED})
+
+#: Rows that are looked at in one step, to find those that are old.
+_SEEN_AT_ONCE = 2000
 
 _COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in {"request", "response"})
 
@@ -211,21 +315,41 @@ def _entries(
         .where(*conditions)  # type: ignore[arg-type]  # column expressions
         .order_by(log.i_log.desc() if newest_first else log.i_log)
     )
-    for row in connection.execution_options(stream_results=True).execute(query):
-        known = dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's public name for it)
-        for name in ("request", "response"):
-            known[name] = _unfolded(known[name], row.variables, row.i_event)
-        yield Entry(**known)
+    # For this statement alone: an option of the connection would stay with it.
+    with connection.execute(query, execution_options={"stream_results": True}) as rows:
+        for row in rows:
+            known = dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's public name for it)
+            for name in ("request", "response"):
+                known[name] = _unfolded(known[name], row.variables, row.i_event)
+            yield Entry(**known)
 
 
-def _folded(text: str, entry: Entry) -> str:
+def _folded(text: Said | str, event: Event) -> Said | str:
     """The text without what is the event's own; control characters make way for the marks."""
-    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _DATE.sub("", text))
-    text = _capped(text, LONGEST_BODY) or ""
-    inner = (entry.variables or "")[1:-1]
+    if isinstance(text, str):
+        return _fold(_clean(text), event)
+    return Said(_clean(text.head), _fold(text.body, event) if text.body else "")
+
+
+def _fold(text: str, event: Event) -> str:
+    if not text.isprintable():
+        text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    if len(text) > LONGEST_BODY:
+        text = _capped(text, LONGEST_BODY) or ""
+    inner = event.payload[1:-1]
     if inner:
         text = text.replace(inner, _VARIABLES)
-    return text.replace(f'"i_event":{entry.i_event}', _NUMBER)
+    return text.replace(f'"i_event":{event.i_event}', _NUMBER)
+
+
+@lru_cache(1000)
+def _clean(text: str) -> str:
+    """A head, or a whole text, without what says when."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _DATE.sub("", f"{text}\n")).removesuffix("\n")
+
+
+def _whole(text: Said | str) -> str:
+    return text if isinstance(text, str) else str(text)
 
 
 def _unfolded(text: str | None, variables: str | None, i_event: int) -> str | None:

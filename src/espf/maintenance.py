@@ -1,12 +1,14 @@
-"""What holds for all handlers, or shows how they are: maintenance mode, circuit breakers."""
+"""What holds for the whole installation: maintenance mode, circuit breakers, whose turn it is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from espf.db.database import Database
+from espf.db.dialect import to_text
 from espf.db.tables import handler_breakers, system_settings, workers
 
 _MAINTENANCE = "maintenance"
@@ -46,10 +48,40 @@ def in_maintenance(connection: Connection) -> bool:
 
 def set_maintenance(connection: Connection, *, on: bool) -> None:
     """Let all deliveries wait, or go on; workers notice within two seconds."""
-    connection.execute(delete(system_settings).where(system_settings.c.name == _MAINTENANCE))
+    hold(connection, _MAINTENANCE)
     connection.execute(
-        insert(system_settings).values(name=_MAINTENANCE, value="on" if on else "off")
+        update(system_settings)
+        .where(system_settings.c.name == _MAINTENANCE)
+        .values(value="on" if on else "off")
     )
+
+
+def hold(connection: Connection, name: str) -> str:
+    """Keep out whoever holds the same name, until the end of the transaction.
+
+    Returns what is noted under the name; nothing at first.
+    """
+    noted = select(system_settings.c.value).where(system_settings.c.name == name).with_for_update()
+    value = connection.execute(noted).scalar_one_or_none()
+    if value is None:
+        try:
+            with connection.begin_nested():
+                connection.execute(insert(system_settings).values(name=name, value=""))
+        except IntegrityError:
+            # Somebody else was first, and is through.
+            value = connection.execute(noted).scalar_one()
+    return value or ""
+
+
+def take_turn(connection: Connection, database: Database, name: str, every: timedelta) -> bool:
+    """Whether it is time for what is done once in a while, and nobody else has begun it."""
+    now = database.now(connection)
+    if hold(connection, name) > to_text(now - every):
+        return False
+    connection.execute(
+        update(system_settings).where(system_settings.c.name == name).values(value=to_text(now))
+    )
+    return True
 
 
 def store_breakers(
@@ -94,3 +126,9 @@ def breakers(
     return {
         row.worker: BreakerState(row.state, row.since, row.probe_at, row.reason) for row in rows
     }
+
+
+def forget_breakers(connection: Connection) -> None:
+    """Remove what workers told who are gone."""
+    gone = handler_breakers.c.worker.not_in(select(workers.c.worker))
+    connection.execute(delete(handler_breakers).where(gone))

@@ -4,9 +4,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(StrEnum):
@@ -47,8 +47,6 @@ class Event:
     event_type: str
     payload: str
     ordering_key: str | None = None
-    created_at: datetime | None = None
-    start_time: datetime | None = None
     _variables: dict[str, Any] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -75,7 +73,7 @@ class Notification:
 
     ``position`` orders the notifications of a lane; it equals ``i_event``, but for a scheduled
     event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
-    ``alone``: no other handler was notified of the event.
+    ``alone``: no other handler was notified of the event. ``shard``: see ``shard_of``.
     """
 
     i_event_handler: int
@@ -83,11 +81,60 @@ class Notification:
     attempts: int
     event: Event
     alone: bool = False
+    shard: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a notification after an attempt.
+
+    ``status`` QUEUED means another attempt after ``delay``. ``spent`` is False when the attempt
+    does not count. ``hold`` keeps the lane of a failed one waiting.
+    """
+
+    status: Status
+    reason: str | None = None
+    delay: timedelta | None = None
+    spent: bool = True
+    hold: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """An attempt that is over: what was tried, under which epoch, what was decided."""
+
+    notification: Notification
+    handler: str
+    epoch: int
+    decision: Decision
+    duration_ms: int
+    request: "Said | str | None" = None
+    response: "Said | str | None" = None
 
     @property
-    def shard(self) -> int:
-        """Which part of the handler's work it belongs to."""
-        return shard_of(self.event.ordering_key)
+    def claim(self) -> tuple[int, int, int]:
+        """What had to be owned: handler, shard, epoch."""
+        notification = self.notification
+        return (notification.i_event_handler, notification.shard, self.epoch)
+
+
+@dataclass(slots=True)
+class Settled:
+    """What has become true of a result. ``applied`` is False when it came under an old epoch."""
+
+    result: Result
+    applied: bool
+    next_attempt_at: datetime | None
+
+
+class Said(NamedTuple):
+    """What went over the wire one way, as text for people, in two parts: heads repeat."""
+
+    head: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"{self.head}\n\n{self.body}"
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the

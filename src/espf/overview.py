@@ -1,19 +1,39 @@
-"""What waits and what was: the events of the live tables and of the journal, listed and counted.
+"""What waits and what was: the events of the live tables and of the journal, found and counted.
 
-Step 8 of 8, tell. Only reads.
+Step 8 of 8, tell. Only reads. What is not done is looked for in the live tables, everything else in
+the journal. Whoever asks for a page gets it from the end of an index, however much there is; times
+are turned into numbers of events first, since those count up as time passes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from heapq import merge
-from itertools import islice
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    String,
+    Table,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    literal_column,
+    null,
+    select,
+)
 
 from espf import journal
+from espf.db.dialect import Moment, to_moment
 from espf.db.tables import event_handlers, event_notifications, event_queue, provisioning_log
+from espf.db.walk import first_at
 from espf.errors import InvalidRequest
 from espf.model import Status
 
@@ -28,6 +48,13 @@ _VIEWS: Mapping[str, frozenset[str]] = {
     "failed": frozenset({Status.FAILED, Status.REJECTED}),
     "successful": frozenset({Status.FINISHED, Status.SKIPPED}),
 }
+
+#: Final verdicts that have an index of their own.
+RARE = frozenset({"failed", "rejected", "skipped", "superseded", "cancelled"})
+
+#: How far the clock of an event and its number may disagree: a number is taken when a statement
+#: begins, or when it comes to its row.
+CLOCK_SLACK = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,11 @@ class Overview:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events to list. ``status`` is one of the views' names or a single status."""
+    """Which events are meant.
+
+    ``status`` is one of the views' names or a single status. The event happened at or after
+    ``since`` and before ``until``; its number is above ``after`` and below ``before``.
+    """
 
     i_event: int | None = None
     i_env: int | None = None
@@ -57,6 +88,10 @@ class Filter:
     status: str = "all"
     event_type: str | None = None
     ordering_key: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after: int | None = None
+    before: int | None = None
 
     def __post_init__(self) -> None:
         if self.status != "all" and self.status not in _VIEWS:
@@ -64,30 +99,152 @@ class Filter:
                 f"status {self.status!r} is not one of all, {', '.join(_VIEWS)}", "status"
             )
 
-    def takes(self, status: str) -> bool:
-        """Whether an event of this status belongs to the list."""
-        return self.status == "all" or status in _VIEWS[self.status]
+    @property
+    def statuses(self) -> frozenset[str]:
+        """The statuses that it takes."""
+        if self.status == "all":
+            return frozenset().union(*_VIEWS.values())
+        return _VIEWS[self.status]
 
-    def conditions(self, table: Table, handler: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-        """The filter in SQL, over a table with the columns of an event."""
-        wanted: list[ColumnElement[bool]] = [
-            table.c[name] == value
-            for name in ("i_event", "i_env", "event_type", "ordering_key")
-            if (value := getattr(self, name)) is not None
-        ]
-        if self.handler is not None:
-            wanted.append(handler == self.handler)
-        return wanted
+
+@dataclass(frozen=True)
+class Source:
+    """One place where parts of events are found: ``query`` has what an ``Overview`` needs.
+
+    ``number`` is the event's number, as the index has it by which the query goes in order.
+    """
+
+    query: Select[Any]
+    number: ColumnElement[int]
+
+    def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
+        """The last ones, the newest first."""
+        return connection.execute(self.query.order_by(self.number.desc()).limit(limit)).all()
+
+    def oldest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
+        """The first ones, the oldest first."""
+        return connection.execute(self.query.order_by(self.number).limit(limit)).all()
+
+    def count(self, connection: Connection) -> int:
+        """How many there are."""
+        counted = select(func.count()).select_from(self.query.subquery())
+        return int(connection.execute(counted).scalar_one())
 
 
 def search(connection: Connection, wanted: Filter, limit: int) -> list[Overview]:
-    """The newest events that fit, live ones and those in the journal, a line per handler."""
-    found = [*islice(_live(connection, wanted), limit)]
-    live = {(one.i_event, one.handler) for one in found}
-    past = (one for one in _past(connection, wanted) if (one.i_event, one.handler) not in live)
-    found.extend(islice(past, limit))
-    found.sort(key=lambda one: one.i_event, reverse=True)
-    return found[:limit]
+    """The newest events that fit, live ones and those in the journal, a line per handler.
+
+    All lines of an event are on one page, unless there are more than fit.
+    """
+    places = chain(not_done(connection, wanted), scheduled(connection, wanted))
+    rows = [
+        row
+        for place in chain(places, done(connection, wanted))
+        for row in place.newest(connection, limit + 1)
+    ]
+    rows.sort(key=lambda row: -row.i_event)
+    if len(rows) > limit:
+        whole = [row for row in rows[:limit] if row.i_event != rows[limit].i_event]
+        rows = whole or rows[:limit]
+    return [_overview(row) for row in rows]
+
+
+def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
+    """What waits or failed: a part per event and handler, out of the live tables."""
+    statuses = wanted.statuses & {Status.QUEUED, Status.FAILED, RETRYING}
+    handlers = connection.execute(select(event_handlers).where(*_of_handler(wanted))).all()
+    if not statuses or not handlers:
+        return
+    n, q = event_notifications.c, event_queue.c
+    fits = (*_status(statuses), *_fits(event_queue, wanted))
+    limits = _range(connection, event_queue, wanted)
+    for handler in handlers:
+        query = _live(literal(handler.name, String)).where(
+            n.i_event_handler == handler.i_event_handler,
+            # What was scheduled stands elsewhere than its number says; see below.
+            n.position == n.i_event,
+            *limits.of(n.position),
+            *fits,
+        )
+        yield Source(query, n.position)
+    query = (
+        _live(event_handlers.c.name)
+        .join(event_handlers, event_handlers.c.i_event_handler == n.i_event_handler)
+        .where(
+            n.i_event_handler.in_([handler.i_event_handler for handler in handlers]),
+            # It is easily found, since its time has come.
+            q.start_time < datetime.now(UTC) + timedelta(days=1),
+            n.position == q.position,
+            *limits.of(q.i_event),
+            *fits,
+        )
+    )
+    yield Source(query, q.i_event)
+
+
+def scheduled(connection: Connection, wanted: Filter) -> Iterator[Source]:
+    """Events whose time has not come; they are no handler's yet."""
+    if SCHEDULED not in wanted.statuses or wanted.handler is not None:
+        return
+    q = event_queue.c
+    none: ColumnElement[Any] = null()
+    query = select(
+        *(q[name] for name in _OF_EVENT),
+        literal(SCHEDULED, String).label("status"),
+        literal(0, Integer).label("attempts"),
+        none.label("handler"),
+        none.label("i_event_handler"),
+        none.label("position"),
+        none.label("next_attempt_at"),
+        none.label("reason"),
+    ).where(
+        q.notified == 0,
+        q.start_time.is_not(None),
+        *_range(connection, event_queue, wanted).of(q.i_event),
+        *_fits(event_queue, wanted),
+    )
+    yield Source(query, q.i_event)
+
+
+def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
+    """What is over: the last verdict on an event, of each handler, out of the journal."""
+    statuses = wanted.statuses & {*Status} - {Status.QUEUED}
+    if not statuses:
+        return
+    log = provisioning_log.c
+    later = provisioning_log.alias("later")
+    n, q = event_notifications.c, event_queue.c
+    is_open = exists().where(
+        q.i_event == log.i_event,
+        n.i_event_handler == log.i_event_handler,
+        n.position == func.coalesce(q.position, q.i_event),
+        n.status.in_([Status.QUEUED, Status.FAILED]),
+    )
+    is_outdated = exists().where(
+        later.c.i_event == log.i_event,
+        func.coalesce(later.c.i_event_handler, 0) == func.coalesce(log.i_event_handler, 0),
+        later.c.i_log > log.i_log,
+        later.c.verdict.not_in([journal.RETRY, journal.ORPHAN]),
+    )
+    query = select(
+        *(log[name] for name in _OF_EVENT),
+        log.verdict.label("status"),
+        log.attempt.label("attempts"),
+        log.handler,
+        log.i_event_handler,
+        null().label("position"),
+        null().label("next_attempt_at"),
+        log.reason,
+        log.i_log,
+    ).where(
+        *_among(log.verdict, statuses),
+        *_range(connection, provisioning_log, wanted).of(log.i_event),
+        *_fits(provisioning_log, wanted),
+        *([] if wanted.handler is None else [log.handler == wanted.handler]),
+        ~is_outdated,
+        ~is_open,
+    )
+    yield Source(query, log.i_event)
 
 
 def variables(connection: Connection, i_event: int) -> str | None:
@@ -103,114 +260,148 @@ def variables(connection: Connection, i_event: int) -> str | None:
 
 def counts(connection: Connection, i_event_handler: int) -> dict[str, int]:
     """What a handler has before it: ``waiting``, ``retrying`` and ``failed``."""
-    mine = event_notifications.c
-    rows = connection.execute(
-        select(mine.status, mine.next_attempt_at.is_not(None), func.count())
-        .where(mine.i_event_handler == i_event_handler)
-        .group_by(mine.status, mine.next_attempt_at.is_not(None))
-    )
-    counts = {"waiting": 0, "retrying": 0, "failed": 0}
-    for status, tried, count in rows:
-        if status == Status.QUEUED:
-            counts["retrying" if tried else "waiting"] += count
-        elif status == Status.FAILED:
-            counts["failed"] += count
+    n = event_notifications.c
+    mine = n.i_event_handler == i_event_handler
+    counts = {}
+    for name, status in (("waiting", Status.QUEUED), ("retrying", RETRYING), ("failed", "failed")):
+        query = select(func.count()).select_from(event_notifications).where(mine, _is(status))
+        counts[name] = int(connection.execute(query).scalar_one())
+    counts["waiting"] -= counts["retrying"]
     return counts
 
 
-def notifications_of(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """The notifications of live events: columns of both, and the handler's name.
+def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
+    """When the first event happened that a handler has before it; None: nothing waits."""
+    n, q = event_notifications.c, event_queue.c
+    moment: datetime | None = connection.execute(
+        select(func.coalesce(q.start_time, q.created_at, type_=Moment))
+        .select_from(event_notifications)
+        .join(event_queue, q.i_event == n.i_event)
+        .where(n.i_event_handler == i_event_handler, n.status == Status.QUEUED)
+        .order_by(n.position)
+        .limit(1)
+    ).scalar_one_or_none()
+    return moment
 
-    Through the handlers, so that every step is a look into one index.
-    """
-    mine = event_notifications.c
-    place = func.coalesce(event_queue.c.position, event_queue.c.i_event)
+
+_OF_EVENT = ("i_event", "i_env", "event_type", "ordering_key", "created_at", "start_time")
+
+
+def _live(handler: ColumnElement[Any]) -> Select[Any]:
+    """Parts of events out of the live tables."""
+    n, q = event_notifications.c, event_queue.c
+    status = case((_is(RETRYING), literal(RETRYING, String)), else_=n.status)
     return (
         select(
-            *(column for column in event_queue.c if column.name != "position"),
-            mine.i_event_handler,
-            mine.position,
-            mine.status,
-            mine.attempts,
-            mine.next_attempt_at,
-            mine.last_error,
-            event_handlers.c.name.label("handler"),
+            *(q[name] for name in _OF_EVENT),
+            status.label("status"),
+            n.attempts,
+            handler.label("handler"),
+            n.i_event_handler,
+            n.position,
+            n.next_attempt_at,
+            n.last_error.label("reason"),
         )
-        .select_from(event_queue)
-        .join(event_handlers, event_handlers.c.i_event_handler > 0)
-        .join(
-            event_notifications,
-            (mine.i_event_handler == event_handlers.c.i_event_handler) & (mine.position == place),
-        )
-        .where(*conditions)
+        .select_from(event_notifications)
+        .join(event_queue, q.i_event == n.i_event)
     )
 
 
-def _live(connection: Connection, wanted: Filter) -> Iterator[Overview]:
-    """What is in the live tables, newest first."""
-    notified = (
-        _overview(row, _view(row))
-        for row in connection.execute(
-            notifications_of(*wanted.conditions(event_queue, event_handlers.c.name)).order_by(
-                event_queue.c.i_event.desc(), event_handlers.c.i_event_handler
-            )
+def _is(status: str) -> ColumnElement[bool]:
+    """What it means for a notification that is not done to have a status.
+
+    One that is restarted waits like one that was never tried: only its time is set.
+    """
+    n = event_notifications.c
+    if status == RETRYING:
+        return and_(
+            n.status == Status.QUEUED, n.next_attempt_at.is_not(None), n.last_error.is_not(None)
         )
-    )
-    found = [notified]
-    if wanted.handler is None and wanted.takes(SCHEDULED):
-        rows = connection.execute(
-            select(event_queue)
-            .where(
-                event_queue.c.notified == 0,
-                event_queue.c.start_time.is_not(None),
-                *wanted.conditions(event_queue, event_handlers.c.name),
-            )
-            .order_by(event_queue.c.i_event.desc())
-        )
-        found.append(_overview(row, SCHEDULED) for row in rows)
-    for one in merge(*found, key=lambda one: -one.i_event):
-        if wanted.takes(one.status):
-            yield one
+    if status == Status.FAILED:
+        # In these words the index of what failed is found.
+        found = n.next_attempt_at.is_(None) | n.next_attempt_at.is_not(None)
+        return and_(n.status == literal_column("'failed'"), found)
+    return n.status == status
 
 
-def _overview(row: Row[Any], status: str) -> Overview:
-    tried = status != SCHEDULED
+def _status(statuses: Collection[str]) -> list[ColumnElement[bool]]:
+    if Status.QUEUED in statuses and Status.FAILED in statuses:
+        return [event_notifications.c.status.in_([Status.QUEUED, Status.FAILED])]
+    wanted = Status.QUEUED if Status.QUEUED in statuses else min(statuses)
+    return [_is(wanted)]
+
+
+def _among(verdict: Column[Any], statuses: Collection[str]) -> list[ColumnElement[bool]]:
+    """In literal words, so that the index of what is rare is found by its condition."""
+    words: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in sorted(statuses)]
+    wanted = [verdict == words[0] if len(words) == 1 else verdict.in_(words)]
+    if RARE.issuperset(statuses):
+        wanted.append(verdict.in_([literal_column(f"'{status}'") for status in sorted(RARE)]))
+    return wanted
+
+
+def _of_handler(wanted: Filter) -> list[ColumnElement[bool]]:
+    h = event_handlers.c
+    given = ((h.name, wanted.handler), (h.i_env, wanted.i_env))
+    return [column == value for column, value in given if value is not None]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Between which numbers to look. Times only narrow it: they are looked at again."""
+
+    exactly: int | None
+    above: int | None
+    below: int | None
+
+    def of(self, number: ColumnElement[int]) -> list[ColumnElement[bool]]:
+        limits: list[ColumnElement[bool]] = []
+        if self.exactly is not None:
+            limits.append(number == self.exactly)
+        if self.above is not None:
+            limits.append(number > self.above)
+        if self.below is not None:
+            limits.append(number < self.below)
+        return limits
+
+
+def _range(connection: Connection, table: Table, wanted: Filter) -> _Range:
+    above, below = wanted.after, wanted.before
+    number, at = table.c.i_event, table.c.created_at
+    if wanted.since is not None:
+        begin = first_at(connection, number, at, wanted.since - CLOCK_SLACK) - 1
+        above = begin if above is None else max(above, begin)
+    if wanted.until is not None:
+        end = first_at(connection, number, at, wanted.until + CLOCK_SLACK)
+        below = end if below is None else min(below, end)
+    return _Range(wanted.i_event, above, below)
+
+
+def _fits(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
+    """What a row that has the columns of an event must be like."""
+    conditions: list[ColumnElement[bool]] = [
+        table.c[name] == value
+        for name in ("i_env", "event_type", "ordering_key")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.since is not None:
+        conditions.append(table.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(table.c.created_at < wanted.until)
+    return conditions
+
+
+def _overview(row: Row[Any]) -> Overview:
     return Overview(
         i_event=row.i_event,
         i_env=row.i_env,
         event_type=row.event_type,
         ordering_key=row.ordering_key,
-        handler=row.handler if tried else None,
-        status=status,
-        attempts=row.attempts if tried else 0,
+        handler=row.handler,
+        status=row.status,
+        attempts=row.attempts,
         created_at=row.created_at,
         start_time=row.start_time,
-        next_attempt_at=row.next_attempt_at if status == RETRYING else None,
-        reason=row.last_error if tried else None,
+        next_attempt_at=to_moment(row.next_attempt_at) if row.status == RETRYING else None,
+        reason=row.reason,
     )
-
-
-def _past(connection: Connection, wanted: Filter) -> Iterator[Overview]:
-    conditions = wanted.conditions(provisioning_log, provisioning_log.c.handler)
-    for entry in journal.final(connection, *conditions):
-        if wanted.takes(entry.verdict):
-            yield Overview(
-                i_event=entry.i_event,
-                i_env=entry.i_env,
-                event_type=entry.event_type,
-                ordering_key=entry.ordering_key,
-                handler=entry.handler,
-                status=entry.verdict,
-                attempts=entry.attempt,
-                created_at=entry.created_at,
-                start_time=entry.start_time,
-                next_attempt_at=None,
-                reason=entry.reason,
-            )
-
-
-def _view(row: Row[Any]) -> str:
-    """The status as people see it: what is queued retries, or waits its turn."""
-    if row.status == Status.QUEUED and row.next_attempt_at is not None:
-        return RETRYING
-    return str(row.status)

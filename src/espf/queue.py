@@ -19,7 +19,6 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from espf import journal
 from espf.catalogue import is_custom
-from espf.db.bulk import numbers
 from espf.db.database import Database
 from espf.db.dialect import Moment, to_moment
 from espf.db.tables import event_notifications, event_queue, event_subscriptions
@@ -27,8 +26,11 @@ from espf.errors import InvalidRequest
 from espf.leases import Leases
 from espf.model import (
     DONE,
+    Decision,
     Event,
     Notification,
+    Result,
+    Settled,
     Status,
     compact,
     format_time,
@@ -41,48 +43,6 @@ from espf.subscriptions import require_type
 MAX_VARIABLES = 64 * 1024
 
 NO_SUBSCRIBER = "no subscriber"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of a notification after an attempt.
-
-    ``status`` QUEUED means another attempt after ``delay``. ``spent`` is False when the attempt
-    does not count. ``hold`` keeps the lane of a failed one waiting.
-    """
-
-    status: Status
-    reason: str | None = None
-    delay: timedelta | None = None
-    spent: bool = True
-    hold: bool = False
-
-
-@dataclass(slots=True)
-class Result:
-    """An attempt that is over: what was tried, under which epoch, what was decided."""
-
-    notification: Notification
-    handler: str
-    epoch: int
-    decision: Decision
-    duration_ms: int
-    request: str | None = None
-    response: str | None = None
-
-    @property
-    def claim(self) -> tuple[int, int, int]:
-        """What had to be owned: handler, shard, epoch."""
-        return (self.notification.i_event_handler, self.notification.shard, self.epoch)
-
-
-@dataclass(slots=True)
-class Settled:
-    """What has become true of a result. ``applied`` is False when it came under an old epoch."""
-
-    result: Result
-    applied: bool
-    next_attempt_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -138,8 +98,8 @@ class Found:
 
 
 _COLUMNS = (
-    "n.position, n.attempts, n.i_event, q.i_env, q.event_type, q.variables, q.ordering_key, "
-    "q.created_at, q.start_time, q.notified"
+    "n.position, n.attempts, n.shard, q.notified, n.i_event, q.i_env, q.event_type, q.variables, "
+    "q.ordering_key"
 )
 _FROM = "FROM Event_Notifications n JOIN Event_Queue q ON q.i_event = n.i_event"
 _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.status = 'queued'"
@@ -147,7 +107,8 @@ _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.s
 # Whether an earlier notification of the lane waits for its time, or holds the lane.
 _PARKED = (
     "EXISTS (SELECT 1 FROM Event_Notifications p WHERE p.ordering_key = q.ordering_key "
-    "AND p.i_event_handler = n.i_event_handler AND p.position < n.position "
+    # The sum keeps planners from the index by time, which holds all that wait for this handler.
+    "AND p.i_event_handler + 0 = n.i_event_handler AND p.position < n.position "
     "AND p.next_attempt_at IS NOT NULL)"
 )
 
@@ -363,16 +324,17 @@ class Queue:
     def _read_refills(
         self, connection: Connection, wanted: Sequence[Wanted], found: Sequence[Found]
     ) -> None:
+        dialect = self._database.dialect
         for one, into in zip(wanted, found, strict=True):
             if not one.refill:
                 continue
-            asked = numbers([position for _, positions in one.refill for position in positions])
+            among, values = dialect.among([p for _, positions in one.refill for p in positions])
             statement = (
-                f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "  # noqa: S608  (numbers)
-                f"WHERE n.i_event_handler = {one.i_event_handler} AND n.position IN {asked} "
+                f"SELECT {_COLUMNS}, {_PARKED} AS parked {_FROM} "
+                f"WHERE n.i_event_handler = {one.i_event_handler} AND n.position {among} "
                 "AND n.status = 'queued' AND n.next_attempt_at IS NULL ORDER BY n.position"
             )
-            rows = connection.exec_driver_sql(statement).all()
+            rows = connection.exec_driver_sql(statement, values).all()
             by_position = {
                 notification.position: (notification, parked)
                 for notification, parked in _notifications(one.i_event_handler, rows)
@@ -394,12 +356,11 @@ class Queue:
             for result in results
         ]
         applied = [one for one in settled if one.applied]
-        self.journal.record_attempts(connection, [_entry(one, now) for one in applied])
-        # The event of one that came too late may be gone.
-        journal.record(connection, [_entry(one, now) for one in settled if not one.applied])
+        self.journal.record_attempts(connection, applied, now)
+        journal.record(connection, [_orphan(one.result, now) for one in settled if not one.applied])
         done = [one.result.notification for one in applied if one.result.decision.status in DONE]
         alone = [notification for notification in done if notification.alone]
-        _remove(connection, alone)
+        self._remove(connection, alone)
         shared = {n.position for n in done if not n.alone}
         # Others may finish the same events at this moment; whoever is last cleans up.
         self._lock(connection, {n.event.i_event for n in done if not n.alone})
@@ -412,8 +373,29 @@ class Queue:
                 or one.result.notification.position in shared
             ],
         )
-        clean_up(connection, {n.event.i_event: n.position for n in done if not n.alone})
+        clean_up(
+            connection, self._database, {n.event.i_event: n.position for n in done if not n.alone}
+        )
         return settled
+
+    def _remove(self, connection: Connection, notifications: Iterable[Notification]) -> None:
+        """Take notifications out with their events, which nobody else was notified of."""
+        by_handler: dict[int, list[Notification]] = defaultdict(list)
+        for notification in notifications:
+            by_handler[notification.i_event_handler].append(notification)
+        for i_event_handler, some in sorted(by_handler.items()):
+            among, values = self._database.dialect.among([n.position for n in some])
+            connection.exec_driver_sql(
+                f"DELETE FROM Event_Notifications WHERE i_event_handler = {i_event_handler} "  # noqa: S608
+                f"AND position {among}",
+                values,
+            )
+            among, values = self._database.dialect.among([n.event.i_event for n in some])
+            # It may have been restarted for another handler in the meantime.
+            connection.exec_driver_sql(
+                f"DELETE FROM Event_Queue WHERE i_event {among} AND notified = 1",  # noqa: S608
+                values,
+            )
 
     def _lock(self, connection: Connection, i_events: Collection[int]) -> None:
         """Lock events, in the order of their numbers, so that nobody waits crosswise."""
@@ -426,16 +408,17 @@ class Queue:
             ).all()
 
 
-def clean_up(connection: Connection, positions: Mapping[int, int]) -> None:
+def clean_up(connection: Connection, database: Database, positions: Mapping[int, int]) -> None:
     """Take the events that every handler is done with out of both live tables.
 
     ``positions``: i_event -> position, of events that may be over.
     """
     if not positions:
         return
-    events, at = numbers(sorted(positions)), numbers(sorted(positions.values()))
-    connection.exec_driver_sql(_CLEAN_QUEUE.format(events=events))
-    connection.exec_driver_sql(_CLEAN_NOTIFICATIONS.format(at=at))
+    among, values = database.dialect.among(sorted(positions))
+    connection.exec_driver_sql(_CLEAN_QUEUE.format(among=among), values)
+    among, values = database.dialect.among(sorted(positions.values()))
+    connection.exec_driver_sql(_CLEAN_NOTIFICATIONS.format(among=among), values)
 
 
 _DONE = f"({', '.join(repr(str(status)) for status in sorted(DONE))})"
@@ -443,35 +426,17 @@ _DONE = f"({', '.join(repr(str(status)) for status in sorted(DONE))})"
 # Every notification of an event is at the same place in its handler's work; so nothing has to be
 # searched for.
 _CLEAN_QUEUE = (
-    "DELETE FROM Event_Queue WHERE i_event IN {events} AND NOT EXISTS ("  # noqa: S608  (our own words)
+    "DELETE FROM Event_Queue WHERE i_event {among} AND NOT EXISTS ("  # noqa: S608  (our own words)
     "SELECT 1 FROM Event_Handlers h JOIN Event_Notifications n "
     "ON n.i_event_handler = h.i_event_handler "
     "AND n.position = coalesce(Event_Queue.position, Event_Queue.i_event) "
     f"WHERE n.status NOT IN {_DONE})"
 )
 _CLEAN_NOTIFICATIONS = (
-    "DELETE FROM Event_Notifications WHERE position IN {at} AND i_event_handler IN "
+    "DELETE FROM Event_Notifications WHERE position {among} AND i_event_handler IN "
     "(SELECT i_event_handler FROM Event_Handlers) AND NOT EXISTS "
     "(SELECT 1 FROM Event_Queue q WHERE q.i_event = Event_Notifications.i_event)"
 )
-
-
-def _remove(connection: Connection, notifications: Iterable[Notification]) -> None:
-    """Take notifications out with their events, which nobody else was notified of."""
-    by_handler: dict[int, list[Notification]] = defaultdict(list)
-    for notification in notifications:
-        by_handler[notification.i_event_handler].append(notification)
-    for i_event_handler, some in sorted(by_handler.items()):
-        at = numbers([notification.position for notification in some])
-        events = numbers([notification.event.i_event for notification in some])
-        connection.exec_driver_sql(
-            f"DELETE FROM Event_Notifications WHERE i_event_handler = {i_event_handler} "  # noqa: S608
-            f"AND position IN {at}"
-        )
-        # It may have been restarted for another handler in the meantime.
-        connection.exec_driver_sql(
-            f"DELETE FROM Event_Queue WHERE i_event IN {events} AND notified = 1"  # noqa: S608
-        )
 
 
 def _store(connection: Connection, settled: Sequence[Settled]) -> None:
@@ -520,30 +485,25 @@ def _next_attempt(decision: Decision, now: datetime) -> datetime | None:
 def _notifications(
     i_event_handler: int, rows: Iterable[Sequence[Any]]
 ) -> list[tuple[Notification, bool]]:
-    return [(_notification(i_event_handler, row), bool(row[10])) for row in rows]
+    return [(_notification(i_event_handler, row), bool(row[9])) for row in rows]
 
 
 def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
-    event = Event(
-        row[2], row[3], row[4], row[5] or "{}", row[6], to_moment(row[7]), to_moment(row[8])
-    )
-    return Notification(i_event_handler, row[0], row[1], event, row[9] == 1)
+    position, attempts, shard, notified, i_event, i_env, event_type, variables, key = row[:9]
+    event = Event(i_event, i_env, event_type, variables or "{}", key)
+    return Notification(i_event_handler, position, attempts, event, notified == 1, shard)
 
 
-def _entry(settled: Settled, now: datetime) -> journal.Entry:
-    result, event = settled.result, settled.result.notification.event
-    verdict: str = result.decision.status
-    if not settled.applied:
-        verdict = journal.ORPHAN
-    elif result.decision.status is Status.QUEUED:
-        verdict = journal.RETRY
+def _orphan(result: Result, now: datetime) -> journal.Entry:
+    """The event of a result that came too late may be gone."""
+    event = result.notification.event
     return journal.Entry(
         i_event=event.i_event,
         i_env=event.i_env,
         event_type=event.event_type,
         ordering_key=event.ordering_key,
-        verdict=verdict,
+        verdict=journal.ORPHAN,
         variables=event.payload,
         i_event_handler=result.notification.i_event_handler,
         handler=result.handler,
@@ -551,7 +511,4 @@ def _entry(settled: Settled, now: datetime) -> journal.Entry:
         reason=result.decision.reason,
         logged_at=now,
         duration_ms=result.duration_ms,
-        next_attempt_at=settled.next_attempt_at if verdict == journal.RETRY else None,
-        request=result.request,
-        response=result.response,
     )

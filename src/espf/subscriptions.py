@@ -120,7 +120,9 @@ def create_type(connection: Connection, name: str) -> int:
     highest = connection.execute(select(func.max(event_types.c.i_event_type))).scalar_one() or 0
     number = max(highest + 1, FIRST_CUSTOM_TYPE)
     try:
-        connection.execute(insert(event_types).values(i_event_type=number, name=name))
+        # A savepoint, so that the caller's transaction can go on.
+        with connection.begin_nested():
+            connection.execute(insert(event_types).values(i_event_type=number, name=name))
     except IntegrityError:
         raise Conflict(f"the event type {name} exists already") from None
     return number
@@ -168,16 +170,16 @@ def create_handler(
     if not name or len(name) > 64 or name != name.strip() or not name.isprintable():
         raise InvalidRequest("name: 1 to 64 printable characters are expected", "name")
     registry.what_is_missing(type_name, options)
+    row = insert(event_handlers).values(
+        i_env=i_env,
+        name=name,
+        type=type_name,
+        enabled=int(enabled),
+        settings=json.dumps(_sealed(type_name, options, sealer)),
+    )
     try:
-        result = connection.execute(
-            insert(event_handlers).values(
-                i_env=i_env,
-                name=name,
-                type=type_name,
-                enabled=int(enabled),
-                settings=json.dumps(_sealed(type_name, options, sealer)),
-            )
-        )
+        with connection.begin_nested():
+            result = connection.execute(row)
     except IntegrityError:
         raise Conflict(f"there is a handler {name!r} in environment {i_env} already") from None
     key = result.inserted_primary_key
@@ -219,6 +221,23 @@ def set_handler_enabled(connection: Connection, handler: EventHandler, *, enable
         .where(event_subscriptions.c.i_event_handler == handler.i_event_handler)
         .values(active=int(enabled))
     )
+
+
+def set_handler_paused(connection: Connection, handler: EventHandler, *, paused: bool) -> None:
+    """Let a handler's events wait, or go on. They are captured all the same.
+
+    It is no change of the handler: workers look at the switch itself, and build nothing anew.
+    """
+    connection.execute(
+        update(event_handlers)
+        .where(event_handlers.c.i_event_handler == handler.i_event_handler)
+        .values(paused=int(paused))
+    )
+
+
+def look_again(connection: Connection, handler: EventHandler) -> None:
+    """Have the workers look at a handler anew, and at all that waits for it."""
+    _touch(connection, handler)
 
 
 def delete_handler(connection: Connection, handler: EventHandler) -> None:

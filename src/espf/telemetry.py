@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -15,7 +17,7 @@ _log = logging.getLogger(__name__)
 #: Characters of one value that a line holds.
 LONGEST_VALUE = 2000
 
-_render = structlog.processors.LogfmtRenderer(key_order=["time", "verdict"])
+_render = structlog.processors.LogfmtRenderer()
 
 
 class ProvisioningLog:
@@ -34,12 +36,25 @@ class ProvisioningLog:
             raise SettingsError(f"ESPF_LOG: {path} cannot be written: {error}") from None
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
-    def write(self, verdict: str, **fields: object) -> None:
-        """Add a line; fields that are None are left out."""
+    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
+        """Add a line for each entry, its fields in their order; those that are None are left out.
+
+        All at once: many lines cost little more than one.
+        """
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        known = {name: _value(value) for name, value in fields.items() if value is not None}
-        line = _render(None, "", {"time": time, "verdict": verdict, **known})
-        self._handler.handle(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
+        lines = [
+            " ".join(
+                [
+                    f"{name}={value if type(value) is int else _value(str(value))}"
+                    for name, value in entry.items()
+                    if value is not None
+                ]
+            )
+            for entry in entries
+        ]
+        if lines:
+            text = "\n".join([f"time={time} {line}" for line in lines])
+            self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
 
     def close(self) -> None:
         """Close the file."""
@@ -61,14 +76,14 @@ class _File(WatchedFileHandler):
         _log.error("a line of %s is lost: %s", self.baseFilename, sys.exc_info()[1])
 
 
-def _value(value: object) -> str:
-    """A value on one line, whatever a server may have said."""
-    text = str(value)
+@lru_cache(10_000)
+def _value(text: str) -> str:
+    """A value on one line, whatever a server may have said; quoted when it holds blanks."""
     if len(text) > LONGEST_VALUE:
         text = text[:LONGEST_VALUE] + "…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _render(None, "", {"v": text}).removeprefix("v=")
 
 
 def configure_diagnostics() -> None:

@@ -97,7 +97,7 @@ class Users:
         access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         with self._database.begin() as connection:
             now = self._database.now(connection)
-            connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
+            forget_expired(connection, now)
             for token, kind, life in (
                 (access, "access", ACCESS_LIFE),
                 (refresh, "refresh", REFRESH_LIFE),
@@ -117,11 +117,12 @@ class Users:
         """Exchange a refresh token, which is used up, for a new pair. Raises Denied."""
         user = self._holder(refresh_token, "refresh")
         with self._database.begin() as connection:
+            used = access_tokens.c.digest == _digest(refresh_token)
+            # Of two who come with the same token, the second waits here and finds nothing.
             session_digest = connection.execute(
-                delete(access_tokens)
-                .where(access_tokens.c.digest == _digest(refresh_token))
-                .returning(access_tokens.c.session_digest)
+                select(access_tokens.c.session_digest).where(used).with_for_update()
             ).scalar_one_or_none()
+            connection.execute(delete(access_tokens).where(used))
         if session_digest is None:
             raise Denied("the token is unknown or has expired; log in again")
         return self._issue(user, session_digest, None)
@@ -180,16 +181,17 @@ def create(
             f"rights: {', '.join(sorted(unknown))} is not one of {', '.join(sorted(RIGHTS))}",
             "rights",
         )
+    row = insert(users).values(
+        login=login,
+        password_hash=hash_password(password),
+        i_env=i_env,
+        superuser=int(superuser),
+        rights=" ".join(sorted(rights)),
+    )
     try:
-        result = connection.execute(
-            insert(users).values(
-                login=login,
-                password_hash=hash_password(password),
-                i_env=i_env,
-                superuser=int(superuser),
-                rights=" ".join(sorted(rights)),
-            )
-        )
+        # A savepoint, so that the caller's transaction can go on.
+        with connection.begin_nested():
+            result = connection.execute(row)
     except IntegrityError:
         raise Conflict(f"the login {login!r} is taken") from None
     key = result.inserted_primary_key
@@ -197,17 +199,22 @@ def create(
     return int(key[0])
 
 
+def forget_expired(connection: Connection, now: datetime) -> None:
+    """Remove the tokens that open nothing any more."""
+    connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
+
+
 def set_password(connection: Connection, login: str, password: str) -> None:
     """Give an administrator a new password; all of the login's sessions end."""
     check_password(password)
     i_user = connection.execute(
-        update(users)
-        .where(users.c.login == login)
-        .values(password_hash=hash_password(password))
-        .returning(users.c.i_user)
+        select(users.c.i_user).where(users.c.login == login)
     ).scalar_one_or_none()
     if i_user is None:
         raise NotFound(f"there is no user {login!r}")
+    connection.execute(
+        update(users).where(users.c.i_user == i_user).values(password_hash=hash_password(password))
+    )
     connection.execute(delete(access_tokens).where(access_tokens.c.i_user == i_user))
 
 

@@ -4,23 +4,30 @@ import json
 import os
 import socket
 import stat
+from datetime import UTC, datetime
 
 import click
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import inspect
+from sqlalchemy import insert, inspect, select, update
 
 from desk import PASSWORD, Desk, one_line
 from espf import overview
+from espf.billing import tables as billing
 from espf.cli import main
 from espf.cli.init import DEMO_SUBSCRIPTIONS
 from espf.crypto import Sealer
+from espf.db import schema, tables
 from espf.db import sqlite as sqlite_dialect
+from espf.db.tables import event_notifications as notifications
 from espf.errors import Denied
 from espf.overview import Filter
 from espf.users import SERVICE_LOGIN, Users, service_password
 
 URL = "http://127.0.0.1:9"
+
+#: A change that is an event.
+BLOCK = update(billing.customers).values(blocked="Y")
 
 
 def all_commands():
@@ -39,10 +46,10 @@ COMMANDS = all_commands()
 
 
 @pytest.fixture
-def bare(tmp_path, monkeypatch):
+def bare(tmp_path, monkeypatch, database_kind, store):
     """A folder in which nothing has been set up."""
     monkeypatch.chdir(tmp_path)
-    return Desk(tmp_path)
+    return Desk(tmp_path, None if database_kind == "sqlite" else store.empty())
 
 
 # The exact words
@@ -97,6 +104,7 @@ def test_the_exit_codes(desk):
     one_line(done.stderr)
 
 
+@pytest.mark.databases("sqlite")
 def test_a_database_that_is_locked_for_good_is_told(desk, monkeypatch):
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
     database = desk.database()
@@ -131,10 +139,9 @@ def test_init_uses_the_password_of_the_environment_once(desk):
 
 
 def test_init_a_second_time_changes_nothing(desk):
-    tables = [name for (name,) in desk.sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
-
     def everything():
-        return {name: desk.sql(f'SELECT * FROM "{name}"') for name in tables}
+        known = (*tables.metadata.sorted_tables, *billing.metadata.sorted_tables)
+        return {table.name: desk.execute(select(table)) for table in known}
 
     before, keys = everything(), desk.key_file.read_text()
     desk("init", "--demo")
@@ -146,17 +153,17 @@ def test_init_alone_adds_nothing_of_the_reference_billing(bare):
     bare("init", "--env", 7, ESPF_ADMIN_PASSWORD=PASSWORD)
     database = bare.database()
     with database.read() as connection:
-        names = set(inspect(connection).get_table_names())
+        assert schema.is_set_up(connection, database.dialect)
+        there = inspect(connection).get_table_names(schema=database.dialect.billing_schema)
         assert not database.dialect.installed(connection)
     database.close()
-    assert "Event_Queue" in names
-    assert not names & {"Accounts", "Customers", "Products", "SIM_Cards"}
+    assert not set(there) & {"Accounts", "Customers", "Products", "SIM_Cards"}
     assert [row["i_env"] for row in bare.json("user", "list")] == [7, 7]
 
 
 def test_init_with_the_reference_billing_leaves_it_empty(bare):
     assert "8 triggers" in bare("init", "--reference-billing", ESPF_ADMIN_PASSWORD=PASSWORD)
-    assert bare.sql("SELECT count(*) FROM Customers") == [(0,)]
+    assert bare.execute(select(billing.customers)) == []
     assert "installed as compiled" in bare("capture", "verify")
 
 
@@ -181,7 +188,10 @@ def test_init_does_not_make_new_keys_for_old_secrets(desk):
 def test_a_password_that_is_too_short_stops_init_before_anything_is_stored(bare):
     said = bare.fails(2, "init", ESPF_ADMIN_PASSWORD="short")
     assert "ESPF_ADMIN_PASSWORD" in said
-    assert bare.sql("SELECT name FROM sqlite_master") == []
+    database = bare.database()
+    with database.read() as connection:
+        assert not schema.is_set_up(connection, database.dialect)
+    database.close()
 
 
 def test_the_handlers_may_log_in_after_init(desk):
@@ -209,7 +219,7 @@ def test_without_init_there_is_one_clear_line_and_nothing_is_made(bare):
         ('lisen = "127.0.0.1:8080"', "lisen"),
         ("stop_grace = -1", "stop_grace"),
         ('database_url = "oracle://x"', "ESPF_DATABASE_URL"),
-        ('database_url = "postgresql://x/y"', "ESPF_DATABASE_URL"),
+        ('database_url = "mysql://x"', "ESPF_DATABASE_URL"),
         ('database_url = "sqlite://"', "ESPF_DATABASE_URL"),
         ("listen = ", "espf.toml"),
         (b"\xff\xfe", "espf.toml"),
@@ -230,6 +240,7 @@ def test_a_settings_file_that_is_asked_for_must_be_there(desk, where):
     assert "ESPF_SETTINGS" in desk.fails(2, "handler", "list", ESPF_SETTINGS=where)
 
 
+@pytest.mark.databases("sqlite")
 def test_a_database_that_is_none_is_one_clear_line(desk):
     desk.database_file.write_bytes(b"This is a letter to somebody. " * 100)
     assert "not a database" in desk.fails(6, "handler", "list")
@@ -286,7 +297,7 @@ def test_run_without_its_port_says_so(desk):
 
 
 def test_run_without_its_log_says_so(desk):
-    done = desk.child("run", ESPF_LOG=str(desk.database_file / "log"))
+    done = desk.child("run", ESPF_LOG=str(desk.key_file / "log"))
     assert done.returncode == 2
     assert "ESPF_LOG" in one_line(done.stderr)
 
@@ -322,7 +333,7 @@ def test_a_type_is_created_once(desk):
 def test_a_disabled_type_leaves_the_triggers_and_comes_back(desk):
     def events_of_a_change(blocked):
         before = desk.json("event", "list")
-        desk.sql("UPDATE Customers SET blocked = ?", [blocked])
+        desk.execute(update(billing.customers).values(blocked=blocked))
         return [row["event_type"] for row in desk.json("event", "list")[: -len(before) or None]]
 
     assert events_of_a_change("Y") == ["Customer/Blocked"]
@@ -444,13 +455,13 @@ def test_secrets_are_never_printed_and_sealed_at_rest(desk):
     assert secret not in table
     assert "••••••••" in table
     assert secret not in json.dumps(desk.json("handler", "show", 3, "EventSender"))
-    assert secret.encode() not in desk.database_file.read_bytes()
-    ((stored,),) = desk.sql("SELECT settings FROM Event_Handlers")
+    ((stored,),) = desk.execute(select(tables.event_handlers.c.settings))
+    assert secret not in stored
     sealed = json.loads(stored)["EventSender.BasicAuth.Key"]["sealed"]
     assert desk.sealer().unseal(sealed) == secret
     # What is not changed stays as it was.
     desk("handler", "set", 3, "EventSender", "Concurrency=2")
-    ((stored,),) = desk.sql("SELECT settings FROM Event_Handlers")
+    ((stored,),) = desk.execute(select(tables.event_handlers.c.settings))
     sealed = json.loads(stored)["EventSender.CustomAuth.Credentials"]["sealed"]
     assert desk.sealer().unseal(sealed) == secret
 
@@ -458,7 +469,8 @@ def test_secrets_are_never_printed_and_sealed_at_rest(desk):
 @pytest.mark.parametrize("settings", ["{damaged", "[]", "null", '{"EventSender.URL": 5}'])
 def test_damaged_settings_of_a_handler_are_one_clear_line(desk, settings):
     desk("handler", "create", 3, "Other", "--type", "EventSender")
-    desk.sql("UPDATE Event_Handlers SET settings = ? WHERE name = 'EventSender'", [settings])
+    sender = tables.event_handlers.c.name == "EventSender"
+    desk.execute(update(tables.event_handlers).where(sender).values(settings=settings))
     said = desk.fails(2, "handler", "set", 3, "EventSender", "Concurrency=2")
     assert "EventSender" in said
     # One that is damaged is no obstacle for the others, and can be replaced.
@@ -468,7 +480,7 @@ def test_damaged_settings_of_a_handler_are_one_clear_line(desk, settings):
 
 
 def test_a_handler_with_work_is_deleted_only_by_force(desk):
-    desk.sql("UPDATE Customers SET blocked = 'Y'")
+    desk.execute(BLOCK)
     assert "1 notifications waiting" in desk.fails(4, "handler", "delete", 3, "EventSender")
     said = desk("handler", "delete", 3, "EventSender", "--force")
     assert said == "Handler EventSender is deleted; 1 notifications cancelled\n"
@@ -499,15 +511,17 @@ def test_an_event_from_its_making_to_its_cancelling(desk):
 
 
 def test_a_failed_event_is_shown_and_restarted(desk):
-    desk.sql("UPDATE Customers SET blocked = 'Y'")
-    desk.sql("UPDATE Event_Notifications SET status = 'failed', attempts = 9, last_error = '503'")
+    desk.execute(BLOCK)
+    failed = {"status": "failed", "attempts": 9, "last_error": "503"}
+    desk.execute(update(notifications).values(**failed))
     (row,) = desk.json("event", "list", "--status", "failed", "--handler", "EventSender")
     assert (row["attempts"], row["reason"]) == (9, "503")
     table = desk("event", "show", 1)
     assert "Customer/Blocked" in table
     assert "failed" in table
     assert desk("event", "restart", 1) == "Event 1 is restarted for EventSender\n"
-    assert desk.sql("SELECT status, attempts FROM Event_Notifications") == [("queued", 0)]
+    query = select(notifications.c.status, notifications.c.attempts)
+    assert desk.execute(query) == [("queued", 0)]
     desk.fails(3, "event", "restart", 99)
     desk.fails(3, "event", "restart", 1, "--handler", "Nobody")
     desk.fails(3, "event", "show", 99)
@@ -533,7 +547,7 @@ def test_an_event_that_cannot_be_is_refused(desk, words, named):
     desk("type", "create", "Custom/NextMonth")
     if named is None:
         desk("event", "create", 3, "Custom/NextMonth", *words)
-        ((stored,),) = desk.sql("SELECT variables FROM Provisioning_Log_Bodies")
+        ((stored,),) = desk.execute(select(tables.provisioning_log.c.variables))
         assert json.loads(stored) == {"x": "9" * 5000}
         return
     assert named in desk.fails(2, "event", "create", 3, "Custom/NextMonth", *words)
@@ -559,8 +573,8 @@ def test_events_are_filtered(desk):
 
 
 def test_what_a_server_said_cannot_break_the_table(desk):
-    desk.sql("UPDATE Customers SET blocked = 'Y'")
-    desk.sql("UPDATE Event_Notifications SET last_error = ?", ["\x1b[2J\nEvil"])
+    desk.execute(BLOCK)
+    desk.execute(update(notifications).values(last_error="\x1b[2J\nEvil"))
     said = desk("event", "list")
     assert "\x1b" not in said
     assert len(said.splitlines()) == 2
@@ -678,7 +692,7 @@ def test_users_that_are_there_or_not(desk):
     ids=" ".join,
 )
 def test_every_list_is_also_json(desk, words):
-    desk.sql("UPDATE Customers SET blocked = 'Y'")
+    desk.execute(BLOCK)
     arguments = {"handler": ["3", "EventSender"], "event": ["1"]}
     given = arguments[words[0]] if words[-1] in {"show", "subscriptions"} else []
     assert desk.json(*words, *given)
@@ -701,11 +715,10 @@ def test_the_queue_is_as_it_was_after_a_refusal(desk):
 
 
 def test_the_billing_clock_can_be_told_to_tick(desk):
-    desk.sql(
-        "INSERT INTO Accounts (i_env, i_customer, i_product, id, billing_model, bill_status,"
-        " activation_date, issue_date)"
-        " VALUES (3, 1, 1, 'a', 1, 'I', '2026-01-01', '2026-01-01 00:00:00.000')"
-    )
+    account = {"i_env": 3, "i_customer": 1, "i_product": 1, "id": "a", "billing_model": 1}
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    dates = {"bill_status": "I", "activation_date": begun.date(), "issue_date": begun}
+    desk.execute(insert(billing.accounts).values(**account, **dates))
     assert desk("billing", "tick") == "1 accounts activated, 0 expired\n"
     assert desk("billing", "tick") == "0 accounts activated, 0 expired\n"
-    assert desk.sql("SELECT bill_status FROM Accounts") == [("O",)]
+    assert desk.execute(select(billing.accounts.c.bill_status)) == [("O",)]

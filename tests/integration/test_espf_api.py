@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -425,15 +424,25 @@ def test_what_is_not_there_is_told_as_json(api, method, path, status):
     assert ("allow" in reply.headers) == (status == 405)
 
 
-def test_a_database_that_is_away_is_503(api, desk, monkeypatch):
+@pytest.mark.databases("sqlite")
+def test_a_database_that_is_locked_is_503(api, monkeypatch):
     api.create()
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
     api.database._engine.dispose()
-    with sqlite3.connect(desk.database_file, isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with api.database.begin():
         assert "locked" in error(api.post(NEXT_MONTH), 503)["error"]
-        other.execute("ROLLBACK")
-    other.close()
+    assert api.create() == 2
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+def test_a_server_that_is_away_is_503_until_it_is_back(api, store):
+    api.create()
+    store.stop()
+    try:
+        assert "cannot be used" in error(api.post(NEXT_MONTH), 503)["error"]
+        error(api.client.get("/health"), 503)
+    finally:
+        store.start()
     assert api.create() == 2
 
 
@@ -446,6 +455,7 @@ def test_a_fault_of_our_own_is_told_without_its_inside(api):
     assert "the inside" not in error(quiet.get("/health"), 500)["error"]
 
 
+@pytest.mark.databases("sqlite")
 def test_health_asks_the_database(api, desk):
     assert api.client.get("/health").json() == {"status": "ok"}
     api.database._engine.dispose()

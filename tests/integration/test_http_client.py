@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from espf.errors import Misconfigured, TryLater
 from espf.handlers.http import EXCHANGE_LIMIT, REPLY_LIMIT, Http, HttpClient
 from webhook import Answer, Webhook
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
@@ -83,6 +86,25 @@ async def test_proxies_in_the_environment_are_ignored(client, hook, monkeypatch)
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     assert (await post(client, hook.url)).ok
+
+
+async def test_a_proxy_gets_the_whole_url(hook):
+    async with HttpClient(proxy=hook.url) as client:
+        hook.then(Answer(202))
+        assert (await post(client, "http://no-such-host.invalid/a?b=c")).status == 202
+        assert hook.requests[0].path == "http://no-such-host.invalid/a?b=c"
+        assert client.target("http://no-such-host.invalid/") is None
+
+
+async def test_a_proxy_that_refuses_or_is_away(hook):
+    async with HttpClient(proxy=hook.url) as client:
+        hook.always = Answer(403)
+        reason = await refused(client, "https://some.invalid/")
+        assert reason == "the proxy did not connect to https://some.invalid: HTTP 403 Forbidden"
+        await hook.stop()
+        reason = await refused(client, "http://some.invalid/")
+        said = "no connection to http://some.invalid: the proxy is not there: connection refused"
+        assert reason == said
 
 
 async def test_a_packed_reply_is_not_unpacked(client, hook):

@@ -6,9 +6,11 @@ import errno
 import gc
 import socket
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,8 @@ from espf.errors import TryLater
 from espf.handlers import lean_http
 from espf.handlers.http import HttpClient
 from webhook import Answer, Webhook
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -171,32 +175,37 @@ async def test_a_reply_may_come_byte_by_byte(client, name):
         assert (await post(client, server.url)).text == "ok"
 
 
+def told(reading):
+    reply = reading.reply
+    return reply.status, reply.headers, reply.body, reading.reusable
+
+
 @given(st.sampled_from(sorted(REPLIES)), st.data())
 def test_a_reply_is_the_same_in_whatever_pieces_it_comes(name, draws):
     data, text = REPLIES[name]
     cuts = draws.draw(st.lists(st.integers(0, len(data)), max_size=10).map(sorted))
     pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    whole = lean_http.Reply(1000)
+    whole = lean_http.Reading(1000)
     assert whole.feed(data)
-    reply = lean_http.Reply(1000)
-    ends = [reply.feed(piece) for piece in pieces if piece]
+    reading = lean_http.Reading(1000)
+    ends = [reading.feed(piece) for piece in pieces if piece]
     assert ends == [False] * (len(ends) - 1) + [True]
-    assert reply.body == whole.body == text.encode()
-    assert (reply.status, reply.headers, reply.reusable) == (whole.status, whole.headers, True)
+    assert told(reading) == told(whole)
+    assert (reading.reply.body, reading.reusable) == (text.encode(), True)
 
 
 def test_a_short_reply_may_follow_a_long_announcement():
-    reply = lean_http.Reply(100)
-    assert not reply.feed(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 200)
-    assert reply.feed(b"\r\n\r\n" + OK)
-    assert reply.body == b"ok"
+    reading = lean_http.Reading(100)
+    assert not reading.feed(b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 200)
+    assert reading.feed(b"\r\n\r\n" + OK)
+    assert reading.reply.body == b"ok"
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", OK[:-4]]))
 def test_nothing_that_comes_breaks_more_than_the_reply(data, start):
-    reply = lean_http.Reply(50)
+    reading = lean_http.Reading(50)
     with contextlib.suppress(lean_http.Fault):
-        reply.feed(start + data) or reply.end()
+        reading.feed(start + data) or reading.end()
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -611,6 +620,148 @@ async def test_of_a_long_reply_the_rest_is_not_read(client):
     async with serving(endless) as server:
         assert (await post(client, server.url, reply_limit=1500)).text == "a" * 1500
         await until(lambda: server.open == 0)
+
+
+# Without waiting: a request, and a function for what becomes of it.
+
+
+class Outcomes(list):
+    """Takes what ``done`` is called with; ``sent`` sends a request with it."""
+
+    def sent(self, lean, url, *, timeout=5.0, done=None, **options):
+        to = lean_http.target(url)
+        request = lean_http.request_bytes(to, {}, b"{}")
+        return lean.send(to, request, timeout, 100, done or self.append, **options)
+
+
+async def test_done_is_called_once_by_the_loop_and_never_from_within(lean):
+    async with serving() as server:
+        outcomes = Outcomes()
+        outcomes.sent(lean, server.url)
+        assert outcomes == []
+        await until(lambda: outcomes)
+        outcomes.sent(lean, server.url)  # over the same connection
+        assert len(outcomes) == 1
+        await until(lambda: len(outcomes) == 2)
+        assert [(reply.status, reply.text) for reply in outcomes] == [(200, "ok")] * 2
+        assert server.connections == 1
+        await lean.close()
+        outcomes.sent(lean, server.url)
+        assert len(outcomes) == 2
+        await until(lambda: len(outcomes) == 3)
+        assert isinstance(outcomes[2], lean_http.ClosedError)
+        await asyncio.sleep(0.2)
+        assert len(outcomes) == 3
+
+
+async def test_the_next_request_may_be_sent_from_done(lean):
+    async with serving() as server:
+        outcomes = Outcomes()
+
+        def again(reply):
+            outcomes.append(reply)
+            if len(outcomes) < 100:
+                outcomes.sent(lean, server.url, done=again)
+
+        outcomes.sent(lean, server.url, done=again)
+        await until(lambda: len(outcomes) == 100)
+        assert server.connections == 1
+
+
+async def test_what_is_cancelled_is_not_told_of(lean):
+    async with Webhook() as hook:
+        hook.always = Answer(fault="hang")
+        outcomes = Outcomes()
+        tickets = [outcomes.sent(lean, hook.url) for _ in range(4)]
+        await hook.wait_for(4)
+        tickets += [outcomes.sent(lean, hook.url) for _ in range(8)]  # these wait
+        hook.always = Answer()
+        for ticket in tickets[4:7]:
+            ticket.cancel()
+        for ticket in (*tickets[:4], *tickets[:4]):  # the second time it means nothing
+            ticket.cancel()
+        await until(lambda: len(outcomes) == 5)
+        await asyncio.sleep(0.1)
+        assert [reply.status for reply in outcomes] == [200] * 5
+        assert len(hook.requests) == 9
+        assert lean._busy == 0
+
+
+async def test_a_fault_that_is_about_to_be_told_can_still_be_cancelled(lean):
+    async with serving() as server:
+        outcomes = Outcomes()
+        await lean.close()
+        outcomes.sent(lean, server.url).cancel()
+        await asyncio.sleep(0.05)
+        assert outcomes == []
+
+
+async def test_a_time_out_is_never_early_and_hardly_late(lean):
+    async with Webhook() as hook:
+        hook.always = Answer(fault="hang")
+        to = lean_http.target(hook.url)
+        ends = {}
+
+        def ended(seconds, begin):
+            return lambda fault: ends.setdefault(seconds, (fault, time.monotonic() - begin))
+
+        # Four are on the way, the others wait for a connection.
+        for seconds in (0.3, 0.11, 0.2, 0.35, 0.15, 0.25, 0.05):
+            lean.send(to, b"", seconds, 100, ended(seconds, time.monotonic()))
+            await asyncio.sleep(0.01)
+        await until(lambda: len(ends) == 7)
+        for seconds, (fault, took) in ends.items():
+            assert isinstance(fault, TimeoutError)
+            assert seconds <= took < seconds + 0.2  # 0.05, and what a busy machine adds
+        assert lean._busy == 0
+
+
+async def test_what_may_not_be_repeated_is_not_sent_again(lean):
+    async with serving(OK, closing(b"")) as server:
+        outcomes = Outcomes()
+        outcomes.sent(lean, server.url)
+        await until(lambda: len(outcomes) == 1)
+        outcomes.sent(lean, server.url, repeatable=False)
+        await until(lambda: len(outcomes) == 2)
+        assert isinstance(outcomes[1], lean_http.ClosedError)
+        assert len(server.requests) == 2
+
+
+async def test_servers_take_turns_when_connections_are_scarce(lean):
+    async with Webhook() as busy, Webhook() as other:
+        busy.always = other.always = Answer(delay=0.05)
+        outcomes = Outcomes()
+        for _ in range(40):
+            outcomes.sent(lean, busy.url, timeout=30)
+        outcomes.sent(lean, other.url)
+        await other.wait_for(1)
+        assert len(busy.requests) <= 9  # four before, four beside it, and one took its turn
+        await until(lambda: len(outcomes) == 41)
+
+
+USUAL = (
+    (b"HTTP/1.1 200 OK", b"HTTP/1.1 204 No Content", b"HTTP/1.0 200 OK", b"HTTP/1.1 404"),
+    (b"", b"Date: x", b"Connection: close", b"connection: keep-alive", b"X: a\rb", b"no colon"),
+    (b"", b"Content-Length: 2", b"content-length:0", b"Content-Length: 2x", b"Content-length: 99"),
+    (b"", b"Content-Length: 2", b"Transfer-Encoding: chunked", b"X-More: 1", b" folded", b"Y:\n"),
+    (b"", b"ok", b"okay", b"0\r\n\r\n"),
+)
+
+
+@given(st.tuples(*map(st.sampled_from, USUAL)), st.sampled_from([0, 1, 2, 100]))
+def test_the_short_way_to_read_a_reply_comes_to_the_same(parts, limit):
+    *head, body = parts
+    data = b"\r\n".join(part for part in head if part) + b"\r\n\r\n" + body
+    reply = lean_http.usual_reply(data, limit)
+    if reply is not None:
+        reading = lean_http.Reading(limit)
+        assert reading.feed(data)
+        assert told(reading) == (reply.status, reply.headers, reply.body, True)
+
+
+@pytest.mark.parametrize("name", ["length", "many headers"])
+def test_usual_replies_take_the_short_way(name):
+    assert lean_http.usual_reply(REPLIES[name][0], 100).text == "hello"
 
 
 # What is sent.

@@ -2,10 +2,8 @@
 
 import base64
 import json
-import sqlite3
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, update
@@ -13,8 +11,12 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from espf.billing import environments
+from espf.billing.tables import accounts, service_quotas
 from espf.billing.tables import metadata as billing_tables
+from espf.billing.tables import sim_cards as card_table
 from espf.crypto import hash_password
+from espf.db import mariadb as mariadb_dialect
+from espf.db import postgresql as postgresql_dialect
 from espf.db import sqlite as sqlite_dialect
 from espf.db import tables
 from espf.db.tables import access_tokens
@@ -451,24 +453,22 @@ def test_a_fault_changes_nothing(api, account):
     assert (card["status"], card["i_account"]) == ("available", None)
 
 
-def test_a_database_that_is_locked_is_a_fault_that_says_so(
-    api, account, tmp_path: Path, monkeypatch
-):
+def test_a_database_that_is_locked_is_a_fault_that_says_so(api, account, monkeypatch):
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(postgresql_dialect, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(mariadb_dialect, "LOCK_SECONDS", 1)
     api.database._engine.dispose()
-    blocker = sqlite3.connect(tmp_path / "espf.db", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
     update_it = {"account_info": {"i_account": account, "blocked": "Y"}}
-    assert api.fault("Account/update_account", **update_it) == "Server.unavailable"
-    blocker.execute("ROLLBACK")
-    blocker.close()
+    with api.database.begin() as other:
+        other.execute(update(accounts).values(phone1="1"))
+        assert api.fault("Account/update_account", **update_it) == "Server.unavailable"
     assert api("Account/update_account", **update_it) == {"i_account": account}
 
 
 def test_a_damaged_database_is_a_fault_without_a_traceback(api, caplog):
     with api.database.begin() as connection:
-        connection.exec_driver_sql('DROP TABLE "Service_Quotas"')
-        connection.exec_driver_sql('DROP TABLE "SIM_Cards"')
+        service_quotas.drop(connection)
+        card_table.drop(connection)
     reply = api.raw("SIMCard/get_card_list")
     assert fault(reply) == "Server.internal_error"
     assert "SIM_Cards" not in reply.text

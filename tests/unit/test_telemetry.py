@@ -9,6 +9,10 @@ from espf.errors import SettingsError
 from espf.telemetry import LONGEST_VALUE, ProvisioningLog
 
 
+def write(log, verdict, **fields):
+    log.write([{"verdict": verdict, **fields}])
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "var" / "provisioning.log"
@@ -22,8 +26,14 @@ def log(path):
 
 
 def test_a_line_has_its_fields_in_order(log, path):
-    log.write(
-        "retry", i_event=5, type="Account/New", handler="EventSender", attempt=1, reason="503 Bad"
+    write(
+        log,
+        "retry",
+        i_event=5,
+        type="Account/New",
+        handler="EventSender",
+        attempt=1,
+        reason="503 Bad",
     )
     time, rest = path.read_text().split(" ", 1)
     assert rest == (
@@ -34,7 +44,7 @@ def test_a_line_has_its_fields_in_order(log, path):
 
 
 def test_what_is_not_known_is_left_out(log, path):
-    log.write("finished", i_event=5, reason=None, next_try=None)
+    write(log, "finished", i_event=5, reason=None, next_try=None)
     assert path.read_text().endswith(" verdict=finished i_event=5\n")
 
 
@@ -43,8 +53,8 @@ def test_what_is_not_known_is_left_out(log, path):
     ["a\nb", "a\r\nverdict=finished i_event=6", "\x1b[31mred", "\x85", "\u2028", "\x00", "\x0b"],
 )
 def test_a_verdict_is_one_line_whatever_was_said(log, path, reason):
-    log.write("retry", i_event=5, reason=reason)
-    log.write("finished", i_event=5)
+    write(log, "retry", i_event=5, reason=reason)
+    write(log, "finished", i_event=5)
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 2
     assert all(c.isprintable() or c == "\n" for c in text)
@@ -55,38 +65,38 @@ def test_a_verdict_is_one_line_whatever_was_said(log, path, reason):
 
 
 def test_a_quote_cannot_end_a_value(log, path):
-    log.write("retry", reason='he said "no" i_event=9', i_event=5)
+    write(log, "retry", reason='he said "no" i_event=9', i_event=5)
     assert path.read_text().endswith(' reason="he said \\"no\\" i_event=9" i_event=5\n')
 
 
 def test_a_value_that_is_too_long_is_cut(log, path):
-    log.write("retry", reason="x" * 1_000_000)
+    write(log, "retry", reason="x" * 1_000_000)
     assert len(path.read_text()) < LONGEST_VALUE + 200
 
 
 def test_text_that_is_not_unicode_does_not_stop_the_log(log, path):
-    log.write("retry", reason="\udcff")
-    log.write("finished")
+    write(log, "retry", reason="\udcff")
+    write(log, "finished")
     assert len(path.read_text().splitlines()) == 2
 
 
 def test_the_file_is_made_anew_when_logrotate_has_moved_it(log, path):
-    log.write("finished", i_event=1)
+    write(log, "finished", i_event=1)
     path.rename(path.with_suffix(".log.1"))
-    log.write("finished", i_event=2)
-    log.write("finished", i_event=3)
+    write(log, "finished", i_event=2)
+    write(log, "finished", i_event=3)
     assert "i_event=1" in path.with_suffix(".log.1").read_text()
     assert re.findall(r"i_event=(\d)", path.read_text()) == ["2", "3"]
 
 
 def test_a_lost_file_stops_nothing_and_is_told(log, path, caplog):
-    log.write("finished", i_event=1)
+    write(log, "finished", i_event=1)
     path.rename(path.with_suffix(".log.1"))
     path.parent.rename(path.parent.with_name("gone"))
-    log.write("finished", i_event=2)
+    write(log, "finished", i_event=2)
     assert "a line of" in caplog.text
     path.parent.mkdir()
-    log.write("finished", i_event=3)
+    write(log, "finished", i_event=3)
     assert re.findall(r"i_event=(\d)", path.read_text()) == ["3"]
 
 
@@ -94,7 +104,7 @@ def test_a_full_disk_stops_nothing_and_is_told(tmp_path, caplog):
     path = tmp_path / "provisioning.log"
     path.symlink_to("/dev/full")
     log = ProvisioningLog(path)
-    log.write("finished", i_event=1)
+    write(log, "finished", i_event=1)
     assert "No space left" in caplog.text
     # What could not be written is not tried again when the log is closed.
     stream, log._handler.stream = log._handler.stream, None

@@ -154,7 +154,7 @@ def add(scope: Scope, params: AddAccount) -> Result:
     ``Server.SIMCard.not_found`` and ``.not_available``.
     """
     info = params.account_info
-    customer = customers.find(scope, info.i_customer)
+    customer = customers.find(scope, info.i_customer, lock=True)
     if customer.bill_status == "C":
         raise customers.closed()
     scope.find(products, "Product", products.c.i_product == info.i_product)
@@ -173,7 +173,7 @@ def add(scope: Scope, params: AddAccount) -> Result:
     )
     wanted = info.model_dump(include={"i_sim_card", "imsi"}, exclude_none=True)
     if wanted:
-        sim_cards.give(scope, sim_cards.find(scope, **wanted), i_account, info.id)
+        sim_cards.give(scope, sim_cards.find(scope, lock=True, **wanted), i_account, info.id)
     return {"i_account": i_account}
 
 
@@ -185,7 +185,7 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
     ``Server.Product.not_found``.
     """
     info = params.account_info
-    account = find(scope, info.i_account)
+    account = find(scope, info.i_account, lock=True)
     changed = _differing(account, info.model_dump(exclude_unset=True))
     if account.bill_status != "C":
         status = _status_change(account, changed, scope.now)
@@ -197,9 +197,10 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
     if not changed:
         return {"i_account": account.i_account}
     try:
-        scope.connection.execute(
-            update(accounts).where(accounts.c.i_account == account.i_account).values(**changed)
-        )
+        with scope.connection.begin_nested():
+            scope.connection.execute(
+                update(accounts).where(accounts.c.i_account == account.i_account).values(**changed)
+            )
     except IntegrityError:
         raise _duplicate(changed["id"]) from None
     if "id" in changed:
@@ -209,7 +210,7 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
 
 def terminate(scope: Scope, params: TerminateAccount) -> Result:
     """Close an account and dispose of its SIM card. Repeating it changes nothing."""
-    account = find(scope, params.i_account)
+    account = find(scope, params.i_account, lock=True)
     if account.bill_status != "C":
         close_account(scope, account.i_account)
     return {"success": 1}
@@ -256,9 +257,9 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
     return {"account_list": [_described(row, scope.now) for row in rows]}
 
 
-def find(scope: Scope, i_account: int) -> Row[Any]:
+def find(scope: Scope, i_account: int, *, lock: bool = False) -> Row[Any]:
     """The account's row. Raises the fault ``Server.Account.not_found``."""
-    return scope.find(accounts, ENTITY, accounts.c.i_account == i_account)
+    return scope.find(accounts, ENTITY, accounts.c.i_account == i_account, lock=lock)
 
 
 def closed() -> BillingFault:
@@ -268,9 +269,10 @@ def closed() -> BillingFault:
 
 def _inserted(scope: Scope, values: dict[str, Any]) -> int:
     try:
-        result = scope.connection.execute(
-            insert(accounts).values(i_env=scope.i_env, issue_date=scope.now, **values)
-        )
+        with scope.connection.begin_nested():
+            result = scope.connection.execute(
+                insert(accounts).values(i_env=scope.i_env, issue_date=scope.now, **values)
+            )
     except IntegrityError:
         raise _duplicate(values["id"]) from None
     assert result.inserted_primary_key is not None

@@ -95,6 +95,8 @@ def _move(
                 accounts.c.time_zone_name.in_(there),
             )
             .limit(limit - moved)
+            # Somebody else is changing the others; the next tick looks at them again.
+            .with_for_update(skip_locked=True, key_share=True)
         ).scalars()
         keys = list(due)
         connection.execute(

@@ -102,9 +102,10 @@ def add(scope: Scope, params: AddCustomer) -> Result:
     values = params.customer_info.model_dump()
     values["balance"] = values.pop("opening_balance")
     try:
-        result = scope.connection.execute(
-            insert(customers).values(i_env=scope.i_env, creation_date=scope.now, **values)
-        )
+        with scope.connection.begin_nested():
+            result = scope.connection.execute(
+                insert(customers).values(i_env=scope.i_env, creation_date=scope.now, **values)
+            )
     except IntegrityError:
         raise _duplicate(values["name"]) from None
     assert result.inserted_primary_key is not None
@@ -116,7 +117,7 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
 
     Raises the faults ``Server.Customer.duplicate_name`` and ``.closed``.
     """
-    customer = find(scope, params.customer_info.i_customer)
+    customer = find(scope, params.customer_info.i_customer, lock=True)
     values = params.customer_info.model_dump(exclude_unset=True)
     changed = {name: value for name, value in values.items() if value != getattr(customer, name)}
     if changed and customer.bill_status == "C":
@@ -128,11 +129,12 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
         )
     if changed:
         try:
-            scope.connection.execute(
-                update(customers)
-                .where(customers.c.i_customer == customer.i_customer)
-                .values(**changed)
-            )
+            with scope.connection.begin_nested():
+                scope.connection.execute(
+                    update(customers)
+                    .where(customers.c.i_customer == customer.i_customer)
+                    .values(**changed)
+                )
         except IntegrityError:
             raise _duplicate(changed["name"]) from None
     return {"i_customer": customer.i_customer}
@@ -162,11 +164,12 @@ def get_list(scope: Scope, params: ListCustomers) -> Result:
 
 def terminate(scope: Scope, params: TerminateCustomer) -> Result:
     """Close a customer and, one after another, its accounts. Repeating it changes nothing."""
-    customer = find(scope, params.i_customer)
+    customer = find(scope, params.i_customer, lock=True)
     still_open = scope.connection.execute(
         select(accounts.c.i_account)
         .where(accounts.c.i_customer == customer.i_customer, accounts.c.bill_status != "C")
         .order_by(accounts.c.i_account)
+        .with_for_update(key_share=True)
     ).scalars()
     for i_account in list(still_open):
         close_account(scope, i_account)
@@ -179,9 +182,9 @@ def terminate(scope: Scope, params: TerminateCustomer) -> Result:
     return {"success": 1}
 
 
-def find(scope: Scope, i_customer: int) -> Row[Any]:
+def find(scope: Scope, i_customer: int, *, lock: bool = False) -> Row[Any]:
     """The customer's row. Raises the fault ``Server.Customer.not_found``."""
-    return scope.find(customers, ENTITY, customers.c.i_customer == i_customer)
+    return scope.find(customers, ENTITY, customers.c.i_customer == i_customer, lock=lock)
 
 
 def closed() -> BillingFault:

@@ -2,13 +2,15 @@
 
 from sqlalchemy import Connection, insert, inspect, select
 
-from espf.billing.tables import environments, metadata
+from espf.billing.tables import SCHEMA, environments, metadata
 from espf.errors import Conflict
 
 
 def is_reference_billing(connection: Connection) -> bool:
     """Whether the database holds the reference billing, and not one of another make."""
-    return set(metadata.tables) <= set(inspect(connection).get_table_names())
+    where = connection.get_execution_options()["schema_translate_map"][SCHEMA]
+    there = inspect(connection).get_table_names(schema=where)
+    return {table.name for table in metadata.sorted_tables} <= set(there)
 
 
 def add(connection: Connection, i_env: int, name: str) -> None:

@@ -146,8 +146,11 @@ class Page(Params):
 
 
 def matches(column: Column[str], pattern: str) -> ColumnElement[bool]:
-    """Whether a column fits a search text, in which ``%`` stands for any characters."""
+    """Whether a column fits a search text, in which ``%`` stands for any characters.
+
+    A text with a ``%`` is found in capitals and small letters.
+    """
     if "%" not in pattern:
         return column == pattern
     escaped = pattern.replace("\\", "\\\\").replace("_", "\\_")
-    return column.like(escaped, escape="\\")
+    return column.ilike(escaped, escape="\\")

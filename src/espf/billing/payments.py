@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 from sqlalchemy import Column, Table, insert, select, update
 
+from espf.billing import customers
 from espf.billing.accounts import closed, find
 from espf.billing.fields import Comment, Key, Params, SomeMoney
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import SUBORDINATE, accounts, customers, transactions
+from espf.billing.tables import SUBORDINATE, accounts, transactions
+from espf.billing.tables import customers as customer_table
 from espf.errors import BillingFault
 
 #: No balance gets beyond this, so that an integer of 1/100,000 always holds it.
@@ -37,12 +39,14 @@ def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
     charge is not limited by the funds. Raises the faults ``Server.Account.closed``,
     ``.has_no_balance`` and ``.balance_out_of_range``.
     """
-    account = find(scope, params.i_account)
+    i_customer = find(scope, params.i_account).i_customer
+    customers.find(scope, i_customer, lock=True)
+    account = find(scope, params.i_account, lock=True)
     if account.bill_status == "C":
         raise closed()
     funds = params.amount if params.action == "Manual payment" else -params.amount
     if account.i_account_balance_control_type == SUBORDINATE:
-        balance = _move(scope, customers.c.i_customer, account.i_customer, -funds)
+        balance = _move(scope, customer_table.c.i_customer, i_customer, -funds)
     elif account.billing_model in {-1, 0}:
         balance = _move(scope, accounts.c.i_account, account.i_account, funds)
     elif account.billing_model == 1:
@@ -57,7 +61,7 @@ def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
     result = scope.connection.execute(
         insert(transactions).values(
             i_env=scope.i_env,
-            i_customer=account.i_customer,
+            i_customer=i_customer,
             i_account=account.i_account,
             action=params.action,
             amount=params.amount,

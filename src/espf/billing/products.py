@@ -59,10 +59,10 @@ def add(scope: Scope, params: AddProduct) -> Result:
     services = [quota.service for quota in info.quotas]
     if len(set(services)) < len(services):
         raise InvalidRequest("product_info.quotas: each service may stand there once", "quotas")
+    row = insert(products).values(i_env=scope.i_env, name=info.name, description=info.description)
     try:
-        result = scope.connection.execute(
-            insert(products).values(i_env=scope.i_env, name=info.name, description=info.description)
-        )
+        with scope.connection.begin_nested():
+            result = scope.connection.execute(row)
     except IntegrityError:
         raise BillingFault(
             "Server.Product.duplicate_name", f"there is a product {info.name!r} already"

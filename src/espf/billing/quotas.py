@@ -14,7 +14,7 @@ from sqlalchemy import Row, insert, select, update
 
 from espf.billing import clock
 from espf.billing.fields import Key, Params, Service, SomeUnits, Time
-from espf.billing.scope import Result, Scope, not_found
+from espf.billing.scope import Result, Scope
 from espf.billing.tables import (
     SUBORDINATE,
     accounts,
@@ -145,6 +145,8 @@ def of_month(scope: Scope, i_account: int, time_zone_name: str) -> list[Result]:
 
 
 def _case(scope: Scope, params: Authorise) -> _Case:
+    # Whoever counts for the same account at the same time takes turns.
+    scope.find(accounts, "Account", accounts.c.i_account == params.i_account, lock=True)
     account = scope.connection.execute(
         select(
             accounts,
@@ -159,10 +161,8 @@ def _case(scope: Scope, params: Authorise) -> _Case:
             (product_quotas.c.i_product == accounts.c.i_product)
             & (product_quotas.c.service == params.service),
         )
-        .where(accounts.c.i_env == scope.i_env, accounts.c.i_account == params.i_account)
-    ).first()
-    if account is None:
-        raise not_found("Account")
+        .where(accounts.c.i_account == params.i_account)
+    ).one()
     day = clock.local_day(params.event_time or scope.now, account.time_zone_name)
     row = scope.connection.execute(
         select(service_quotas).where(

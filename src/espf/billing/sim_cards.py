@@ -134,10 +134,10 @@ def assign(scope: Scope, params: AssignCard) -> Result:
     Raises the faults ``Server.SIMCard.not_available`` and ``Server.Account.closed``. Assigning the
     card that the account holds changes nothing.
     """
-    account = scope.find(accounts, "Account", accounts.c.i_account == params.i_account)
+    account = scope.find(accounts, "Account", accounts.c.i_account == params.i_account, lock=True)
     if account.bill_status == "C":
         raise BillingFault("Server.Account.closed", "the account is closed")
-    card = find(scope, i_sim_card=params.i_sim_card)
+    card = find(scope, lock=True, i_sim_card=params.i_sim_card)
     if card.i_account != account.i_account:
         give(scope, card, account.i_account, account.id)
     return {"i_sim_card": card.i_sim_card}
@@ -145,16 +145,15 @@ def assign(scope: Scope, params: AssignCard) -> Result:
 
 def release(scope: Scope, params: ReleaseCard) -> Result:
     """Take a card from its account, or out of reserve or disposal: it is available again."""
-    card = find(scope, i_sim_card=params.i_sim_card)
+    card = find(scope, lock=True, i_sim_card=params.i_sim_card)
     _take(scope, sim_cards.c.i_sim_card == card.i_sim_card, "available")
     return {"i_sim_card": card.i_sim_card}
 
 
-def find(scope: Scope, **identifiers: int | str) -> Row[Any]:
+def find(scope: Scope, *, lock: bool = False, **identifiers: int | str) -> Row[Any]:
     """The card with these column values. Raises the fault ``Server.SIMCard.not_found``."""
-    return scope.find(
-        sim_cards, ENTITY, *(sim_cards.c[name] == value for name, value in identifiers.items())
-    )
+    wanted = (sim_cards.c[name] == value for name, value in identifiers.items())
+    return scope.find(sim_cards, ENTITY, *wanted, lock=lock)
 
 
 def give(scope: Scope, card: Row[Any], i_account: int, msisdn: str) -> None:

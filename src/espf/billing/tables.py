@@ -1,8 +1,10 @@
 """Tables of the reference billing, with the vendor's names of things.
 
-Money is counted in 1/100,000 of the currency's unit. ``available_funds`` is what the subscriber
-can still spend: empty for who has no funds of its own, ``UNLIMITED`` (in the database) or
-``UNLIMITED_FUNDS`` (in Python) where no limit is set.
+Money is exact to 1/100,000 of the currency's unit. ``available_funds`` is what the subscriber can
+still spend: empty for who has no funds of its own, ``UNLIMITED_FUNDS`` where no limit is set.
+
+The schema ``billing`` stands for the one that holds these tables in the database that was opened.
+Texts compare byte for byte, whatever the database's default is.
 """
 
 from decimal import Decimal
@@ -12,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Computed,
     Date,
     ForeignKey,
@@ -24,21 +27,32 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    case,
+    column,
+    literal,
+    null,
     text,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
 from espf.db.dialect import Moment
 
-metadata = MetaData()
+SCHEMA = "billing"
+
+metadata = MetaData(schema=SCHEMA)
 
 SCALE = 100_000
-UNLIMITED = 2**63 - 1
-UNLIMITED_FUNDS = Decimal(UNLIMITED) / SCALE
+
+#: More than anybody can have, and a number that every database stores.
+UNLIMITED_FUNDS = Decimal(10) ** 13
 
 #: The balance control under which an account spends its customer's funds.
 SUBORDINATE = 2
+
+#: 64 bits, and still the number that SQLite counts up by itself.
+Number = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Money(TypeDecorator[Decimal]):
@@ -60,24 +74,43 @@ class Money(TypeDecorator[Decimal]):
         return int((value * SCALE).to_integral_value())
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Database to Python."""
+        """Database to Python: 5, not 5.00000, from every database."""
         if value is None:
             return None
-        return Decimal(value) / SCALE if dialect.name == "sqlite" else Decimal(value)
+        return Decimal(value if dialect.name == "sqlite" else int(value * SCALE)) / SCALE
 
 
-environments = Table(
+def _table(name: str, *items: SchemaItem, **options: bool) -> Table:
+    words = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+    for each in ("mysql", "mariadb"):
+        options |= {f"{each}_{word}": value for word, value in words.items()}  # type: ignore[misc]
+    table: Table = Table(name, metadata, *items, **options)  # type: ignore[call-overload]  # table options are named by dialect
+    return table
+
+
+def _of(table: str, name: str) -> ForeignKey:
+    return ForeignKey(f"{SCHEMA}.{table}.{name}")
+
+
+def _credit() -> ColumnElement[Decimal]:
+    """What a credit limit leaves to spend."""
+    limit = column("credit_limit", Money)
+    return case(
+        (limit.is_(None), literal(UNLIMITED_FUNDS, Money)),
+        else_=limit - column("balance", Money),
+    )
+
+
+environments = _table(
     "Environments",
-    metadata,
-    Column("i_env", Integer, primary_key=True),
+    Column("i_env", Number, primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
 )
 
-customers = Table(
+customers = _table(
     "Customers",
-    metadata,
-    Column("i_customer", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_customer", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("name", String(255), nullable=False),
     Column("bill_status", String(1), nullable=False, server_default="O"),
     Column("blocked", String(1), nullable=False, server_default="N"),
@@ -94,9 +127,7 @@ customers = Table(
     Column(
         "available_funds",
         Money,
-        Computed(
-            f"CASE WHEN credit_limit IS NULL THEN {UNLIMITED} ELSE credit_limit - balance END"
-        ),
+        Computed(_credit(), persisted=True),
     ),
     CheckConstraint("blocked IN ('Y', 'N')"),
     CheckConstraint("bill_status IN ('O', 'S', 'C', 'E', 'D')"),
@@ -104,11 +135,10 @@ customers = Table(
     sqlite_autoincrement=True,
 )
 
-products = Table(
+products = _table(
     "Products",
-    metadata,
-    Column("i_product", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_product", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("name", String(120), nullable=False),
     Column("description", Text),
     UniqueConstraint("i_env", "name"),
@@ -116,21 +146,19 @@ products = Table(
 )
 
 # What a product gives each account in a month, per service: bytes for netaccess, pieces for msg.
-product_quotas = Table(
+product_quotas = _table(
     "Product_Quotas",
-    metadata,
-    Column("i_product", ForeignKey("Products.i_product"), primary_key=True),
+    Column("i_product", _of("Products", "i_product"), primary_key=True),
     Column("service", String(32), primary_key=True),
     Column("monthly_amount", BigInteger, nullable=False),
 )
 
-accounts = Table(
+accounts = _table(
     "Accounts",
-    metadata,
-    Column("i_account", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
-    Column("i_customer", ForeignKey("Customers.i_customer"), nullable=False),
-    Column("i_product", ForeignKey("Products.i_product"), nullable=False),
+    Column("i_account", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_customer", _of("Customers", "i_customer"), nullable=False),
+    Column("i_product", _of("Products", "i_product"), nullable=False),
     Column("id", String(128), nullable=False),
     # -1 debit, 0 voucher, 1 credit, 2 alias, 4 beneficiary
     Column("billing_model", Integer, nullable=False),
@@ -160,9 +188,12 @@ accounts = Table(
         "available_funds",
         Money,
         Computed(
-            "CASE WHEN billing_model IN (2, 4) OR i_account_balance_control_type = 2 THEN NULL "
-            "WHEN billing_model IN (-1, 0) THEN balance "
-            f"WHEN credit_limit IS NULL THEN {UNLIMITED} ELSE credit_limit - balance END"
+            case(
+                (text("billing_model IN (2, 4) OR i_account_balance_control_type = 2"), null()),
+                (text("billing_model IN (-1, 0)"), column("balance", Money)),
+                else_=_credit(),
+            ),
+            persisted=True,
         ),
     ),
     CheckConstraint("blocked IN ('Y', 'N')"),
@@ -175,11 +206,10 @@ accounts = Table(
     sqlite_autoincrement=True,
 )
 
-sim_cards = Table(
+sim_cards = _table(
     "SIM_Cards",
-    metadata,
-    Column("i_sim_card", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
+    Column("i_sim_card", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("imsi", String(15), nullable=False, unique=True),
     Column("iccid", String(22), nullable=False, unique=True),
     # The id of the account that holds the card.
@@ -188,7 +218,7 @@ sim_cards = Table(
     Column("ki", Text),
     Column("opc", Text),
     Column("status", String(10), nullable=False, server_default="available"),
-    Column("i_account", ForeignKey("Accounts.i_account")),
+    Column("i_account", _of("Accounts", "i_account")),
     CheckConstraint("status IN ('available', 'reserved', 'used', 'disposed')"),
     Index("SIM_Cards_account", "i_account"),
     sqlite_autoincrement=True,
@@ -196,13 +226,12 @@ sim_cards = Table(
 
 # One row per account, service and month (YYYY-MM in the account's time zone), made by the first
 # authorisation of the month or by a top-up of the service wallet.
-service_quotas = Table(
+service_quotas = _table(
     "Service_Quotas",
-    metadata,
-    Column("i_service_quota", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
-    Column("i_account", ForeignKey("Accounts.i_account"), nullable=False),
-    Column("i_customer", ForeignKey("Customers.i_customer"), nullable=False),
+    Column("i_service_quota", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account"), nullable=False),
+    Column("i_customer", _of("Customers", "i_customer"), nullable=False),
     Column("service", String(32), nullable=False),
     Column("month", String(7), nullable=False),
     # Empty until the first authorisation of the month that the funds allow.
@@ -212,19 +241,21 @@ service_quotas = Table(
     Column(
         "exceeded",
         String(1),
-        Computed("CASE WHEN used > coalesce(allocated, 0) + topped_up THEN 'Y' ELSE 'N' END"),
+        Computed(
+            "CASE WHEN used > coalesce(allocated, 0) + topped_up THEN 'Y' ELSE 'N' END",
+            persisted=True,
+        ),
     ),
     UniqueConstraint("i_account", "service", "month"),
     sqlite_autoincrement=True,
 )
 
-transactions = Table(
+transactions = _table(
     "Transactions",
-    metadata,
-    Column("i_transaction", Integer, primary_key=True),
-    Column("i_env", ForeignKey("Environments.i_env"), nullable=False),
-    Column("i_customer", ForeignKey("Customers.i_customer")),
-    Column("i_account", ForeignKey("Accounts.i_account")),
+    Column("i_transaction", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_customer", _of("Customers", "i_customer")),
+    Column("i_account", _of("Accounts", "i_account")),
     Column("action", String(32), nullable=False),
     Column("amount", Money, nullable=False),
     Column("visible_comment", Text),

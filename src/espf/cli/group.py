@@ -13,7 +13,7 @@ from espf import settings
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
-from espf.errors import EspfError, InvalidRequest, SettingsError
+from espf.errors import EspfError, InvalidRequest
 from espf.model import format_time
 from espf.settings import Settings
 
@@ -67,21 +67,18 @@ class Office:
 
 
 @contextmanager
-def office(*, initialised: bool = True) -> Iterator[Office]:
+def office(*, initialised: bool = True, create: bool = False) -> Iterator[Office]:
     """Open the database that the settings name, and close it at the end.
 
-    Raises SettingsError when it has not been set up, unless that is what is about to happen.
+    ``initialised``: raise SettingsError unless it has the tables of this release. ``create``: make
+    the file of an embedded database.
     """
     loaded = settings.load()
-    database = Database.open(loaded.database_url, create=not initialised)
+    database = Database.open(loaded.database_url, create=create)
     try:
         if initialised:
             with database.read() as connection:
-                if not schema.is_set_up(connection, database.dialect):
-                    raise SettingsError(
-                        f"ESPF_DATABASE_URL: {loaded.database_url} has not been set up; "
-                        "run 'evctl init' first"
-                    )
+                schema.require_current(connection, database.dialect)
         yield Office(database, loaded)
     finally:
         database.close()

@@ -7,6 +7,7 @@ from espf import subscriptions, users
 from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
+from espf.cli.capture import reapply
 from espf.cli.group import Office, number, office
 from espf.crypto import Sealer, random_password
 from espf.db import schema, tables
@@ -43,20 +44,29 @@ DEMO_URL = "http://127.0.0.1:5000"
 @click.option(
     "--env", "i_env", type=number, default=1, show_default=True, help="admin's environment."
 )
-def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
-    """Set up the database that ESPF_DATABASE_URL names; doing it again changes nothing.
+@click.option(
+    "--check", is_flag=True, help="Only say what is to be made or upgraded; exit code 1: something."
+)
+def init(i_env: int, *, with_demo: bool, reference_billing: bool, check: bool) -> None:
+    """Set up or upgrade the database that ESPF_DATABASE_URL names; again, it changes nothing.
+
+    Stop what is running before an upgrade. It also compiles the installed triggers anew.
 
     \b
     Examples:
       evctl init --demo                 a billing to play with, in environment 3
       evctl init --reference-billing    the reference billing, empty
       evctl init                        ESPF alone, beside a billing of your own
+      evctl init --check                what an upgrade would do
     """  # noqa: D301
-    with office(initialised=False) as at:
+    if check:
+        _check()
+        return
+    with office(initialised=False, create=True) as at:
         sealer = _sealer(at)
         done: list[str] = []
         with at.database.begin() as connection:
-            schema.set_up(connection, at.database.dialect)
+            done += _set_up(at, connection)
             subscriptions.add_catalogue(connection)
             i_env = demo.DEMO_ENV if with_demo else i_env
             done.append(_add_administrator(at, connection, i_env))
@@ -71,6 +81,29 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool) -> None:
     # Passwords are shown when they are true: after the commit.
     for line in (*done, f"ESPF is set up in {at.settings.database_url}"):
         click.echo(line)
+
+
+def _check() -> None:
+    with office(initialised=False) as at, at.database.read() as connection:
+        todo = schema.pending(connection, at.database.dialect)
+        lack = schema.lacking(connection)
+    for line in todo:
+        click.echo(f"pending  {line}")
+    if lack:
+        click.echo(f"missing  {lack}", err=True)
+    if todo:
+        raise SystemExit(1)
+    click.echo(f"The tables are those of this release (revision {schema.REVISION})")
+
+
+def _set_up(at: Office, connection: Connection) -> list[str]:
+    """Make or upgrade the tables; old triggers do not fit new tables. Returns what was done."""
+    steps = schema.set_up(connection, at.database.dialect)
+    if steps:
+        reapply(at, connection)
+    if lack := schema.lacking(connection):
+        click.echo(f"evctl: 'evctl run' will refuse to start: {lack}", err=True)
+    return [f"Tables: {step}" for step in steps]
 
 
 def _sealer(at: Office) -> Sealer:

@@ -3,6 +3,7 @@
 import click
 
 from espf.cli.group import office
+from espf.db import schema
 
 
 @click.command()
@@ -16,4 +17,6 @@ def run() -> None:
     from espf.cli.process import run_until_stopped  # noqa: PLC0415
 
     with office() as at:
+        with at.database.read() as connection:
+            schema.require_rights(connection)
         run_until_stopped(at)

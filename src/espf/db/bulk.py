@@ -5,7 +5,7 @@ thread of the process takes its turn while the transaction stays open and keeps 
 One statement for all rows is over before anybody can come between.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,21 +22,25 @@ def execute_rows(
     dialect: Dialect,
     statement: str,
     columns: Mapping[str, TypeEngine[Any]],
-    rows: Sequence[Sequence[object]],
+    values: Sequence[Sequence[Any]],
 ) -> None:
-    """Run a statement over rows: ``{rows}`` in its FROM clause stands for them, as table ``r``."""
-    converters = [kind.bind_processor(connection.dialect) for kind in columns.values()]
-    for start in range(0, len(rows), ROWS):
-        some: Sequence[Sequence[object]] = rows[start : start + ROWS]
-        if any(converters):
-            some = [
-                [value if c is None else c(value) for c, value in zip(converters, row, strict=True)]
-                for row in some
-            ]
-        table, values = dialect.rows(columns, some)
-        connection.exec_driver_sql(statement.replace("{rows}", table), values)
+    """Run a statement over rows: ``{rows}`` in its FROM clause stands for them, as table ``r``.
+
+    ``values``: for each of the columns, the values of all rows.
+    """
+    stored = [
+        column
+        if (convert := kind.bind_processor(connection.dialect)) is None
+        else _all(convert, column)
+        for kind, column in zip(columns.values(), values, strict=True)
+    ]
+    for start in range(0, len(values[0]), ROWS):
+        some = [column[start : start + ROWS] for column in stored]
+        table, parameters = dialect.rows(columns, some)
+        connection.exec_driver_sql(statement.replace("{rows}", table), parameters)
 
 
-def numbers(values: Sequence[int]) -> str:
-    """A list of numbers as SQL: ``(1, 2, 3)``."""
-    return f"({', '.join(map(str, values))})"
+def _all(convert: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+    """The values as the driver takes them; many rows share one."""
+    known = {value: convert(value) for value in set(values)}
+    return [known[value] for value in values]

@@ -150,7 +150,7 @@ class Database:
                 raise
             if isinstance(translated, DatabaseUnavailable):
                 # Connections that were made before are not to be trusted.
-                self._engine.dispose(close=False)
+                self._engine.dispose()
             raise translated from error
 
 

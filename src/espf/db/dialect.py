@@ -100,9 +100,16 @@ class Dialect(ABC):
 
     @abstractmethod
     def rows(
-        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+        self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:
-        """Many rows of values as a table ``r`` of a FROM clause, and what is to be bound."""
+        """Many rows as a table ``r`` of a FROM clause, and what is to be bound.
+
+        ``values``: for each of the columns, the values of all rows.
+        """
+
+    def among(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
+        """A test that follows a column: whether it is one of these numbers; what is to be bound."""
+        return f"IN ({', '.join(map(str, numbers))})", ()
 
     @abstractmethod
     def on_conflict(self, key: str, column: str) -> str:

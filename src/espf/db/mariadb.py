@@ -161,7 +161,7 @@ class MariadbDialect(Dialect):
         return found
 
     def rows(
-        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+        self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:
         """See Dialect: as one document, so that there is one value to escape."""
         dialect = mysql.dialect()
@@ -169,7 +169,7 @@ class MariadbDialect(Dialect):
             f"{name} {kind.compile(dialect=dialect)} PATH '$[{n}]'"
             for n, (name, kind) in enumerate(columns.items())
         )
-        document = json.dumps([list(row) for row in rows], ensure_ascii=False, default=_as_text)
+        document = json.dumps(list(zip(*values, strict=True)), ensure_ascii=False, default=_as_text)
         return f"JSON_TABLE(%s, '$[*]' COLUMNS ({paths})) AS r", (document,)
 
     def on_conflict(self, key: str, column: str) -> str:  # noqa: ARG002  (any key that is there)

@@ -176,13 +176,13 @@ class SqliteDialect(Dialect):
         return found
 
     def rows(
-        self, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+        self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:
         """See Dialect."""
         marks = f"({', '.join('?' * len(columns))})"
         names = ", ".join(f"column{n} AS {name}" for n, name in enumerate(columns, 1))
-        table = f"(SELECT {names} FROM (VALUES {', '.join([marks] * len(rows))})) AS r"  # noqa: S608  (our own names)
-        return table, tuple(chain.from_iterable(rows))
+        table = f"(SELECT {names} FROM (VALUES {', '.join([marks] * len(values[0]))})) AS r"  # noqa: S608  (our own names)
+        return table, tuple(chain.from_iterable(zip(*values, strict=True)))
 
     def on_conflict(self, key: str, column: str) -> str:
         """See Dialect."""

@@ -139,6 +139,40 @@ class Reply:
         return 200 <= self.status < 300
 
 
+class Answer(Protocol):
+    """A reply as whoever judges it needs it; see ``Reply``."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 2xx."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The body."""
+        ...
+
+
+@dataclass(slots=True)
+class Post:
+    """An HTTP POST that is to be sent. The same ``headers`` object says: the same headers."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeout_seconds: float
+
+
 class Http(Protocol):
     """HTTP as handlers have it: one attempt's road out, which notes what was said."""
 
@@ -227,3 +261,23 @@ class Handler(ABC):
         Raises TryLater, Misconfigured, Rejected or Skipped; any other exception counts as
         temporary. Must be prepared to see an event again: delivery is at least once.
         """
+
+
+class PostHandler(Handler):
+    """A handler whose work is one POST: it says what to send, and what the reply means.
+
+    The worker sends it the short way, without a task for each event.
+    """
+
+    @abstractmethod
+    def post(self, event: Event) -> Post:
+        """What to send. Raises a HandlerError when there is nothing to send."""
+
+    @abstractmethod
+    def judge(self, reply: Answer) -> None:
+        """Return when the external system has accepted the event, else raise the verdict."""
+
+    async def handle(self, event: Event, context: Context) -> None:
+        """See Handler."""
+        post = self.post(event)
+        self.judge(await context.http.post(post.url, post.body, post.headers, post.timeout_seconds))

@@ -6,6 +6,7 @@ which. Options carry the names that administrators know from the handbook.
 """
 
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,7 +25,7 @@ from pydantic import (
 
 from espf.catalogue import VERSION_2_VARIABLES, matches, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply
+from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import (
     Credentials,
@@ -220,11 +221,21 @@ class EventSenderSettings(HandlerSettings):
         return value
 
 
-class EventSender(Handler):
+class EventSender(PostHandler):
     """Send events to a web application over HTTP."""
 
     Settings: ClassVar[type[HandlerSettings]] = EventSenderSettings
     settings: EventSenderSettings
+
+    def __init__(self, settings: HandlerSettings) -> None:
+        super().__init__(settings)
+        # Why events of a type are not sent, by type; None: they are.
+        self._unsent_types: dict[str, str | None] = {}
+        # How a body begins, by type.
+        self._starts: dict[str, str] = {}
+        # The headers of this second.
+        self._second = 0
+        self._last_headers: Mapping[str, str] = {}
 
     def pacing(self) -> Pacing:
         """Async mode: at the bucket's rate. Otherwise ``Concurrency`` at a time."""
@@ -254,16 +265,20 @@ class EventSender(Handler):
         reason = self._unsent(event_type)
         return f"its events will be skipped: {reason}" if reason else None
 
-    async def handle(self, event: Event, context: Context) -> None:
-        """Send one event; the reply's status is the verdict."""
+    def post(self, event: Event) -> Post:
+        """One event as JSON."""
+        unsent = self._unsent_types.get(event.event_type, "")
+        if unsent == "":
+            unsent = self._unsent_types[event.event_type] = self._unsent(event.event_type)
+        if unsent is not None:
+            raise Skipped(unsent)
         settings = self.settings
-        if reason := self._unsent(event.event_type):
-            raise Skipped(reason)
-        body = self._body(event)
-        reply = await context.http.post(
-            settings.url, body, self._headers(datetime.now(UTC)), settings.request_timeout
-        )
-        _judge(reply)
+        return Post(settings.url, self._headers(), self._body(event), settings.request_timeout)
+
+    def judge(self, reply: Answer) -> None:
+        """The reply's status is the verdict."""
+        if reply.status != 200:
+            _judge(reply)
 
     def _unsent(self, event_type: str) -> str | None:
         """Why events of a type are not sent; None: they are."""
@@ -275,8 +290,7 @@ class EventSender(Handler):
         return None
 
     def _body(self, event: Event) -> bytes:
-        name = event.event_type
-        variables = event.payload
+        name, variables = event.event_type, event.payload
         if self.settings.api_version == 2:
             # A type without a simplified form does not come here.
             name = version_2(name) or name
@@ -289,9 +303,20 @@ class EventSender(Handler):
             rest = variables.strip()[:-1].rstrip()
             comma = "" if rest == "{" else ","
             variables = f'{rest}{comma}"i_event":{event.i_event}}}'
-        return f'{{"event_type":{compact(name)},"variables":{variables}}}'.encode()
+        start = self._starts.get(name)
+        if start is None:
+            start = self._starts[name] = f'{{"event_type":{compact(name)},"variables":'
+        return f"{start}{variables}}}".encode()
 
-    def _headers(self, now: datetime) -> Mapping[str, str]:
+    def _headers(self) -> Mapping[str, str]:
+        """The headers, which say the time: the same ones for a second."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._last_headers = self._headers_at(datetime.fromtimestamp(second, UTC))
+        return self._last_headers
+
+    def _headers_at(self, now: datetime) -> Mapping[str, str]:
         settings = self.settings
         date = http_date(now)
         headers = {"Date": date, "Content-Type": "application/json"}
@@ -324,7 +349,7 @@ def _chosen(event: Event, names: tuple[str, ...], simplified: str) -> dict[str, 
     return chosen
 
 
-def _judge(reply: Reply) -> None:
+def _judge(reply: Answer) -> None:
     if reply.ok:
         return
     status = reply.status

@@ -9,8 +9,7 @@ and remembers what was said, for the journal.
 import os
 import socket
 import ssl
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from espf.errors import Misconfigured, TryLater
+from espf.errors import HandlerError, Misconfigured, TryLater
 from espf.handlers import lean_http
 from espf.handlers.base import Reply
 
@@ -54,13 +53,19 @@ class HttpClient:
     """The connections to the outside world: kept alive, TLS verified.
 
     It follows no redirects, keeps no cookies, unpacks nothing and ignores proxies in the
-    environment. ``tls`` replaces the default context, for an authority of one's own.
+    environment. ``tls`` replaces the default context, for an authority of one's own. ``proxy`` is
+    the URL of an HTTP proxy that everything goes through, by aiohttp.
     """
 
     def __init__(
-        self, *, tls: ssl.SSLContext | None = None, connect_seconds: float = CONNECT_SECONDS
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self._tls = tls
+        self._proxy = proxy
         self._connect_seconds = connect_seconds
         self._names: lean_http.Names | None = None
         self._plain: lean_http.LeanClient | None = None
@@ -82,6 +87,7 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=lean_http.OWN_HEADERS,
             auto_decompress=False,
+            proxy=self._proxy,
         )
 
     async def close(self) -> None:
@@ -91,6 +97,16 @@ class HttpClient:
             await self._plain.close()
             self._names.close()
             self._session = self._plain = self._names = None
+
+    @property
+    def plain(self) -> lean_http.LeanClient:
+        """The short way, for what has a ``target``; ``told`` explains its faults."""
+        assert self._plain is not None, "the client is not open"
+        return self._plain
+
+    def target(self, url: str) -> lean_http.Target | None:
+        """Whom ``plain`` is to call for this URL; None when only ``post`` reaches it."""
+        return lean_http.target(url) if self._proxy is None else None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -117,36 +133,44 @@ class HttpClient:
 
         Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
         """
-        assert self._session is not None, "the client is not open"
-        assert self._plain is not None
-        target = lean_http.target(url)
-        with self._translated(url, timeout_seconds):
-            if target is not None:
-                plain = await self._plain.post(target, headers, body, timeout_seconds, reply_limit)
-                return _reply(plain.status, plain.headers, plain.body, reply_limit)
-            timeout = aiohttp.ClientTimeout(
-                total=timeout_seconds, sock_connect=self._connect_seconds
-            )
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                content = await _read(response, reply_limit)
-                return _reply(response.status, _joined(response), content, reply_limit)
-
-    @contextmanager
-    def _translated(self, url: str, timeout_seconds: float) -> Iterator[None]:
+        to = self.target(url)
         try:
-            yield
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server") from None
-        except (aiohttp.ConnectionTimeoutError, lean_http.ConnectTimeoutError):
-            raise TryLater(
-                f"no connection to {_origin(url)} within {self._connect_seconds:g} s"
-            ) from None
-        except TimeoutError:
-            raise TryLater(f"no answer within {timeout_seconds:g} s") from None
+            if to is not None:
+                plain = await self.plain.post(to, headers, body, timeout_seconds, reply_limit)
+                return Reply(plain.status, plain.headers, plain.text)
+            return await self._post_by_aiohttp(url, body, headers, timeout_seconds, reply_limit)
         except (aiohttp.ClientError, lean_http.Fault, OSError) as error:
-            raise TryLater(_reason(error, _origin(url))) from error
+            raise self.told(error, url, timeout_seconds) from error
+
+    async def _post_by_aiohttp(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        reply_limit: int,
+    ) -> Reply:
+        assert self._session is not None, "the client is not open"
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=self._connect_seconds)
+        async with self._session.post(
+            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            content = await _read(response, reply_limit)
+            text = content[:reply_limit].decode("utf-8", "replace")
+            return Reply(response.status, _joined(response), text)
+
+    def told(self, fault: Exception, url: str, timeout_seconds: float) -> HandlerError:
+        """What a fault of a request means to a handler: nearly always TryLater."""
+        match fault:
+            case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+                return Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server")
+            case aiohttp.ConnectionTimeoutError() | lean_http.ConnectTimeoutError():
+                within = f"within {self._connect_seconds:g} s"
+                return TryLater(f"no connection to {_origin(url)} {within}")
+            case TimeoutError():
+                return TryLater(f"no answer within {timeout_seconds:g} s")
+            case _:
+                return TryLater(_reason(fault, _origin(url)))
 
 
 class Http:
@@ -177,11 +201,7 @@ class Http:
 
         Raises TryLater when there is no reply in time or no connection.
         """
-        self._request = _message(
-            f"POST {masked_url(url)} HTTP/1.1",
-            {name: _shown(name, value) for name, value in headers.items()},
-            body.decode("utf-8", "replace"),
-        )
+        self._request = f"{message_head(url, headers)}\n\n{body.decode('utf-8', 'replace')}"
         self._response = ""
         try:
             reply = await self._client.post(url, body, headers, timeout_seconds)
@@ -207,6 +227,15 @@ def status_line(status: int) -> str:
         return f"HTTP {status}"
 
 
+def message_head(url: str, headers: Mapping[str, str]) -> str:
+    """How a request begins, for people: what may be secret in it is masked."""
+    shown = (
+        f"{name}: {value if name.lower() in _HARMLESS else _MASK}"
+        for name, value in headers.items()
+    )
+    return "\n".join((f"POST {masked_url(url)} HTTP/1.1", *shown))
+
+
 def masked(text: str, secrets: Collection[str]) -> str:
     """The text with every secret in it replaced by stars."""
     # The longest first: one secret may be a part of another.
@@ -214,6 +243,11 @@ def masked(text: str, secrets: Collection[str]) -> str:
         if secret:
             text = text.replace(secret, _MASK)
     return text
+
+
+def storable(text: str) -> str:
+    """The text without what no database takes: halves of characters, as of a bad header."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def masked_url(url: str) -> str:
@@ -265,10 +299,6 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     return content
 
 
-def _reply(status: int, headers: Mapping[str, str], content: bytearray, limit: int) -> Reply:
-    return Reply(status, headers, content[:limit].decode("utf-8", "replace"))
-
-
 def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in response.headers.items():
@@ -277,10 +307,12 @@ def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers
 
 
-def _reason(error: aiohttp.ClientError | lean_http.Fault | OSError, origin: str) -> str:
+def _reason(error: Exception, origin: str) -> str:
     match error:
         case aiohttp.ClientPayloadError() | lean_http.BrokeOffError():
             said = f"the answer of {origin} broke off"
+        case aiohttp.ClientHttpProxyError():
+            said = f"the proxy did not connect to {origin}: {status_line(error.status)}"
         case aiohttp.ClientResponseError():
             said = f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
         case lean_http.NotHttpError():
@@ -308,6 +340,8 @@ def _unconnected(error: aiohttp.ClientConnectorError | lean_http.UnknownHostErro
             return f"its certificate is not trusted: {error.certificate_error}"
         case aiohttp.ClientSSLError():
             return f"TLS: {error.os_error}"
+        case aiohttp.ClientProxyConnectionError():
+            return f"the proxy is not there: {_os_fault(error.os_error)}"
         case _:
             return _os_fault(error.os_error)
 
@@ -320,10 +354,6 @@ def _os_fault(error: OSError) -> str:
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _shown(name: str, value: str) -> str:
-    return value if name.lower() in _HARMLESS else _MASK
 
 
 def _message(first_line: str, headers: Mapping[str, str], body: str) -> str:

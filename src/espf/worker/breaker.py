@@ -112,6 +112,12 @@ class Breaker:
             return self._open(outcome, now, spread)
         return False
 
+    def succeeded(self) -> None:
+        """Take note of a success while closed: the short way of ``record``."""
+        self._in_a_row = 0
+        if self._recent:
+            self._recent.append((self._recent[-1][0], False))
+
     def _most_fail(self, now: float) -> bool:
         if len(self._recent) < ATTEMPTS or self._recent[0][0] < now - WINDOW_SECONDS:
             return False

@@ -6,39 +6,50 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from espf.errors import HandlerError, TryLater
 from espf.handlers.base import Billing, Context, Handler
-from espf.handlers.http import Http, HttpClient, masked
+from espf.handlers.http import Http, HttpClient, masked, storable
+from espf.handlers.lean_http import Ticket
+from espf.handlers.post import Exchange
 from espf.journal import LONGEST_REASON
-from espf.model import Notification
+from espf.model import Notification, Said
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Delivery:
     """How an attempt went. ``outcome`` None: the external system has accepted the event."""
 
     outcome: Exception | None
     duration_ms: int
-    request: str | None
-    response: str | None
+    request: Said | str | None
+    response: Said | str | None
 
 
-@dataclass
 class Batch:
     """Attempts that were started together and share a last moment for their answers."""
 
-    _clocks: set[asyncio.Timeout] = field(default_factory=set)
-    _last_answer_at: float | None = None
+    def __init__(self) -> None:
+        self._clocks: set[asyncio.Timeout] = set()
+        self._tickets: list[Ticket] = []
+        self._last_answer_at: float | None = None
 
     def sent(self, max_wait_seconds: float) -> None:
         """The last one went out: whoever has no answer this much later has none."""
         self._last_answer_at = asyncio.get_running_loop().time() + max_wait_seconds
         for clock in self._clocks:
             self._shorten(clock)
+        latest = time.monotonic() + max_wait_seconds
+        for ticket in self._tickets:
+            ticket.deadline = min(ticket.deadline, latest)
+        self._tickets.clear()
+
+    def add(self, ticket: Ticket) -> None:
+        """A request that was sent in this batch."""
+        self._tickets.append(ticket)
 
     @contextmanager
     def member(self, clock: asyncio.Timeout) -> Iterator[None]:
@@ -54,6 +65,17 @@ class Batch:
         due = clock.when()
         if self._last_answer_at is not None and (due is None or due > self._last_answer_at):
             clock.reschedule(self._last_answer_at)
+
+
+def delivered(exchange: Exchange, secrets: tuple[str, ...]) -> Delivery:
+    """What a POST that went the short way amounts to."""
+    outcome = exchange.outcome
+    return Delivery(
+        outcome if outcome is None else _presentable(outcome, secrets),
+        round(exchange.seconds * 1000),
+        exchange.request,
+        exchange.response,
+    )
 
 
 async def deliver(
@@ -87,27 +109,22 @@ async def deliver(
     return Delivery(
         outcome=_presentable(outcome, secrets),
         duration_ms=round((time.monotonic() - started) * 1000),
-        request=_storable(request) or None,
-        response=_storable(exchange.response) if exchange else None,
+        request=storable(request) or None,
+        response=storable(exchange.response) if exchange else None,
     )
-
-
-def _storable(text: str) -> str:
-    """The text without what no database takes: halves of characters, as of a bad header."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _presentable(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
     """The outcome as it may be shown: an external system may well echo what it was sent."""
     if outcome is None:
         return None
-    text = _storable(masked(str(outcome), secrets))
+    text = storable(masked(str(outcome), secrets))
     if len(text) > LONGEST_REASON:
         text = f"{text[:LONGEST_REASON]}…"
     if text == str(outcome):
         return outcome
     if isinstance(outcome, TryLater):
-        return TryLater(text, after=outcome.after)
+        return type(outcome)(text, after=outcome.after)
     if isinstance(outcome, HandlerError):
         return type(outcome)(text)
     return TryLater(f"{type(outcome).__name__}: {text}")

@@ -65,15 +65,18 @@ class Lanes:
     @property
     def room(self) -> int:
         """How many more new notifications fit."""
-        if self._passed >= PASSED_LIMIT:
-            return 0
-        return max(0, self._window - len(self._known))
+        return 0 if self._passed >= PASSED_LIMIT else self._free
 
     @property
     def due_room(self) -> int:
         """How many due notifications to read: those that fit, beside those already here."""
-        free = max(0, self._window - len(self._known))
-        return free + len(self._due) if free else 0
+        return self._free + len(self._due) if self._free else 0
+
+    @property
+    def _free(self) -> int:
+        # What is settled is known for a while, but needs no room any more.
+        held = len(self._known) - len(self._settled) - len(self._forgetting)
+        return max(0, self._window - held)
 
     @property
     def ready(self) -> bool:

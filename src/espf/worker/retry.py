@@ -5,12 +5,15 @@ from datetime import timedelta
 
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
-from espf.model import Status
-from espf.queue import Decision
+from espf.model import Decision, Status
 from espf.worker.breaker import REST
 
 #: No wait is longer, whatever a server asks for in Retry-After.
 LONGEST_DELAY = timedelta(days=31)
+
+
+#: What becomes of nearly every attempt.
+FINISHED = Decision(Status.FINISHED)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def decide(
     """
     match outcome:
         case None:
-            return Decision(Status.FINISHED)
+            return FINISHED
         case Skipped():
             return Decision(Status.SKIPPED, str(outcome))
         case Rejected():

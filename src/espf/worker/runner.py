@@ -7,19 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 
-from espf.handlers.base import Billing, Handler, Pacing
+from espf.handlers.base import Billing, Handler, Pacing, PostHandler
 from espf.handlers.http import HttpClient
+from espf.handlers.lean_http import Ticket
+from espf.handlers.post import Exchange, Poster
 from espf.leases import Lease
-from espf.model import SHARDS, Notification, Status
-from espf.queue import Found, Result, Settled, Wanted
+from espf.model import SHARDS, Notification, Result, Settled, Status
+from espf.queue import Found, Wanted
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker
-from espf.worker.delivery import Batch, deliver
+from espf.worker.delivery import Batch, Delivery, deliver, delivered
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
-from espf.worker.retry import RetryPolicy, decide
-from espf.worker.settler import Outcome, Settler
+from espf.worker.retry import FINISHED, RetryPolicy, decide
+from espf.worker.settler import Settler
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +72,16 @@ class Runner:
         self._lanes = Lanes(WINDOW)
         self._frontier = Frontier(tools.running_lag_seconds)
         self._look = True
+        # What has happened since a read began, which it does not show.
+        self._look_once_more = False
+        self._begun_anew = False
         self._look_at = 0.0
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
-        self._open: dict[asyncio.Task[None], Handler] = {}
+        self._open: dict[asyncio.Task[None] | Ticket, Handler] = {}
+        self._poster: Poster | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._shards: dict[Ticket, int] = {}
         # Attempts that are under way or not stored yet, by shard.
         self._unsettled: Counter[int] = Counter()
         self._something_settled = asyncio.Event()
@@ -119,6 +126,7 @@ class Runner:
         self._resize(gained)
         # Their work may be anywhere in what has been read already.
         self._frontier.restart()
+        self._begun_anew = True
         self.wake()
 
     def busy(self, shards: Collection[int]) -> set[int]:
@@ -135,10 +143,16 @@ class Runner:
             async with asyncio.timeout(grace_seconds):
                 await self._all_settled(shards)
         except TimeoutError:
-            for task in list(self._open):
-                task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+            self._cut()
             await self._all_settled(shards)
+
+    def _cut(self) -> None:
+        """Cancel what is under way."""
+        for attempt in list(self._open):
+            attempt.cancel()
+            if isinstance(attempt, Ticket):
+                self._closed(attempt)
+                self._ended(self._shards.pop(attempt))
 
     def forsake(self, shards: Collection[int]) -> None:
         """These shards are not ours any more, or soon will not be: nothing more goes out."""
@@ -158,7 +172,8 @@ class Runner:
         return burst if lease.idle_seconds is None else min(burst, rate * lease.idle_seconds)
 
     def _resize(self, gained: float) -> None:
-        """Have the share of the rate and of the burst that goes with the shards."""
+        """Have the share of the pace that goes with the shards."""
+        self._slots = self._count_slots()
         if self._bucket is None or self._pacing.rate is None or not self.epochs:
             return
         share = len(self.epochs) / SHARDS
@@ -187,11 +202,16 @@ class Runner:
         self.configured = configured
         self._adopt(handler)
         self.breaker.reset()
-        self._lanes.look_again()
         self._wake_sender.set()
         self.wake()
         if old not in self._open.values():
             self._retire(old)
+
+    def look_again(self) -> None:
+        """Somebody may have freed lanes whose heads waited in the database."""
+        self._lanes.look_again()
+        self._look_once_more = True
+        self.wake()
 
     async def stop(self) -> None:
         """Close the handler; everything has been given up."""
@@ -218,6 +238,11 @@ class Runner:
         self._handler = handler
         self._policy = RetryPolicy.of(handler.settings)
         self._pacing: Pacing = handler.pacing()
+        self._slots = self._count_slots()
+        self._poster = (
+            Poster(handler, self._tools.client) if isinstance(handler, PostHandler) else None
+        )
+        self._secrets = handler.secrets()
         rate, burst = self._pacing.rate, self._pacing.burst
         if rate is None:
             self._bucket = None
@@ -267,7 +292,7 @@ class Runner:
 
     def read_begins(self) -> None:
         """What ``wants`` said is being read."""
-        self._look = False
+        self._look = self._look_once_more = self._begun_anew = False
         self._lanes.read_begins()
 
     def read_ended(self, wanted: Wanted, found: Found) -> None:
@@ -285,6 +310,8 @@ class Runner:
             self._read_new(wanted, found, now)
         else:
             self._look = True
+        if self._look_once_more:
+            lanes.look_again()
         if lanes.ready:
             self._wake_sender.set()
 
@@ -294,7 +321,8 @@ class Runner:
                 self._lanes.offer(notification, behind=behind)
         complete = len(found.new) < wanted.room
         reached = found.new[-1][0].position if found.new else 0
-        self._frontier.ended(found.running, reached, now, complete=complete)
+        if not self._begun_anew:
+            self._frontier.ended(found.running, reached, now, complete=complete)
         self._look |= not complete
         # What is running now may hold back what comes before what has been read.
         self._late_seconds = LATE_SECONDS if found.new else self._late_seconds * 2
@@ -356,10 +384,12 @@ class Runner:
         """Attempts that may be under way now."""
         if self._paused or not self.epochs or not self._tools.lease_holds():
             return 0
-        usual = self._slots() if self._bucket is None else MOST_OPEN
+        usual = self._slots if self._bucket is None else MOST_OPEN
+        if self.breaker.is_closed:
+            return usual
         return self.breaker.allowed(usual, asyncio.get_running_loop().time())
 
-    def _slots(self) -> int:
+    def _count_slots(self) -> int:
         """The share of the handler's concurrency that goes with the shards; never more in all."""
         total, units = self._pacing.concurrency, self.units
         size = SHARDS // units
@@ -370,22 +400,49 @@ class Runner:
         )
 
     def _send(self, notification: Notification, batch: Batch | None) -> None:
-        handler = self._handler
         shard = notification.shard
         self._unsettled[shard] += 1
-        task = asyncio.create_task(self._attempt(handler, notification, self.epochs[shard], batch))
-        self._open[task] = handler
-        task.add_done_callback(lambda task: self._closed(task, shard))
+        epoch = self.epochs[shard]
+        if self._poster is None or not self._post(self._poster, notification, epoch, batch):
+            attempt = self._attempt(self._handler, notification, epoch, batch)
+            task = asyncio.create_task(attempt)
+            self._open[task] = self._handler
+            task.add_done_callback(lambda task: self._task_ended(task, shard))
 
-    def _closed(self, task: asyncio.Task[None], shard: int) -> None:
-        handler = self._open.pop(task)
-        self._wake_sender.set()
-        if handler is not self._handler and handler not in self._open.values():
-            self._retire(handler)
+    def _post(
+        self, poster: Poster, notification: Notification, epoch: int, batch: Batch | None
+    ) -> bool:
+        """Send the event the short way, if it can go that way."""
+
+        def done(exchange: Exchange) -> None:
+            if isinstance(sent, Ticket):
+                self._closed(sent)
+                del self._shards[sent]
+            self._delivered(notification, epoch, delivered(exchange, secrets))
+
+        secrets = self._secrets
+        sent = poster.send(notification.event, done)
+        if isinstance(sent, Ticket):
+            self._open[sent] = self._handler
+            self._shards[sent] = notification.shard
+            if batch is not None:
+                batch.add(sent)
+        elif sent is not None:
+            done(sent)
+        return sent is not None
+
+    def _task_ended(self, task: asyncio.Task[None], shard: int) -> None:
+        self._closed(task)
         if task.cancelled():
             self._ended(shard)
         else:
             task.result()
+
+    def _closed(self, attempt: asyncio.Task[None] | Ticket) -> None:
+        handler = self._open.pop(attempt)
+        self._wake_sender.set()
+        if handler is not self._handler and handler not in self._open.values():
+            self._retire(handler)
 
     async def _attempt(
         self, handler: Handler, notification: Notification, epoch: int, batch: Batch | None
@@ -397,26 +454,33 @@ class Runner:
             self._tools.billing(notification.event.i_env),
             batch,
         )
-        attempt = notification.attempts + 1
-        spread = random.uniform(-1, 1)  # noqa: S311  (spreads retries; no secret)
-        decision = decide(
-            delivery.outcome,
-            attempt,
-            self._policy,
-            spread,
-            counts=self.breaker.is_closed,
-        )
-        self._record(delivery.outcome, spread)
+        self._delivered(notification, epoch, delivery)
+
+    def _delivered(self, notification: Notification, epoch: int, delivery: Delivery) -> None:
+        """Decide what becomes of an attempt, and have it stored."""
+        if delivery.outcome is None and self.breaker.is_closed:
+            decision = FINISHED
+            self.breaker.succeeded()
+        else:
+            spread = random.uniform(-1, 1)  # noqa: S311  (spreads retries; no secret)
+            decision = decide(
+                delivery.outcome,
+                notification.attempts + 1,
+                self._policy,
+                spread,
+                counts=self.breaker.is_closed,
+            )
+            self._record(delivery.outcome, spread)
         result = Result(
-            notification=notification,
-            handler=self.configured.name,
-            epoch=epoch,
-            decision=decision,
-            duration_ms=delivery.duration_ms,
-            request=delivery.request,
-            response=delivery.response,
+            notification,
+            self.configured.name,
+            epoch,
+            decision,
+            delivery.duration_ms,
+            delivery.request,
+            delivery.response,
         )
-        self._tools.settler.put(Outcome(result, self._settled))
+        self._tools.settler.put(result, self._settled)
 
     def _record(self, outcome: Exception | None, spread: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -427,21 +491,24 @@ class Runner:
             else:
                 _log.warning("handler %s works again", self.configured.name)
 
-    def _settled(self, settled: Settled) -> None:
-        notification = settled.result.notification
-        self._ended(notification.shard)
-        decision = settled.result.decision
-        waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
-        self._lanes.settled(notification, waits=waits)
-        if not settled.applied:
-            # Another worker has the shard, and may be ahead by now: nothing more goes out.
-            self.forsake([notification.shard])
-        if self._lanes.ready:
+    def _settled(self, batch: list[Settled]) -> None:
+        lanes, unsettled = self._lanes, self._unsettled
+        for settled in batch:
+            notification, decision = settled.result.notification, settled.result.decision
+            unsettled[notification.shard] -= 1
+            waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
+            lanes.settled(notification, waits=waits)
+            if not settled.applied and self.epochs.get(notification.shard) == settled.result.epoch:
+                # Another worker has the shard, and may be ahead by now: nothing more goes out.
+                self.forsake([notification.shard])
+            if decision.delay is not None:
+                due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
+                self._look_at = min(self._look_at, due)
+                self._tools.wake_reader()
+        self._something_settled.set()
+        if lanes.ready:
             self._wake_sender.set()
-        if decision.delay is not None:
-            due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
-            self._look_at = min(self._look_at, due)
-        if self.idle_seconds() <= 0 or decision.delay is not None:
+        if self.idle_seconds() <= 0:
             self._tools.wake_reader()
 
     def _ended(self, shard: int) -> None:

@@ -5,13 +5,11 @@ the process: what is not stored is delivered again, under the same number.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable
 
-from sqlalchemy import Connection
-
-from espf.model import Status
-from espf.queue import Queue, Result, Settled
+from espf.model import Result, Settled, Status
+from espf.queue import Queue
 from espf.telemetry import ProvisioningLog
 from espf.worker.patience import PatientDatabase
 
@@ -19,12 +17,8 @@ from espf.worker.patience import PatientDatabase
 LINGER_SECONDS = 0.005
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A result, and whom to tell that it is stored."""
-
-    result: Result
-    tell: Callable[[Settled], None]
+#: Whom to tell what is stored.
+Tell = Callable[[list[Settled]], None]
 
 
 class Settler:
@@ -43,12 +37,12 @@ class Settler:
         self._database = database
         self._log = log
         self._under_way = under_way
-        self._waiting: list[Outcome] = []
+        self._waiting: list[tuple[Result, Tell]] = []
         self._arrived = asyncio.Event()
 
-    def put(self, outcome: Outcome) -> None:
-        """Take a result; its ``tell`` is called when it is stored."""
-        self._waiting.append(outcome)
+    def put(self, result: Result, tell: Tell) -> None:
+        """Take a result; ``tell`` is called when it is stored."""
+        self._waiting.append((result, tell))
         self._arrived.set()
 
     async def run(self) -> None:
@@ -60,28 +54,31 @@ class Settler:
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             if not self._waiting:
                 self._arrived.clear()
-            settled = await self._database.write(self._settle, [one.result for one in batch])
+            results = [result for result, _ in batch]
+            settled = await self._database.write(self._queue.settle, results)
             self._queue.journal.committed()
-            for outcome, one in zip(batch, settled, strict=True):
-                self._write_line(one)
-                outcome.tell(one)
+            self._log.write(map(_line, settled))
+            told: dict[Tell, list[Settled]] = defaultdict(list)
+            for (_, tell), one in zip(batch, settled, strict=True):
+                told[tell].append(one)
+            for tell, some in told.items():
+                tell(some)
 
-    def _settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
-        return self._queue.settle(connection, results)
 
-    def _write_line(self, one: Settled) -> None:
-        result, event = one.result, one.result.notification.event
-        retries = result.decision.status is Status.QUEUED
-        verdict = "retry" if retries else str(result.decision.status)
-        self._log.write(
-            verdict if one.applied else "orphan",
-            i_event=event.i_event,
-            type=event.event_type,
-            key=event.ordering_key,
-            handler=result.handler,
-            attempt=result.notification.attempts + 1,
-            reason=result.decision.reason,
-            next_try=one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            if retries and one.next_attempt_at
-            else None,
-        )
+def _line(one: Settled) -> dict[str, object]:
+    """What provisioning.log says of a result."""
+    result, notification = one.result, one.result.notification
+    decision, event = result.decision, notification.event
+    retries = decision.status is Status.QUEUED
+    fields: dict[str, object] = {
+        "verdict": ("retry" if retries else decision.status) if one.applied else "orphan",
+        "i_event": event.i_event,
+        "type": event.event_type,
+        "key": event.ordering_key,
+        "handler": result.handler,
+        "attempt": notification.attempts + 1,
+        "reason": decision.reason,
+    }
+    if retries and one.next_attempt_at:
+        fields["next_try"] = one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return fields

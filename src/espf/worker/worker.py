@@ -323,6 +323,7 @@ class Worker:
         else:
             await runner.reconfigure(configured, handler)
             await self._let_go(runner)
+            runner.look_again()
 
     async def _build(self, configured: EventHandler) -> Handler | None:
         """Make a handler and open it; None, and a message, when its type or settings are wrong."""

@@ -1,0 +1,1 @@
+"""The steps, in one line: each names the one before it."""

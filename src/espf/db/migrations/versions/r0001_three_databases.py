@@ -1,0 +1,230 @@
+"""SQLite, PostgreSQL and MariaDB; shards under lease; a journal that stores texts once."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.mysql import DATETIME, MEDIUMTEXT, VARBINARY
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.sql.elements import quoted_name
+
+from espf.db.migrations import first_release, steps
+
+revision = "0001"
+down_revision = None
+
+_tables = sa.MetaData()
+
+_BigNumber = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_LongText = sa.Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+_Digest = sa.LargeBinary(32).with_variant(VARBINARY(32), "mysql", "mariadb")
+_Moment = (
+    sa.String(23)
+    .with_variant(sa.DateTime(timezone=True), "postgresql")
+    .with_variant(DATETIME(fsp=3), "mysql", "mariadb")
+)
+
+# What dies here in an hour is many times what lives here. The default would let a fifth of the
+# largest backlog lie about, and would sweep so slowly that the billing is ahead of it.
+_LIVE = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 1000,
+    "autovacuum_vacuum_cost_delay": 1,
+    "autovacuum_vacuum_cost_limit": 1000,
+}
+
+
+def upgrade() -> None:
+    """Make the tables; bring over what a database of the first release holds."""
+    connection = op.get_bind()
+    if first_release.is_here(connection):
+        first_release.set_aside(connection)
+        steps.create_tables(_tables)
+        first_release.carry_over(connection)
+    else:
+        steps.create_tables(_tables)
+    if connection.dialect.name == "postgresql":
+        # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
+        # would slow the billing down for as long as somebody reads an old picture.
+        op.execute("CREATE SEQUENCE IF NOT EXISTS worker_sleeps MINVALUE 1 MAXVALUE 2 CACHE 1")
+
+
+def _table(name: str, *items: SchemaItem, **options: Any) -> sa.Table:
+    for each in ("mysql", "mariadb"):
+        options |= {
+            f"{each}_engine": "InnoDB",
+            f"{each}_charset": "utf8mb4",
+            f"{each}_collate": "utf8mb4_bin",
+        }
+    return sa.Table(quoted_name(name, quote=False), _tables, *items, **options)
+
+
+def _index(name: str, *columns: sa.Column[Any], where: object = None) -> None:
+    sa.Index(quoted_name(name, quote=False), *columns, sqlite_where=where, postgresql_where=where)
+
+
+_table(
+    "Event_Types",
+    sa.Column("i_event_type", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.String(128), nullable=False, unique=True),
+    sa.Column("enabled", sa.SmallInteger, nullable=False, server_default=sa.text("1")),
+)
+
+_table(
+    "Event_Handlers",
+    sa.Column("i_event_handler", sa.Integer, primary_key=True),
+    sa.Column("i_env", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("enabled", sa.SmallInteger, nullable=False, server_default=sa.text("1")),
+    sa.Column("paused", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("settings", _LongText, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
+    sa.UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+_table(
+    "Event_Subscriptions",
+    sa.Column("i_env", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event_type", sa.String(128), primary_key=True),
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("active", sa.SmallInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+_event_queue = _table(
+    "Event_Queue",
+    sa.Column("i_event", _BigNumber, primary_key=True),
+    sa.Column("i_env", sa.Integer),
+    sa.Column("event_type", sa.String(128)),
+    sa.Column("ordering_key", sa.String(255)),
+    sa.Column("variables", _LongText),
+    sa.Column("created_at", _Moment),
+    sa.Column("start_time", _Moment),
+    sa.Column("notified", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("position", _BigNumber),
+    sqlite_autoincrement=True,
+    postgresql_with=_LIVE,
+)
+_index(
+    "Event_Queue_scheduled",
+    _event_queue.c.start_time,
+    where=_event_queue.c.start_time.is_not(None),
+)
+
+_event_notifications = _table(
+    "Event_Notifications",
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", _BigNumber, primary_key=True, autoincrement=False),
+    sa.Column("i_event", _BigNumber, nullable=False),
+    sa.Column("shard", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("status", sa.String(12), nullable=False, server_default="queued"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("ordering_key", sa.String(255)),
+    sa.Column("next_attempt_at", _Moment),
+    sa.Column("last_error", sa.Text),
+    sqlite_with_rowid=False,
+    postgresql_with=_LIVE,
+)
+_waits = _event_notifications.c.next_attempt_at.is_not(None)
+_index(
+    "Event_Notifications_due",
+    _event_notifications.c.i_event_handler,
+    _event_notifications.c.next_attempt_at,
+    _event_notifications.c.status,
+    where=_waits | (_event_notifications.c.status == sa.text("'failed'")),
+)
+_index("Event_Notifications_parked", _event_notifications.c.ordering_key, where=_waits)
+
+_table(
+    "Workers",
+    sa.Column("worker", sa.String(190), primary_key=True),
+    sa.Column("started_at", _Moment, nullable=False),
+    sa.Column("expires_at", _Moment, nullable=False),
+)
+
+_table(
+    "Handler_Leases",
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("worker", sa.String(190), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("since", _Moment, nullable=False),
+)
+
+_table(
+    "Handler_Breakers",
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker", sa.String(190), primary_key=True),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("since", _Moment, nullable=False),
+    sa.Column("probe_at", _Moment),
+    sa.Column("reason", sa.Text),
+)
+
+_table(
+    "System_Settings",
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", _LongText, nullable=False),
+)
+
+_provisioning_log = _table(
+    "Provisioning_Log",
+    sa.Column("i_log", _BigNumber, primary_key=True),
+    sa.Column("i_event", _BigNumber, nullable=False),
+    sa.Column("i_env", sa.Integer),
+    sa.Column("event_type", sa.String(128)),
+    sa.Column("ordering_key", sa.String(255)),
+    sa.Column("variables", _LongText),
+    sa.Column("i_event_handler", sa.Integer),
+    sa.Column("handler", sa.String(64)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("verdict", sa.String(12), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("created_at", _Moment),
+    sa.Column("start_time", _Moment),
+    sa.Column("logged_at", _Moment, nullable=False),
+    sa.Column("duration_ms", sa.Integer),
+    sa.Column("next_attempt_at", _Moment),
+    sa.Column("i_request", sa.BigInteger),
+    sa.Column("i_response", sa.BigInteger),
+)
+_index("Provisioning_Log_event", _provisioning_log.c.i_event)
+_index("Provisioning_Log_key", _provisioning_log.c.ordering_key, _provisioning_log.c.i_event)
+_index(
+    "Provisioning_Log_verdict",
+    _provisioning_log.c.verdict,
+    _provisioning_log.c.i_event,
+    where=sa.text("verdict IN ('failed', 'rejected', 'skipped', 'superseded', 'cancelled')"),
+)
+
+_table(
+    "Provisioning_Log_Texts",
+    sa.Column("i_text", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", _LongText, nullable=False),
+    sa.Column("used_on", _Moment, nullable=False),
+)
+
+_table(
+    "Users",
+    sa.Column("i_user", sa.Integer, primary_key=True),
+    sa.Column("login", sa.String(64), nullable=False, unique=True),
+    sa.Column("password_hash", sa.String(255), nullable=False),
+    sa.Column("i_env", sa.Integer, nullable=False),
+    sa.Column("superuser", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("rights", sa.String(255), nullable=False, server_default=""),
+    sa.Column("enabled", sa.SmallInteger, nullable=False, server_default=sa.text("1")),
+)
+
+_access_tokens = _table(
+    "Access_Tokens",
+    sa.Column("digest", _Digest, primary_key=True),
+    sa.Column("session_digest", _Digest, nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column(
+        "i_user", sa.Integer, sa.ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False
+    ),
+    sa.Column("expires_at", _Moment, nullable=False),
+)
+_index("Access_Tokens_session", _access_tokens.c.session_digest)
