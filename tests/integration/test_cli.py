@@ -586,13 +586,26 @@ def test_what_a_server_said_cannot_break_the_table(desk):
 def test_capture_from_plan_to_verify(desk):
     removed = desk("capture", "remove")
     assert removed == "8 triggers dropped\n"
-    assert desk("capture", "plan").count("would create") == 8
+    assert desk("capture", "plan").count("create  ") == 8
     verify = desk.run("capture", "verify")
     assert (verify.exit_code, verify.stdout.count("is missing")) == (1, 8)
     assert desk("capture", "apply").count("create ") == 8
     assert desk("capture", "verify") == "8 triggers are installed as compiled\n"
-    assert desk("capture", "plan") == "8 triggers unchanged\n"
+    assert desk("capture", "plan").count("keep  ") == 8
     assert desk("capture", "sql").count("CREATE TRIGGER") == 8
+
+
+def test_capture_plan_shows_the_statements_and_what_they_cost(desk):
+    desk("capture", "remove")
+    planned = json.loads(desk("capture", "plan", "--measure", "--json"))
+    assert all("CREATE TRIGGER" in each["ddl"] for each in planned["triggers"])
+    costs = {(each["table"], each["operation"]): each for each in planned["costs"]}
+    measured = [each for each in costs.values() if each["reason"] is None]
+    assert costs
+    assert all(each["captured_us"] > 0 for each in measured)
+    assert "CAPTURED_US" in desk("capture", "plan", "--measure")
+    assert desk("capture", "remove") == "0 triggers dropped\n"
+    assert "cc_card" in desk.run("capture", "plan", "--rules", "a2billing").stderr
 
 
 ELSEWHERE = """

@@ -25,8 +25,17 @@ from pydantic import (
 )
 
 from espf.catalogue import catalogue, is_custom, is_well_formed
-from espf.db.tables import metadata
-from espf.db.trigger import Capture, Column, Condition, Constant, Operation, Value
+from espf.db.trigger import (
+    Capture,
+    Column,
+    Condition,
+    Constant,
+    Lookup,
+    Operation,
+    Side,
+    TableName,
+    Value,
+)
 from espf.errors import RuleError
 from espf.model import KEY_VARIABLES
 
@@ -36,7 +45,7 @@ RESERVED = frozenset({"i_env", "i_event", "event_time"})
 #: A database's JSON function takes about a hundred arguments, two for each variable.
 MOST_VARIABLES = 50
 
-Side = Literal["old", "new"]
+Row = Literal["old", "new"]
 
 
 def _identifier(value: str) -> str:
@@ -46,8 +55,8 @@ def _identifier(value: str) -> str:
 
 
 def _scalar(value: object) -> object:
-    """Text or a number that a database can hold; a bool is neither."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    """Text, a number or a truth value that a database can hold."""
+    if not isinstance(value, (str, int, float)):
         raise ValueError(f"expected text or a number, not {value!r}")  # noqa: TRY004  (as below)
     if isinstance(value, str) and "\0" in value:
         raise ValueError("the text holds a NUL character")
@@ -59,13 +68,9 @@ def _scalar(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    if isinstance(value, str):
+    if isinstance(value, (str, bool)):
         raise ValueError(f"expected a number, not {value!r}")  # noqa: TRY004  (as below)
     return _scalar(value)
-
-
-def _constant(value: object) -> object:
-    return value if isinstance(value, bool) else _scalar(value)
 
 
 def _event_type(value: str) -> str:
@@ -76,13 +81,18 @@ def _event_type(value: str) -> str:
     raise ValueError(f"there is no event type {value!r}{hint}")
 
 
-def _foreign_table(value: str) -> str:
-    if value.lower() in {name.lower() for name in metadata.tables}:
-        raise ValueError(f"{value} is ESPF's own table; a rule there would capture itself")
-    return _identifier(value)
+def _table_name(value: object) -> object:
+    if isinstance(value, str):
+        return TableName(_identifier(value))
+    if isinstance(value, dict) and set(value) == {"name", "schema"}:
+        parts = {key: part for key, part in value.items() if isinstance(part, str)}
+        if len(parts) == 2:
+            return TableName(_identifier(parts["name"]), _identifier(parts["schema"]))
+    raise ValueError("expected the name of a table, or { schema, name }")
 
 
 Identifier = Annotated[str, AfterValidator(_identifier)]
+Place = Annotated[TableName, BeforeValidator(_table_name)]
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 Number = Annotated[Any, AfterValidator(_number)]
 
@@ -148,7 +158,7 @@ class Source(_Part):
 
     column: Identifier | None = None
     of: Side | None = None
-    value: Annotated[Any, AfterValidator(_constant)] = None
+    value: Annotated[Any, AfterValidator(_scalar)] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "Source":
@@ -158,7 +168,7 @@ class Source(_Part):
             raise ValueError("'of' goes with 'column'")
         return self
 
-    def resolve(self, side: Side) -> Value:
+    def resolve(self, side: Row) -> Value:
         """The value for the compiler; ``side`` is the row that a rule means by itself."""
         if self.column is None:
             return Constant(self.value)
@@ -201,7 +211,7 @@ class Variable(Source):
             raise ValueError(f"ESPF adds {self.name!r} to every event itself")
         return self
 
-    def resolve(self, side: Side) -> Value:
+    def resolve(self, side: Row) -> Value:
         """See Source."""
         if self.column is None:
             return Constant(self.value)
@@ -216,17 +226,30 @@ def _short_variable(data: object) -> object:
     return {"name": data, "column": data} if isinstance(data, str) else data
 
 
+class LookupRule(_Part):
+    """One row of another table, by equal columns: ``match = { theirs = "ours" }``."""
+
+    table: Place
+    match: dict[Identifier, Identifier] = Field(min_length=1)
+    of: Row | None = None
+
+    def resolve(self, side: Row) -> Lookup:
+        """See Source."""
+        return Lookup(self.table, tuple(self.match.items()), self.of or side)
+
+
 class CaptureRule(_Part):
     """One event: on which change of which table, for whom, with which variables."""
 
     event: Annotated[str, AfterValidator(_event_type)]
-    table: Annotated[str, AfterValidator(_foreign_table)]
+    table: Place
     on: Operation
     changed: list[Identifier] | None = Field(default=None, min_length=1)
     becomes: Becomes | None = None
     rises_above: Threshold | None = None
     falls_to: Threshold | None = None
     where: list[Guard] = Field(default_factory=list)
+    lookup: LookupRule | None = None
     i_env: Annotated[Environment, BeforeValidator(_short_source)] = Environment(column="i_env")
     key: Key | None = None
     variables: list[Annotated[Variable, BeforeValidator(_short_variable)]] = Field(
@@ -248,15 +271,19 @@ class CaptureRule(_Part):
         for field, part in self._parts():
             if part.of is not None and part.of == missing:
                 raise ValueError(f"{field}.of: the {self.on} of a row has no {missing} row")
+            if part.of == "looked_up" and self.lookup is None:
+                raise ValueError(f"{field}.of: the rule has no 'lookup'")
         names = [variable.name for variable in self.variables]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"variables: {name!r} is there twice")
         return self
 
-    def _parts(self) -> Iterator[tuple[str, Guard | Source]]:
+    def _parts(self) -> Iterator[tuple[str, Guard | Source | LookupRule]]:
         """Everything that reads a row, with the name of its field."""
         yield "i_env", self.i_env
+        if self.lookup is not None:
+            yield "lookup", self.lookup
         if self.key is not None:
             yield "key", self.key
         yield from ((f"where.{at}", guard) for at, guard in enumerate(self.where, 1))
@@ -270,7 +297,7 @@ class CaptureRule(_Part):
 
     def capture(self) -> Capture:
         """The rule in the words of the compiler."""
-        side: Side = "old" if self.on == "delete" else "new"
+        side: Row = "old" if self.on == "delete" else "new"
         variables = tuple((each.name, each.resolve(side)) for each in self.variables)
         prefix, key = self._key(dict(variables), side)
         return Capture(
@@ -280,9 +307,10 @@ class CaptureRule(_Part):
             key_prefix=prefix,
             key=key,
             variables=variables,
+            lookup=self.lookup.resolve(side) if self.lookup else None,
         )
 
-    def _key(self, variables: dict[str, Value], side: Side) -> tuple[str, Value]:
+    def _key(self, variables: dict[str, Value], side: Row) -> tuple[str, Value]:
         """The key that the rule names, or the one that its variables make, as in ``espf.model``."""
         if self.key is not None:
             return self.key.prefix, self.key.resolve(side)
@@ -307,8 +335,8 @@ class CaptureRule(_Part):
 CHANGES = ("changed", "becomes", "rises_above", "falls_to")
 
 
-def _guard(guard: Guard, side: Side) -> Condition:
-    of = guard.of or side
+def _guard(guard: Guard, side: Row) -> Condition:
+    of: Side = guard.of or side
     columns = (guard.column,)
     if guard.in_ is not None:
         return Condition("is_in", columns, values=tuple(guard.in_), of=of)
@@ -317,11 +345,15 @@ def _guard(guard: Guard, side: Side) -> Condition:
     return Condition("not_null", columns, of=of)
 
 
+#: The rule files that come with ESPF, by name.
+SHIPPED = ("billing", "a2billing", "astpp")
+
+
 @cache
-def shipped_rules() -> tuple[CaptureRule, ...]:
-    """The rules for the reference billing."""
-    text = (files("espf.capture") / "billing.toml").read_text(encoding="utf-8")
-    return parse_rules(text, "billing.toml")
+def shipped_rules(name: str = "billing") -> tuple[CaptureRule, ...]:
+    """The rules that come with ESPF: for the reference billing, or for another system by name."""
+    text = (files("espf.capture") / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_rules(text, f"{name}.toml")
 
 
 def load_rules(path: Path) -> tuple[CaptureRule, ...]:

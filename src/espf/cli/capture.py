@@ -1,20 +1,23 @@
 """evctl capture: the triggers that the capture rules compile to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 from sqlalchemy import Connection
 
-from espf.capture import rules, triggers
-from espf.cli.group import Office, office
+from espf.capture import measuring, rules, triggers
+from espf.cli.group import Office, json_option, office, show, show_fields
 from espf.db.trigger import Trigger
 
 rules_option = click.option(
     "--rules",
-    "rules_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of capture rules. [default: ESPF_RULES, else the rules of the reference billing]",
+    "chosen",
+    metavar="FILE|NAME",
+    help="A file of capture rules, or the name of rules that come with ESPF: "
+    f"{', '.join(rules.SHIPPED)}. [default: ESPF_RULES, else billing, the reference billing's]",
 )
 
 
@@ -25,11 +28,27 @@ def capture() -> None:
 
 @capture.command()
 @rules_option
-def plan(rules_file: Path | None) -> None:
-    """Show what 'apply' would do; changes nothing."""
-    with office() as at, at.database.read() as connection:
-        todo = triggers.plan(connection, at.database.dialect, _wanted(at, connection, rules_file))
-    _print(todo, "would ")
+@click.option(
+    "--measure",
+    "measured",
+    is_flag=True,
+    help="Measure what a write costs with each trigger and without, on a copy of some rows.",
+)
+@json_option
+def plan(chosen: str | None, measured: bool, as_json: bool) -> None:
+    """Show what 'apply' would do, and with --measure what it costs; changes nothing."""
+    with office() as at:
+        with at.database.read() as connection:
+            wanted = _wanted(at, connection, chosen)
+            todo = triggers.plan(connection, at.database.dialect, wanted)
+        costs = _measured(at, wanted) if measured and not todo.problems else []
+    rows = [{"action": "drop", "trigger": name, "ddl": None} for name in todo.drop]
+    rows += [
+        {"action": "create", "trigger": each.name, "ddl": ";\n".join(each.statements)}
+        for each in todo.create
+    ]
+    rows += [{"action": "keep", "trigger": name, "ddl": None} for name in todo.unchanged]
+    _report(rows, costs, as_json=as_json)
     for problem in todo.problems:
         click.echo(f"problem: {problem}", err=True)
     if todo.problems:
@@ -38,19 +57,27 @@ def plan(rules_file: Path | None) -> None:
 
 @capture.command()
 @rules_option
-def apply(rules_file: Path | None) -> None:
-    """Make the installed triggers those that the rules compile to: all or none."""
+def apply(chosen: str | None) -> None:
+    """Make the installed triggers those that the rules compile to.
+
+    All or none, where the database can undo it (SQLite, PostgreSQL). On MariaDB each trigger is
+    replaced by one statement: no write goes uncaptured, and running it again completes it.
+    """
     with office() as at, at.database.begin() as connection:
-        done = triggers.apply(connection, at.database.dialect, _wanted(at, connection, rules_file))
-    _print(done, "")
+        done = triggers.apply(connection, at.database.dialect, _wanted(at, connection, chosen))
+    for name in done.drop:
+        click.echo(f"drop    {name}")
+    for each in done.create:
+        click.echo(f"create  {each.name}")
+    click.echo(f"{len(done.unchanged)} triggers unchanged")
 
 
 @capture.command()
 @rules_option
-def verify(rules_file: Path | None) -> None:
+def verify(chosen: str | None) -> None:
     """Check that the triggers are installed as compiled; exit code 1 when they are not."""
     with office() as at, at.database.read() as connection:
-        wanted = _wanted(at, connection, rules_file)
+        wanted = _wanted(at, connection, chosen)
         drifts = triggers.verify(connection, at.database.dialect, wanted)
     for drift in drifts:
         click.echo(str(drift))
@@ -62,11 +89,11 @@ def verify(rules_file: Path | None) -> None:
 
 @capture.command()
 @rules_option
-def sql(rules_file: Path | None) -> None:
+def sql(chosen: str | None) -> None:
     """Print the DDL, for a database administrator to read or run."""
     with office() as at, at.database.read() as connection:
-        wanted = _wanted(at, connection, rules_file)
-        click.echo(triggers.ddl(at.database.dialect, wanted), nl=False)
+        wanted = _wanted(at, connection, chosen)
+        click.echo(triggers.ddl(connection, at.database.dialect, wanted), nl=False)
 
 
 @capture.command()
@@ -79,19 +106,47 @@ def remove() -> None:
 
 def reapply(at: Office, connection: Connection) -> None:
     """Compile again after a type was switched, if anything is installed at all."""
-    if at.database.dialect.installed(connection):
+    if at.database.dialect.triggers.installed(connection):
         triggers.apply(connection, at.database.dialect, _wanted(at, connection, None))
 
 
-def _wanted(at: Office, connection: Connection, rules_file: Path | None) -> Sequence[Trigger]:
-    path = rules_file or at.settings.rules
-    chosen = rules.load_rules(path) if path else rules.shipped_rules()
-    return triggers.compile_rules(chosen, triggers.disabled_types(connection))
+def _wanted(at: Office, connection: Connection, chosen: str | None) -> Sequence[Trigger]:
+    wanted = _rules(chosen or str(at.settings.rules or rules.SHIPPED[0]))
+    return triggers.compile_rules(wanted, triggers.disabled_types(connection))
 
 
-def _print(todo: triggers.Plan, would: str) -> None:
-    for name in todo.drop:
-        click.echo(f"{would}drop    {name}")
-    for name in todo.create:
-        click.echo(f"{would}create  {name}")
-    click.echo(f"{len(todo.unchanged)} triggers unchanged")
+def _rules(chosen: str) -> tuple[rules.CaptureRule, ...]:
+    """The rules of a file, or those that come with ESPF under a name."""
+    path = Path(chosen)
+    if chosen in rules.SHIPPED and not path.exists():
+        return rules.shipped_rules(chosen)
+    return rules.load_rules(path)
+
+
+def _measured(at: Office, wanted: Sequence[Trigger]) -> list[measuring.Cost]:
+    costs: list[measuring.Cost] = []
+    with suppress(_Undone), at.database.begin() as connection:
+        costs += measuring.measure(connection, at.database.dialect, wanted)
+        raise _Undone
+    return costs
+
+
+class _Undone(Exception):
+    """Rolls back what was only a measurement."""
+
+
+def _report(
+    rows: Sequence[Mapping[str, Any]], costs: Sequence[measuring.Cost], *, as_json: bool
+) -> None:
+    measured = [vars(each) for each in costs]
+    if as_json:
+        show_fields({"triggers": rows, "costs": measured}, as_json=True)
+        return
+    show(rows, ("action", "trigger"), as_json=False)
+    if measured:
+        show(measured, tuple(measured[0]), as_json=False)
+        click.echo(
+            f"microseconds per write over this connection, {measuring.ROWS} rows at most, in one "
+            "transaction that was rolled back; what a commit costs comes on top",
+            err=True,
+        )

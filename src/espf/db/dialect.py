@@ -13,7 +13,7 @@ from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.types import TypeEngine
 
-from espf.db.trigger import Trigger
+from espf.db.trigger import TriggerMaker
 from espf.errors import EspfError
 
 #: Readers in threads at the same time.
@@ -48,6 +48,9 @@ class Dialect(ABC):
     #: The schema where a billing table is that is named without one.
     billing_schema: str | None = None
 
+    #: How the database's triggers are made.
+    triggers: TriggerMaker
+
     @abstractmethod
     def engine(self) -> Engine:
         """Make the engine; nothing is connected yet."""
@@ -59,18 +62,6 @@ class Dialect(ABC):
     def name_of(self, table: str) -> str:
         """The name of one of our tables as the database's catalogue has it."""
         return table
-
-    @abstractmethod
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """Compile a trigger: the name that carries the content's hash -> the DDL to create it."""
-
-    @abstractmethod
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """The triggers of ESPF in the database: name -> the DDL as the database holds it."""
-
-    @abstractmethod
-    def drop(self, name: str) -> str:
-        """The statement that removes an installed trigger."""
 
     @abstractmethod
     async def wait(self, timeout_seconds: float) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from espf.db.dialect import READERS, Dialect, to_text
-from espf.db.trigger import Trigger
+from espf.db.mariadb_triggers import MariadbTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
 DEFAULT_HOME = "espf"
@@ -71,6 +71,7 @@ class MariadbDialect(Dialect):
                 "mysql://user:password@host/billing"
             )
         self.billing_schema = url.database
+        self.triggers = MariadbTriggers(self.home, self.billing_schema)
         self._url = url.set(drivername="mysql+pymysql", query=query)
         self._watch: Any = None
         self._dirty: Any = None
@@ -127,18 +128,6 @@ class MariadbDialect(Dialect):
         """See Dialect."""
         connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS `{self.home}`")
         connection.exec_driver_sql(f"USE `{self.home}`")
-
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """See Dialect."""
-        raise NotImplementedError
-
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """See Dialect."""
-        raise NotImplementedError
-
-    def drop(self, name: str) -> str:
-        """See Dialect."""
-        raise NotImplementedError
 
     def next_position(self, connection: Connection) -> int:
         """See Dialect. There are no sequences: an event is made for its number alone."""

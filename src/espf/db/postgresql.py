@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from espf.db.dialect import READERS, Dialect
-from espf.db.trigger import Trigger
+from espf.db.postgresql_triggers import PostgresqlTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class PostgresqlDialect(Dialect):
         self.billing_schema = str(query.pop("billing_schema", "public"))
         if not self.home.isidentifier():
             raise SettingsError(f"ESPF_DATABASE_URL: espf_schema={self.home!r} is not a plain name")
+        self.triggers = PostgresqlTriggers(self.home, self.billing_schema)
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._listening: psycopg.Connection[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espf-listen")
@@ -128,7 +129,10 @@ class PostgresqlDialect(Dialect):
 
     def create_home(self, connection: Connection) -> None:
         """See Dialect."""
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.home}")
+        # Even "if not exists" needs the right to make one.
+        there = connection.exec_driver_sql(f"SELECT to_regnamespace('{self.home}')").scalar()
+        if there is None:
+            connection.exec_driver_sql(f"CREATE SCHEMA {self.home}")
         # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
         # would slow the billing down for as long as somebody reads an old picture.
         connection.exec_driver_sql(
@@ -139,18 +143,6 @@ class PostgresqlDialect(Dialect):
     def name_of(self, table: str) -> str:
         """See Dialect."""
         return table.lower()
-
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """See Dialect."""
-        raise NotImplementedError
-
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """See Dialect."""
-        raise NotImplementedError
-
-    def drop(self, name: str) -> str:
-        """See Dialect."""
-        raise NotImplementedError
 
     def announce(self, connection: Connection) -> None:
         """See Dialect."""

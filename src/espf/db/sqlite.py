@@ -20,9 +20,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db import sqlite_triggers
 from espf.db.dialect import READERS, Dialect, to_text
-from espf.db.trigger import Trigger
+from espf.db.sqlite_triggers import NOW, SqliteTriggers
+from espf.db.tables import metadata
 from espf.errors import DatabaseUnavailable, SettingsError
 
 #: How long a writer waits for another one before it gives up.
@@ -48,7 +48,7 @@ _UNUSABLE = (
 class SqliteDialect(Dialect):
     """See Dialect."""
 
-    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    now = NOW
     driver_error = sqlite3.Error
     # There is one at a time anyway.
     writers = 1
@@ -66,6 +66,7 @@ class SqliteDialect(Dialect):
             )
         self._url = url
         self._path = Path(url.database)
+        self.triggers = SqliteTriggers(own_tables=tuple(metadata.tables))
         if not create and not self._path.exists():
             raise SettingsError(
                 f"ESPF_DATABASE_URL: there is no database {self._path.absolute()}; "
@@ -114,22 +115,6 @@ class SqliteDialect(Dialect):
 
     def create_home(self, connection: Connection) -> None:
         """There are no schemas."""
-
-    def render(self, trigger: Trigger) -> Mapping[str, str]:
-        """See Dialect."""
-        return sqlite_triggers.render(trigger, self.now)
-
-    def installed(self, connection: Connection) -> Mapping[str, str]:
-        """See Dialect."""
-        rows = connection.exec_driver_sql(
-            "SELECT name, sql FROM sqlite_master "
-            r"WHERE type = 'trigger' AND name LIKE 'espf\_%' ESCAPE '\' ORDER BY name"
-        )
-        return {row.name: row.sql for row in rows}
-
-    def drop(self, name: str) -> str:
-        """See Dialect."""
-        return sqlite_triggers.drop(name)
 
     async def wait(self, timeout_seconds: float) -> None:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
