@@ -57,16 +57,22 @@ class Leases:
         # Long gone: nothing is theirs any more.
         connection.execute(delete(workers).where(workers.c.expires_at < now - timedelta(hours=1)))
 
+    def begin_leaving(self, connection: Connection, worker: str) -> None:
+        """Say that a worker gives its work away: nothing falls to it any more."""
+        connection.execute(update(workers).where(workers.c.worker == worker).values(leaving=1))
+
     def sign_off(self, connection: Connection, worker: str) -> None:
         """Give everything back that a worker has; it is going."""
         self.release(connection, worker)
         connection.execute(delete(workers).where(workers.c.worker == worker))
 
     def roll(self, connection: Connection) -> Roll:
-        """Who is there, by name, and who owns what."""
+        """Who is there to work, by name, and who owns what."""
         now = self._database.now(connection)
         alive = connection.execute(
-            select(workers.c.worker).where(workers.c.expires_at > now).order_by(workers.c.worker)
+            select(workers.c.worker)
+            .where(workers.c.expires_at > now, workers.c.leaving == 0)
+            .order_by(workers.c.worker)
         ).scalars()
         leases = connection.execute(
             select(
@@ -82,8 +88,9 @@ class Leases:
         wanted: Collection[tuple[int, int]],
         dead: Collection[str] = (),
     ) -> list[Lease]:
-        """Take the shards among ``wanted`` that nobody owns who is alive.
+        """Take the shards among ``wanted`` that nobody else owns who is alive.
 
+        One that is the worker's own it gets anew: it would not ask if it knew of it.
         ``dead`` names owners that are known to be gone, before their time is up.
         """
         now = self._database.now(connection)
@@ -100,7 +107,7 @@ class Leases:
         ).all()
         taken: list[Lease] = []
         for row in rows:
-            end = _end(row.worker, row.since, expiry, dead, now)
+            end = _end(row.worker, row.since, expiry, {worker, *dead}, now)
             if end is None:
                 continue
             idle = (now - end).total_seconds() if row.epoch else None

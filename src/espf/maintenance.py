@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from espf.db.database import Database
 from espf.db.dialect import to_text
@@ -46,9 +45,9 @@ def in_maintenance(connection: Connection) -> bool:
     return value == "on"
 
 
-def set_maintenance(connection: Connection, *, on: bool) -> None:
+def set_maintenance(connection: Connection, database: Database, *, on: bool) -> None:
     """Let all deliveries wait, or go on; workers notice within two seconds."""
-    hold(connection, _MAINTENANCE)
+    hold(connection, database, _MAINTENANCE)
     connection.execute(
         update(system_settings)
         .where(system_settings.c.name == _MAINTENANCE)
@@ -56,27 +55,26 @@ def set_maintenance(connection: Connection, *, on: bool) -> None:
     )
 
 
-def hold(connection: Connection, name: str) -> str:
+def hold(connection: Connection, database: Database, name: str) -> str:
     """Keep out whoever holds the same name, until the end of the transaction.
 
     Returns what is noted under the name; nothing at first.
     """
     noted = select(system_settings.c.value).where(system_settings.c.name == name).with_for_update()
-    value = connection.execute(noted).scalar_one_or_none()
+    value: str | None = connection.execute(noted).scalar_one_or_none()
     if value is None:
-        try:
-            with connection.begin_nested():
-                connection.execute(insert(system_settings).values(name=name, value=""))
-        except IntegrityError:
-            # Somebody else was first, and is through.
-            value = connection.execute(noted).scalar_one()
-    return value or ""
+        # Of two who make it at the same time, the second waits here for the first.
+        otherwise = database.dialect.on_conflict("name", "name")
+        make = f"INSERT INTO System_Settings (name, value) VALUES (:name, ''){otherwise}"  # noqa: S608  (our own words)
+        connection.execute(text(make), {"name": name})
+        value = connection.execute(noted).scalar_one()
+    return value
 
 
 def take_turn(connection: Connection, database: Database, name: str, every: timedelta) -> bool:
     """Whether it is time for what is done once in a while, and nobody else has begun it."""
     now = database.now(connection)
-    if hold(connection, name) > to_text(now - every):
+    if hold(connection, database, name) > to_text(now - every):
         return False
     connection.execute(
         update(system_settings).where(system_settings.c.name == name).values(value=to_text(now))

@@ -21,7 +21,12 @@ from espf import journal
 from espf.catalogue import is_custom
 from espf.db.database import Database
 from espf.db.dialect import Dialect, Moment, to_moment
-from espf.db.tables import event_notifications, event_queue, event_subscriptions
+from espf.db.tables import (
+    event_handlers,
+    event_notifications,
+    event_queue,
+    event_subscriptions,
+)
 from espf.errors import InvalidRequest
 from espf.leases import Leases
 from espf.model import (
@@ -183,6 +188,7 @@ class Queue:
             raise InvalidRequest(
                 f"variables: {len(payload)} characters, at most {MAX_VARIABLES}", "variables"
             )
+        self._database.dialect.begin_numbering(connection)
         result = connection.execute(
             insert(event_queue).values(
                 i_env=i_env,
@@ -398,7 +404,9 @@ class Queue:
         self._remove(connection, alone)
         shared = {n.position for n in done if not n.alone}
         # Others may finish the same events at this moment; whoever is last cleans up.
-        self._lock(connection, {n.event.i_event for n in done if not n.alone})
+        if shared:
+            events = sorted({n.event.i_event for n in done if not n.alone})
+            connection.exec_driver_sql(*self._database.dialect.lock_events(events)).all()
         _store(
             connection,
             [
@@ -418,29 +426,19 @@ class Queue:
         by_handler: dict[int, list[Notification]] = defaultdict(list)
         for notification in notifications:
             by_handler[notification.i_event_handler].append(notification)
+        dialect = self._database.dialect
         for i_event_handler, some in sorted(by_handler.items()):
-            among, values = self._database.dialect.among([n.position for n in some])
+            # The event first, as whoever restarts it locks it first. It may have been restarted for
+            # another handler in the meantime.
+            events = sorted(n.event.i_event for n in some)
             connection.exec_driver_sql(
-                f"DELETE FROM Event_Notifications WHERE i_event_handler = {i_event_handler} "  # noqa: S608
-                f"AND position {among}",
-                values,
+                *dialect.delete_at("Event_Queue", "i_event", events, "{t}.notified = 1")
             )
-            among, values = self._database.dialect.among([n.event.i_event for n in some])
-            # It may have been restarted for another handler in the meantime.
+            mine = f"{{t}}.i_event_handler = {i_event_handler}"
+            positions = sorted(n.position for n in some)
             connection.exec_driver_sql(
-                f"DELETE FROM Event_Queue WHERE i_event {among} AND notified = 1",  # noqa: S608
-                values,
+                *dialect.delete_at("Event_Notifications", "position", positions, mine)
             )
-
-    def _lock(self, connection: Connection, i_events: Collection[int]) -> None:
-        """Lock events, in the order of their numbers, so that nobody waits crosswise."""
-        if i_events:
-            connection.execute(
-                select(event_queue.c.i_event)
-                .where(event_queue.c.i_event.in_(sorted(i_events)))
-                .order_by(event_queue.c.i_event)
-                .with_for_update()
-            ).all()
 
 
 def clean_up(connection: Connection, database: Database, positions: Mapping[int, int]) -> None:
@@ -450,28 +448,28 @@ def clean_up(connection: Connection, database: Database, positions: Mapping[int,
     """
     if not positions:
         return
-    among, values = database.dialect.among(sorted(positions))
-    connection.exec_driver_sql(_CLEAN_QUEUE.format(among=among), values)
-    among, values = database.dialect.among(sorted(positions.values()))
-    connection.exec_driver_sql(_CLEAN_NOTIFICATIONS.format(among=among), values)
+    dialect = database.dialect
+    connection.exec_driver_sql(
+        *dialect.delete_at("Event_Queue", "i_event", sorted(positions), _NOBODY_WAITS)
+    )
+    handlers = connection.execute(select(event_handlers.c.i_event_handler)).scalars().all()
+    for i_event_handler in handlers:
+        over = f"{{t}}.i_event_handler = {i_event_handler} AND {_EVENT_IS_GONE}"
+        connection.exec_driver_sql(
+            *dialect.delete_at("Event_Notifications", "position", sorted(positions.values()), over)
+        )
 
 
 _DONE = f"({', '.join(repr(str(status)) for status in sorted(DONE))})"
 
 # Every notification of an event is at the same place in its handler's work; so nothing has to be
 # searched for.
-_CLEAN_QUEUE = (
-    "DELETE FROM Event_Queue WHERE i_event {among} AND NOT EXISTS ("  # noqa: S608  (our own words)
-    "SELECT 1 FROM Event_Handlers h JOIN Event_Notifications n "
-    "ON n.i_event_handler = h.i_event_handler "
-    "AND n.position = coalesce(Event_Queue.position, Event_Queue.i_event) "
-    f"WHERE n.status NOT IN {_DONE})"
+_NOBODY_WAITS = (
+    "NOT EXISTS (SELECT 1 FROM Event_Handlers h JOIN Event_Notifications w "  # noqa: S608
+    "ON w.i_event_handler = h.i_event_handler AND w.position = coalesce({t}.position, {t}.i_event) "
+    f"WHERE w.status NOT IN {_DONE})"
 )
-_CLEAN_NOTIFICATIONS = (
-    "DELETE FROM Event_Notifications WHERE position {among} AND i_event_handler IN "
-    "(SELECT i_event_handler FROM Event_Handlers) AND NOT EXISTS "
-    "(SELECT 1 FROM Event_Queue q WHERE q.i_event = Event_Notifications.i_event)"
-)
+_EVENT_IS_GONE = "NOT EXISTS (SELECT 1 FROM Event_Queue q WHERE q.i_event = {t}.i_event)"
 
 
 def _store(connection: Connection, settled: Sequence[Settled]) -> None:

@@ -56,7 +56,7 @@ def restart(
     An event that has left the live tables comes back under its old number. Raises NotFound
     for an unknown event, Conflict when there is nothing to restart.
     """
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     parts = _parts(connection, i_event)
     names = _names(connection)
     chosen = [
@@ -91,7 +91,7 @@ def restart_next(connection: Connection, database: Database, wanted: Filter) -> 
     Go on with ``wanted`` after the last event. Raises InvalidRequest for a status that nothing can
     be restarted from.
     """
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     chosen, last = _first(connection, database, _restartable(connection, wanted))
     if not chosen:
         return None
@@ -227,7 +227,7 @@ def skip(
     An attempt that is under way at this moment is not called back. Raises NotFound for an unknown
     event, Conflict when this handler has nothing to give up.
     """
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     parts = _parts(connection, i_event)
     mine = [part for part in parts if part.i_event_handler == handler.i_event_handler]
     tried = [part for part in mine if part.status in {Status.FAILED, RETRYING} or _holds_lane(part)]
@@ -242,7 +242,7 @@ def skip(
 
 def cancel_next(connection: Connection, database: Database, handler: EventHandler) -> int:
     """Cancel the first of what waits or failed for a handler; returns how many."""
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     wanted = Filter(handler=handler.name, i_env=handler.i_env)
     parts, _ = _first(connection, database, not_done(connection, wanted))
     reason = "the handler was deleted"
@@ -261,7 +261,7 @@ def retire_next(
     Those of events that were due before ``older_than`` and have a number above ``after``; they
     stay failed in the journal. None: there are no more.
     """
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     wanted = Filter(
         handler=handler.name,
         i_env=handler.i_env,
@@ -285,7 +285,7 @@ def remove_handler(
 
     Raises Conflict when work is waiting and ``force`` is not set.
     """
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     n = event_notifications.c
     mine = n.i_event_handler == handler.i_event_handler
     waiting = connection.execute(

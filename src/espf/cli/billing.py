@@ -38,5 +38,5 @@ def pass_time(connection: Connection, database: Database) -> clock.Tick | None:
     """Let time pass in the reference billing; None: there is none. Others wait meanwhile."""
     if not environments.is_reference_billing(connection):
         return None
-    hold(connection, __name__)
+    hold(connection, database, __name__)
     return clock.tick(connection, database.now(connection))

@@ -37,5 +37,5 @@ def status(*, as_json: bool) -> None:
 
 def _switch(*, on: bool) -> None:
     with office() as at, at.database.begin() as connection:
-        state.set_maintenance(connection, on=on)
+        state.set_maintenance(connection, at.database, on=on)
     click.echo("Maintenance is on: all deliveries wait" if on else "Maintenance is off")

@@ -55,10 +55,6 @@ class Dialect(ABC):
     def engine(self) -> Engine:
         """Make the engine; nothing is connected yet."""
 
-    @abstractmethod
-    def create_home(self, connection: Connection) -> None:
-        """Make the schema of ESPF's tables, and what of ours is no table."""
-
     def name_of(self, table: str) -> str:
         """The name of one of our tables as the database's catalogue has it."""
         return table
@@ -73,6 +69,12 @@ class Dialect(ABC):
         Where ``wait`` looks for itself, there is nothing to do.
         """
 
+    def begin_numbering(self, connection: Connection) -> None:  # noqa: B027  (most need not)
+        """Have ``running`` know of this transaction before it takes a number for an event.
+
+        A trigger need not: whoever changed a billing table is known already.
+        """
+
     @abstractmethod
     def next_position(self, connection: Connection) -> int:
         """Take the next number of the event sequence without making an event."""
@@ -81,7 +83,8 @@ class Dialect(ABC):
     def running(self, connection: Connection) -> frozenset[int]:
         """The transactions whose events, numbered already, are not to be seen yet.
 
-        To be asked first in a read transaction. Empty where commits come in the order of numbers.
+        And perhaps some others. To be asked first in a read transaction. Empty where commits come
+        in the order of numbers.
         """
 
     def unseen(
@@ -112,6 +115,23 @@ class Dialect(ABC):
         ``{name}`` in the statement stands for a value of the item; ``names`` are those names, each
         with its SQL type. The rows of an item keep their order.
         """
+
+    def delete_at(
+        self, table: str, column: str, numbers: Sequence[int], condition: str
+    ) -> tuple[str, tuple[Any, ...]]:
+        """A DELETE of rows by a number in a column, each found by itself; what is to be bound.
+
+        ``{t}`` in the condition stands for the table.
+        """
+        among, values = self.among(numbers)
+        where = condition.replace("{t}", table)
+        return f"DELETE FROM {table} WHERE {column} {among} AND {where}", values  # noqa: S608
+
+    def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
+        """A SELECT that locks events in the order of ``numbers``; what is to be bound."""
+        among, values = self.among(numbers)
+        statement = f"SELECT 1 FROM Event_Queue WHERE i_event {among} ORDER BY i_event FOR UPDATE"  # noqa: S608
+        return statement, values
 
     def using(self, index: str) -> str:  # noqa: ARG002  (for those that take orders)
         """What follows a table's name to have it read through an index.

@@ -51,6 +51,9 @@ _UNAVAILABLE = frozenset(
 )
 _REFUSED = frozenset({1044, 1045, 1049, 1227, 1698})
 
+# A list of numbers as a table.
+_NUMBERS = "JSON_TABLE(%s, '$[*]' COLUMNS (number BIGINT PATH '$')) AS r"
+
 
 class MariadbDialect(Dialect):
     """See Dialect."""
@@ -124,11 +127,6 @@ class MariadbDialect(Dialect):
             with suppress(pymysql.err.MySQLError):
                 cursor.execute(f"USE `{self.home}`")
 
-    def create_home(self, connection: Connection) -> None:
-        """See Dialect."""
-        connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS `{self.home}`")
-        connection.exec_driver_sql(f"USE `{self.home}`")
-
     def next_position(self, connection: Connection) -> int:
         """See Dialect. There are no sequences: an event is made for its number alone."""
         cursor = connection.connection.cursor()
@@ -192,6 +190,24 @@ class MariadbDialect(Dialect):
             cursor.execute(statement, dict(zip(names, values, strict=True)))
             found.append(cursor.fetchall())
         return found
+
+    def delete_at(
+        self, table: str, column: str, numbers: Sequence[int], condition: str
+    ) -> tuple[str, tuple[Any, ...]]:
+        """See Dialect: a list of numbers may be read as a range, and wait for rows in between."""
+        statement = (
+            f"DELETE n FROM {_NUMBERS} STRAIGHT_JOIN {table} n ON n.{column} = r.number "
+            f"WHERE {condition.replace('{t}', 'n')}"
+        )
+        return statement, (json.dumps(list(numbers)),)
+
+    def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
+        """See Dialect."""
+        statement = (
+            f"SELECT 1 FROM {_NUMBERS} STRAIGHT_JOIN Event_Queue q ON q.i_event = r.number "  # noqa: S608
+            "FOR UPDATE"
+        )
+        return statement, (json.dumps(list(numbers)),)
 
     def using(self, index: str) -> str:
         """See Dialect: it takes empty keys for equal, and then an index of them for useless."""

@@ -65,6 +65,16 @@ _REFUSAL = re.compile(
 #: Spells types.
 _TYPES = postgresql.dialect()  # type: ignore[no-untyped-call]
 
+# The active are asked after the snapshot is taken; prepared transactions are not among them.
+_SNAPSHOT = """
+SELECT pg_current_snapshot()::text AS snapshot, ARRAY(
+  SELECT backend_xid::text FROM pg_stat_get_activity(NULL) WHERE backend_xid IS NOT NULL
+  UNION ALL SELECT transaction::text FROM pg_prepared_xacts
+) AS active
+"""
+
+_EPOCH, _HALF = 2**32, 2**31
+
 
 class PostgresqlDialect(Dialect):
     """See Dialect."""
@@ -82,6 +92,7 @@ class PostgresqlDialect(Dialect):
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._listening: psycopg.Connection[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espf-listen")
+        self._beside: psycopg.Connection[Any] | None = None
         self._asleep = False
         self._called: list[float] = []
         self._newest: int | None = None
@@ -127,19 +138,6 @@ class PostgresqlDialect(Dialect):
         }
         return "; ".join(f"SET {name} = {value}" for name, value in settings.items())
 
-    def create_home(self, connection: Connection) -> None:
-        """See Dialect."""
-        # Even "if not exists" needs the right to make one.
-        there = connection.exec_driver_sql(f"SELECT to_regnamespace('{self.home}')").scalar()
-        if there is None:
-            connection.exec_driver_sql(f"CREATE SCHEMA {self.home}")
-        # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
-        # would slow the billing down for as long as somebody reads an old picture.
-        connection.exec_driver_sql(
-            f"CREATE SEQUENCE IF NOT EXISTS {self.home}.worker_sleeps MINVALUE {_AWAKE} "
-            f"MAXVALUE {_ASLEEP} CACHE 1"
-        )
-
     def name_of(self, table: str) -> str:
         """See Dialect."""
         return table.lower()
@@ -150,14 +148,39 @@ class PostgresqlDialect(Dialect):
 
     def next_position(self, connection: Connection) -> int:
         """See Dialect."""
+        self.begin_numbering(connection)
         position = connection.exec_driver_sql("SELECT nextval('event_queue_i_event_seq')")
         return int(position.scalar_one())
 
+    def begin_numbering(self, connection: Connection) -> None:
+        """See Dialect: taking a number gives a transaction no number of its own."""
+        connection.exec_driver_sql("SELECT pg_current_xact_id()")
+
     def running(self, connection: Connection) -> frozenset[int]:
-        """See Dialect. A transaction has its number before a trigger of it can take one."""
-        snapshot = connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar_one()
-        listed = str(snapshot).rpartition(":")[2]
-        return frozenset(map(int, listed.split(","))) if listed else frozenset()
+        """See Dialect.
+
+        A snapshot lists who ran below its upper end, which is past the last transaction that has
+        *ended*: others may run above it. Those who still do are among the active; those who have
+        ended since lie below the upper end of a later snapshot.
+        """
+        row = connection.exec_driver_sql(_SNAPSHOT).one()
+        _, end, listed = str(row.snapshot).split(":")
+        cursor = self._second_view().execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+        later = cursor.fetchone()
+        assert later is not None
+        running = set(map(int, listed.split(","))) if listed else set()
+        running.update(range(int(end), int(later[0])))
+        # The active tell only the lower half of their numbers; none is far from the end.
+        for low in row.active:
+            distance = (int(low) - int(end) + _HALF) % _EPOCH - _HALF
+            running.add(int(end) + distance)
+        return frozenset(running)
+
+    def _second_view(self) -> psycopg.Connection[Any]:
+        """A connection for one look beside a transaction, which sees what it sees."""
+        if self._beside is None or self._beside.closed:
+            self._beside = self._own_connection()
+        return self._beside
 
     def for_each(
         self,
@@ -322,6 +345,9 @@ class PostgresqlDialect(Dialect):
         """See Dialect."""
         self._thread.shutdown()
         self._hang_up()
+        if self._beside is not None:
+            with suppress(psycopg.Error):
+                self._beside.close()
 
 
 def _array(values: Sequence[Any]) -> str:

@@ -113,9 +113,6 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    def create_home(self, connection: Connection) -> None:
-        """There are no schemas."""
-
     async def wait(self, timeout_seconds: float) -> None:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
         deadline = time.monotonic() + timeout_seconds
@@ -153,6 +150,10 @@ class SqliteDialect(Dialect):
             "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'Event_Queue' RETURNING seq"
         ).scalar_one()
         return int(position)
+
+    def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:  # noqa: ARG002
+        """With one writer, all is locked."""
+        return "SELECT 1", ()
 
     def running(self, connection: Connection) -> frozenset[int]:  # noqa: ARG002  (see Dialect)
         """With one writer, commits come in the order of numbers."""

@@ -164,6 +164,8 @@ workers = _table(
     Column("worker", String(190), primary_key=True),
     Column("started_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False),
+    # It gives its work away, and takes no more.
+    Column("leaving", SmallInteger, nullable=False, server_default=text("0")),
 )
 
 # Who works for which part of a handler. The epoch counts the owners; a result under an old one

@@ -84,6 +84,8 @@ class Worker:
         # Shards that belong to nobody who takes them: since when; and those we took for that.
         self._orphaned: dict[tuple[int, int], float] = {}
         self._adopted: set[tuple[int, int]] = set()
+        # Shards that are ours until what is under way is stored.
+        self._departing: set[tuple[int, int]] = set()
         self._alive: Sequence[str] = ()
         self._lease_until = 0.0
         self._scheduled = asyncio.Event()
@@ -126,6 +128,9 @@ class Worker:
                 task.cancel()
 
     async def _leave(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_SECONDS):
+                await self._database.write(self._leases.begin_leaving, self.name)
         for i_event_handler in list(self._runners):
             self._dismiss(i_event_handler)
         # Longer than that only when the database is away: what is not stored is sent again.
@@ -268,10 +273,15 @@ class Worker:
         free = {
             place: owner
             for place, worker in dealt.items()
-            if (owner := roster.roll.owners.get(place, "")) in {"", *dead} or owner not in alive
+            if (owner := roster.roll.owners.get(place, "")) in {"", self.name, *dead}
+            or owner not in alive
             if worker == self.name or self._is_orphaned(place)
         }
-        wanted = [place for place in free if place[1] not in self._runners[place[0]].epochs]
+        wanted = [
+            place
+            for place in free
+            if place[1] not in self._runners[place[0]].epochs and place not in self._departing
+        ]
         if wanted:
             await self._take(wanted, dead)
 
@@ -305,12 +315,12 @@ class Worker:
 
         async def hand_over() -> None:
             idle = set(shards) - runner.busy(shards)
-            runner.forsake(shards)
             for some in (idle, set(shards) - idle):
-                if some:
-                    await runner.give_up(some)
-                    places = [(i_event_handler, shard) for shard in some]
-                    await self._database.write(self._leases.release, self.name, places)
+                await runner.give_up(some)
+                await self._release(i_event_handler, some)
+
+        self._departing |= {(i_event_handler, shard) for shard in shards}
+        runner.forsake(shards)
 
         task = asyncio.create_task(hand_over(), name=f"hand over {runner.configured.name}")
         self._leaving[task] = 0
@@ -351,12 +361,13 @@ class Worker:
 
         async def leave() -> None:
             idle = shards - runner.busy(shards)
-            runner.forsake(shards)
             await self._release(i_event_handler, idle)
             await runner.give_up(shards, self._grace)
             await runner.stop()
             await self._release(i_event_handler, shards - idle)
 
+        self._departing |= {(i_event_handler, shard) for shard in shards}
+        runner.forsake(shards)
         task = asyncio.create_task(leave(), name=f"leave {runner.configured.name}")
         self._leaving[task] = i_event_handler
         task.add_done_callback(lambda task: self._leaving.pop(task, None))
@@ -365,6 +376,7 @@ class Worker:
         if shards:
             places = [(i_event_handler, shard) for shard in shards]
             await self._database.write(self._leases.release, self.name, places)
+            self._departing.difference_update(places)
 
 
 def _identity() -> str:

@@ -142,6 +142,7 @@ _table(
     sa.Column("worker", sa.String(190), primary_key=True),
     sa.Column("started_at", _Moment, nullable=False),
     sa.Column("expires_at", _Moment, nullable=False),
+    sa.Column("leaving", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
 )
 
 _table(
