@@ -860,5 +860,7 @@ def test_a_change_of_triggers_leaves_the_connection_as_it_was_and_in_a_transacti
         triggers.apply(connection, orders.dialect, orders.wanted(RULES))
         assert connection.exec_driver_sql(settings).all() == before
         with connection.begin_nested():
-            connection.exec_driver_sql(orders.quote(change("\"Group\" = 'x'")))
+            place = orders.pick(mariadb="billing.", others="")
+            written = change("\"Group\" = 'x'").replace("UPDATE ", f"UPDATE {place}")
+            connection.exec_driver_sql(orders.quote(written))
     assert "Custom/Changed" in {event for event, _key, _variables in orders.events()}
