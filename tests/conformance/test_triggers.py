@@ -845,3 +845,22 @@ def test_a_long_name_is_cut_and_stays_unique(site):
     for name in names:
         site.sql(f"INSERT INTO {name} VALUES (1, 3)")
     assert len(site.events()) == 2
+
+
+def test_a_change_of_triggers_leaves_the_connection_as_it_was_and_in_a_transaction(orders):
+    settings = orders.pick(
+        mariadb="SELECT @@sql_mode, @@lock_wait_timeout, @@collation_connection",
+        postgresql="SELECT current_setting('lock_timeout')",
+        sqlite="SELECT 1",
+    )
+    orders.sql(new())
+    with orders.database.begin() as connection:
+        before = connection.exec_driver_sql(settings).all()
+        triggers.remove(connection, orders.dialect)
+        triggers.apply(connection, orders.dialect, orders.wanted(RULES))
+        assert connection.exec_driver_sql(settings).all() == before
+        with connection.begin_nested():
+            place = orders.pick(mariadb="billing.", others="")
+            written = change("\"Group\" = 'x'").replace("UPDATE ", f"UPDATE {place}")
+            connection.exec_driver_sql(orders.quote(written))
+    assert "Custom/Changed" in {event for event, _key, _variables in orders.events()}

@@ -64,6 +64,7 @@ def measure(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger])
         try:
             with (
                 connection.begin_nested() if dialect.triggers.transactional else nullcontext(),
+                dialect.triggers.changing(connection),
                 _copied(connection, dialect, subject) as copy,
             ):
                 moved = replace(trigger, table=copy)

@@ -7,7 +7,7 @@ no table is ever without the old and the new one, and running it again completes
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,9 +119,8 @@ def apply(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -
     if todo.problems:
         raise RuleError("\n".join(todo.problems))
     # Ours alone, whatever else the caller's transaction does.
-    with connection.begin_nested() if dialect.triggers.transactional else nullcontext():
-        if todo.create or todo.drop:
-            dialect.triggers.prepare(connection)
+    nested = connection.begin_nested() if dialect.triggers.transactional else nullcontext()
+    with nested, _changing(connection, dialect, needed=bool(todo.create or todo.drop)):
         for each in todo.create:
             for statement in each.statements:
                 _execute(connection, dialect, each.name, statement)
@@ -160,10 +159,9 @@ def ddl(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> 
 def remove(connection: Connection, dialect: Dialect) -> tuple[str, ...]:
     """Drop every trigger of ours; nothing is captured from then on. Returns their names."""
     names = tuple(dialect.triggers.installed(connection))
-    if names:
-        dialect.triggers.prepare(connection)
-    for name in names:
-        _execute(connection, dialect, name, dialect.triggers.drop(name))
+    with _changing(connection, dialect, needed=bool(names)):
+        for name in names:
+            _execute(connection, dialect, name, dialect.triggers.drop(name))
     return names
 
 
@@ -177,6 +175,12 @@ def _require_tables(connection: Connection) -> None:
                 f"the database has no usable table {table.name}; "
                 f"run 'evctl init' before the capture ({error.orig})"
             ) from error
+
+
+def _changing(
+    connection: Connection, dialect: Dialect, *, needed: bool
+) -> AbstractContextManager[None]:
+    return dialect.triggers.changing(connection) if needed else nullcontext()
 
 
 def _execute(connection: Connection, dialect: Dialect, name: str, statement: str) -> None:

@@ -6,7 +6,8 @@ converted to utf8mb4 before they meet one another: columns of different collatio
 error. A trigger is replaced by one statement, so that no write falls into a gap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from sqlalchemy import Connection, text
@@ -141,10 +142,24 @@ class MariadbTriggers(TriggerMaker):
         place, _, trigger = name.rpartition(".espf_")
         return f"DROP TRIGGER IF EXISTS {_table(TableName('espf_' + trigger, place))}"
 
-    def prepare(self, connection: Connection) -> None:
+    @contextmanager
+    def changing(self, connection: Connection) -> Iterator[None]:
         """See TriggerMaker."""
-        for statement in (*_SESSION, f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}"):
-            connection.exec_driver_sql(statement)
+        before = connection.exec_driver_sql(
+            "SELECT @@sql_mode AS mode, @@collation_connection AS collation, "
+            "@@lock_wait_timeout AS patience"
+        ).one()
+        try:
+            for statement in (*_SESSION, f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}"):
+                connection.exec_driver_sql(statement)
+            yield
+        finally:
+            connection.exec_driver_sql(
+                f"SET SESSION sql_mode = '{before.mode}', lock_wait_timeout = {before.patience}"
+            )
+            connection.exec_driver_sql(f"SET NAMES utf8mb4 COLLATE {before.collation}")
+            # The DDL has ended the caller's.
+            connection.exec_driver_sql("START TRANSACTION")
 
     def script(self, compiled: Sequence[Compiled]) -> str:
         """See TriggerMaker."""

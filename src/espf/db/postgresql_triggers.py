@@ -12,6 +12,7 @@ writer's rights and settings do not matter. Three choices were measured:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from sqlalchemy import Connection, text
@@ -188,9 +189,13 @@ class PostgresqlTriggers(TriggerMaker):
         """See TriggerMaker: the trigger goes with its function."""
         return f"DROP FUNCTION {_identifier(self.home)}.{_identifier(name)}() CASCADE"
 
-    def prepare(self, connection: Connection) -> None:
+    @contextmanager
+    def changing(self, connection: Connection) -> Iterator[None]:
         """See TriggerMaker."""
+        before = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        yield
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'")
 
     def script(self, compiled: Sequence[Compiled]) -> str:
         """See TriggerMaker."""

@@ -93,9 +93,6 @@ class SqliteTriggers(TriggerMaker):
         """See TriggerMaker."""
         return f"DROP TRIGGER {_identifier(name)}"
 
-    def prepare(self, connection: Connection) -> None:
-        """See TriggerMaker: there is one writer, which this connection is."""
-
     def script(self, compiled: Sequence[Compiled]) -> str:
         """See TriggerMaker."""
         statements = [statement for each in compiled for statement in each.statements]

@@ -7,7 +7,8 @@ rule means, and turns the values into DDL.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -221,9 +222,13 @@ class TriggerMaker(ABC):
     def drop(self, name: str) -> str:
         """The statement that removes an installed trigger, and all that was made for it."""
 
-    @abstractmethod
-    def prepare(self, connection: Connection) -> None:
-        """Set up the connection for a change of triggers on a table that is being written."""
+    @contextmanager
+    def changing(self, connection: Connection) -> Iterator[None]:  # noqa: ARG002  (others need it)
+        """Set the connection up to change triggers, on tables that are being written.
+
+        At the end it is as it was before, and in a transaction.
+        """
+        yield
 
     @abstractmethod
     def script(self, compiled: Sequence[Compiled]) -> str:
