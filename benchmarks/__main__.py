@@ -5,6 +5,7 @@ sections, such as ``--only drain,latency``, is printed instead of written.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--only", type=_chosen, help=f"some of {', '.join(SECTIONS)}")
     parser.add_argument("--out", type=Path, help="where to write (default: docs/benchmarks.md)")
     options = parser.parse_args()
+    # Whoever stops us by a signal does not leave the servers running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     out = options.out or (None if options.quick or options.only else _REPORT)
     try:
         page = _measured(options.only or list(SECTIONS), quick=options.quick)

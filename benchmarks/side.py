@@ -95,6 +95,11 @@ def program(
         )
         try:
             yield Process(running.pid)
+        except BenchError as error:
+            if running.poll() is None:
+                raise
+            said = log.read_text()[-2000:]
+            raise BenchError(f"{error}; for {command[0]} has ended: {said}") from error
         finally:
             running.send_signal(signal.SIGTERM)
             try:

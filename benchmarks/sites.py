@@ -25,7 +25,6 @@ ENV = 3
 ACCOUNTS = 1000
 HANDLERS = ("EventSender", "Second")
 CONCURRENCY = 50
-WORKER = "worker"
 
 Options = Mapping[str, object]
 
@@ -129,12 +128,11 @@ class Site(Stock):
             "ESPF_KEY_FILE": str(self.folder / "espf.key"),
             "ESPF_LOG": str(self.folder / "provisioning.log"),
             "ESPF_ADMIN_PASSWORD": "for-benchmarks-only",
-            "ESPF_LISTEN": "127.0.0.1:0",
         }
 
     def working(self) -> AbstractContextManager[Process]:
         """One worker process."""
-        return program([sys.executable, "-m", "espf", WORKER], self.environment(), self.log)
+        return program([sys.executable, "-m", "espf", "worker"], self.environment(), self.log)
 
     def wait_until_done(self) -> float:
         """Ask for events that are not done with."""

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy import Connection
@@ -19,7 +19,7 @@ from espf.db.database import Database
 from espf.db.walk import Progress
 from espf.errors import DatabaseUnavailable
 from espf.journal import Retention
-from espf.subscriptions import list_handlers
+from espf.subscriptions import EventHandler, list_handlers
 
 _log = logging.getLogger(__name__)
 
@@ -97,13 +97,12 @@ class Janitor:
         with self._database.read() as connection:
             old = self._retention(connection).failed
             handlers = list_handlers(connection)
-        return sum(
-            self._walk(
-                partial(restarts.retire_next, database=self._database, handler=one, older_than=old),
-                0,
-            )
-            for one in handlers
-        )
+        return sum(self._walk(partial(self._retire_next, one, old), 0) for one in handlers)
+
+    def _retire_next(
+        self, handler: EventHandler, old: datetime, connection: Connection, after: int
+    ) -> Progress | None:
+        return restarts.retire_next(connection, self._database, handler, old, after)
 
     def _retention(self, connection: Connection) -> Retention:
         now = self._database.now(connection)

@@ -72,10 +72,27 @@ def test_a_shard_has_one_owner_and_every_new_owner_another_epoch(register):
     register.come("w1", "w2")
     assert register.take("w1", handler) == dict.fromkeys(EVERY, 1)
     assert register.take("w2", handler) == {}
-    assert register.take("w1", handler) == {}, "what one has is not taken again"
     register.do("release", "w1")
     assert register.take("w2", handler) == dict.fromkeys(EVERY, 2)
     assert set(register.owners().values()) == {"w2"}
+
+
+def test_a_worker_that_asks_for_its_own_does_not_know_of_it_and_gets_it_anew(register):
+    handler = register.handler()
+    register.come("w1")
+    register.take("w1", handler, range(8))
+    assert register.take("w1", handler, [3]) == {3: 2}
+    assert register.do("held", "w1")[handler, 3] == 2
+
+
+def test_nothing_falls_to_a_worker_that_is_leaving_and_what_it_has_stays_its_own(register):
+    handler = register.handler()
+    register.come("w1", "w2")
+    register.take("w1", handler)
+    register.do("begin_leaving", "w1")
+    register.come("w1")
+    assert register.do("roll").alive == ["w2"]
+    assert register.take("w2", handler) == {}
 
 
 def test_the_shards_of_a_handler_go_to_different_workers(register):
@@ -125,7 +142,9 @@ def test_a_worker_gives_back_only_what_is_its_own(register):
     assert register.take("w3", handler) == {3: 2}
     register.do("sign_off", "w1")
     assert register.do("roll").alive == ["w2", "w3"]
-    assert register.take("w3", handler) == dict.fromkeys([0, 1, 2, 4, 5, 6, 7], 2)
+    assert register.take("w3", handler, [0, 1, 2, *range(4, 16)]) == dict.fromkeys(
+        [0, 1, 2, 4, 5, 6, 7], 2
+    )
 
 
 def test_several_handlers_are_taken_in_one_go_without_what_has_an_owner(register):
@@ -169,7 +188,7 @@ def test_nobody_takes_a_shard_whose_results_are_being_stored(register):
         assert register.leases.valid(connection, {(handler, 3, 1)})
         # Without a wait, so that the others are not held up by one that is frozen just then.
         assert register.take("w2", handler) == dict.fromkeys([*range(3), *range(4, 16)], 2)
-    assert register.take("w2", handler) == {3: 2}
+    assert register.take("w2", handler, [3]) == {3: 2}
 
 
 def test_of_workers_that_want_the_same_at_the_same_moment_each_gets_its_own(register):

@@ -163,7 +163,7 @@ def pause(house, handler, *, paused):
 
 def maintain(house, _handler, *, paused):
     with house.database.begin() as connection:
-        maintenance.set_maintenance(connection, on=paused)
+        maintenance.set_maintenance(connection, house.database, on=paused)
 
 
 @pytest.mark.parametrize("wait", [pause, maintain])

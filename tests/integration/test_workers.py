@@ -175,14 +175,17 @@ async def test_the_concurrency_of_a_handler_is_for_all_workers_together(house):
     async with Webhook() as hook:
         hook.always = Answer(delay=0.05)
         house.handler(hook.url, EventSender__AsyncMode="off", Concurrency=5)
-        for n in range(120):
+        for n in range(40):
             house.event(i_account=n)
         async with house.working("w2"):
+            await hook.wait_for(10)
             async with house.working("w1"):
                 await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
+                for n in range(80):
+                    house.event(i_account=n)
                 arrived = len(hook.requests)
                 hook.most_in_progress = 0
-                await hook.wait_for(arrived + 50)
+                await hook.wait_for(arrived + 40)
                 assert hook.most_in_progress == 5, "together they use what there is"
             await house.until("finished")
     assert hook.most_in_progress <= 5

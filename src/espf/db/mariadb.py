@@ -196,16 +196,16 @@ class MariadbDialect(Dialect):
     ) -> tuple[str, tuple[Any, ...]]:
         """See Dialect: a list of numbers may be read as a range, and wait for rows in between."""
         statement = (
-            f"DELETE n FROM {_NUMBERS} STRAIGHT_JOIN {table} n ON n.{column} = r.number "
-            f"WHERE {condition.replace('{t}', 'n')}"
+            f"DELETE n FROM {_NUMBERS} STRAIGHT_JOIN {table} n FORCE INDEX (PRIMARY) "
+            f"ON n.{column} = r.number WHERE {condition.replace('{t}', 'n')}"
         )
         return statement, (json.dumps(list(numbers)),)
 
     def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
         """See Dialect."""
         statement = (
-            f"SELECT 1 FROM {_NUMBERS} STRAIGHT_JOIN Event_Queue q ON q.i_event = r.number "  # noqa: S608
-            "FOR UPDATE"
+            f"SELECT 1 FROM {_NUMBERS} STRAIGHT_JOIN Event_Queue q "  # noqa: S608
+            "FORCE INDEX (PRIMARY) ON q.i_event = r.number FOR UPDATE"
         )
         return statement, (json.dumps(list(numbers)),)
 

@@ -73,8 +73,8 @@ class Runner:
         self._frontier = Frontier(tools.running_lag_seconds)
         self._look = True
         # What has happened since a read began, which it does not show.
-        self._look_once_more = False
-        self._begun_anew = False
+        self._looks_again = 0
+        self._taken_meanwhile: set[int] = set()
         self._look_at = 0.0
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
@@ -122,11 +122,11 @@ class Runner:
         gained = 0.0
         for lease in leases:
             self.epochs[lease.shard] = lease.epoch
+            self._taken_meanwhile.add(lease.shard)
             gained += self._tokens_of(lease)
         self._resize(gained)
         # Their work may be anywhere in what has been read already.
         self._frontier.restart()
-        self._begun_anew = True
         self.wake()
 
     def busy(self, shards: Collection[int]) -> set[int]:
@@ -210,7 +210,9 @@ class Runner:
     def look_again(self) -> None:
         """Somebody may have freed lanes whose heads waited in the database."""
         self._lanes.look_again()
-        self._look_once_more = True
+        # A read that is under way may still show them waiting, and only the one after it tells of
+        # what was settled last.
+        self._looks_again = 2
         self.wake()
 
     async def stop(self) -> None:
@@ -292,7 +294,8 @@ class Runner:
 
     def read_begins(self) -> None:
         """What ``wants`` said is being read."""
-        self._look = self._look_once_more = self._begun_anew = False
+        self._look = False
+        self._taken_meanwhile.clear()
         self._lanes.read_begins()
 
     def read_ended(self, wanted: Wanted, found: Found) -> None:
@@ -300,7 +303,7 @@ class Runner:
         lanes = self._lanes
         lanes.read_ended()
         for notification in found.due:
-            if notification.shard in self.epochs:
+            if self._is_ours(notification):
                 lanes.offer_due(notification)
         for key, asked, followers in found.refilled:
             lanes.refill(key, asked, followers)
@@ -310,18 +313,24 @@ class Runner:
             self._read_new(wanted, found, now)
         else:
             self._look = True
-        if self._look_once_more:
+        if self._looks_again:
+            self._looks_again -= 1
             lanes.look_again()
         if lanes.ready:
             self._wake_sender.set()
 
+    def _is_ours(self, notification: Notification) -> bool:
+        """Whether what a read shows may go out; another owner may have been ahead of it."""
+        shard = notification.shard
+        return shard in self.epochs and shard not in self._taken_meanwhile
+
     def _read_new(self, wanted: Wanted, found: Found, now: float) -> None:
         for notification, behind in (*found.late, *found.new):
-            if notification.shard in self.epochs:
+            if self._is_ours(notification):
                 self._lanes.offer(notification, behind=behind)
         complete = len(found.new) < wanted.room
         reached = found.new[-1][0].position if found.new else 0
-        if not self._begun_anew:
+        if not self._taken_meanwhile:
             self._frontier.ended(
                 found.running, reached, now, complete=complete, unseen=found.unseen
             )

@@ -1,0 +1,43 @@
+"""A storm on each database: whatever is killed, nothing is lost, nothing is out of order.
+
+``make chaos MINUTES=60 SEED=42`` lets it rage for longer; see docs/explanation/proof.md.
+"""
+
+import os
+import random
+
+import pytest
+
+from checker import check, repetitions
+from storm import HANDLERS, QUIET_SECONDS, Storm, schedule
+
+SECONDS = float(os.environ.get("CHAOS_MINUTES", "0.25")) * 60
+SEED = os.environ.get("CHAOS_SEED", "1")
+
+#: Of so many problems nobody wants to see more.
+SHOWN = 40
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(SECONDS * 3 + QUIET_SECONDS + 120)]
+
+
+async def test_a_storm_loses_nothing_makes_nothing_up_and_changes_no_order(
+    database_kind, tmp_path, capsys
+):
+    seed = SEED if SEED != "random" else str(random.SystemRandom().randrange(10**6))
+    print(f"{database_kind}, MINUTES={SECONDS / 60:g} SEED={seed}")
+    print("\n".join(map(str, schedule(seed, SECONDS, database_kind))))
+    async with Storm(tmp_path, database_kind, seed) as storm:
+        record = await storm.rage(SECONDS)
+    heard = sum(map(len, record.heard.values()))
+    print(f"{len(record.writes)} changes, {heard} requests, {repetitions(record)} repetitions")
+    problems = storm.complaints + check(record)
+    assert problems == [], "\n".join(["", *problems[:SHOWN], f"{len(problems)} in all"])
+    assert "Traceback" not in storm.messages.read_text(), storm.messages.read_text()
+    committed = sum(write.fate == "committed" for write in record.writes)
+    assert heard >= len(HANDLERS) * committed * 2 > 500 * len(HANDLERS), "nothing much happened"
+    assert {fault.kind for fault in record.faults} == {"kill", "freeze", "database"}
+
+
+def test_a_storm_can_be_had_again():
+    assert schedule("42", 60, "postgresql") == schedule("42", 60, "postgresql")
+    assert schedule("42", 60, "postgresql") != schedule("43", 60, "postgresql")

@@ -1,0 +1,194 @@
+"""The frontier against a model of a database whose transactions commit in any order."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espf.queue import Start
+from espf.worker import frontier as frontier_module
+from espf.worker.frontier import Frontier
+
+LAG = 0.3
+
+
+@dataclass
+class Database:
+    """Transactions by number, with the positions that they have taken; and who has committed."""
+
+    open: dict[int, list[int]] = field(default_factory=dict)
+    visible: set[int] = field(default_factory=set)
+    wanted: set[int] = field(default_factory=set)
+    numbers: int = 0
+    transactions: int = 0
+
+    def begin(self) -> None:
+        self.transactions += 1
+        self.open[self.transactions] = []
+
+    def insert(self, which: int) -> None:
+        if self.open:
+            self.numbers += 1
+            sorted(self.open.items())[which % len(self.open)][1].append(self.numbers)
+
+    def end(self, which: int, *, commit: bool) -> None:
+        if self.open:
+            transaction = sorted(self.open)[which % len(self.open)]
+            positions = self.open.pop(transaction)
+            if commit:
+                self.visible.update(positions)
+                self.wanted.update(positions)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin")),
+        st.tuples(st.just("insert"), st.integers(0, 9)),
+        st.tuples(st.just("insert"), st.integers(0, 9)),
+        st.tuples(st.just("commit"), st.integers(0, 9)),
+        st.tuples(st.just("roll back"), st.integers(0, 9)),
+        st.tuples(st.just("read"), st.integers(1, 5)),
+        st.tuples(st.just("wait"), st.floats(0, 0.4)),
+    ),
+    max_size=120,
+)
+
+
+def run(script, read, *, lag=None):
+    """Play a script with ``read``; then let everything end, and read what is left."""
+    database, frontier = Database(), Frontier(lag)
+    now, seen = 0.0, set()
+    for step, *arguments in script:
+        match step:
+            case "begin":
+                database.begin()
+            case "insert":
+                database.insert(*arguments)
+            case "commit":
+                database.end(*arguments, commit=True)
+            case "roll back":
+                database.end(*arguments, commit=False)
+            case "wait":
+                now += arguments[0]
+            case "read":
+                read(database, frontier, now, arguments[0], seen)
+    while database.open:
+        database.end(0, commit=True)
+    for _ in range(3 * database.numbers + 3):
+        now += 2 * LAG
+        read(database, frontier, now, 5, seen)
+    return database, seen
+
+
+def page(database, after, room):
+    rows = sorted(position for position in database.visible if position > after)
+    return rows[:room], len(rows) < room
+
+
+@settings(max_examples=300)
+@given(steps)
+def test_where_running_transactions_are_known_nothing_is_lost(script):
+    """As on PostgreSQL."""
+
+    def read(database, frontier, now, room, seen):
+        running = frozenset(database.open)
+        rows, complete = page(database, frontier.start.after(running), room)
+        seen.update(rows)
+        frontier.ended(running, max(rows, default=0), now, complete=complete)
+
+    database, seen = run(script, read)
+    assert seen == database.wanted
+
+
+def patient(script):
+    """Nothing ends before what it has begun to write is written, and a list has shown it."""
+    for step in script:
+        if step[0] in {"commit", "roll back"}:
+            yield from (("wait", LAG), ("read", 5))
+        yield step
+
+
+@settings(max_examples=300)
+@given(steps, st.integers(0, 3), st.floats(0, 1))
+def test_where_unseen_positions_are_known_nothing_is_lost(script, limit, age):
+    """As on MariaDB: a row may be written a little later than its number was taken.
+
+    Also when there are too many to ask for them one by one.
+    """
+    taken: dict[int, float] = {}
+
+    def read(database, frontier, now, room, seen):
+        start = frontier.start
+        after = start.after(())
+        rows, complete = page(database, after, room)
+        late = {position for position in start.expected if position in database.visible}
+        seen.update(rows, late)
+        upto = max(rows, default=after)
+        numbers = {position for positions in database.open.values() for position in positions}
+        for position in numbers:
+            taken.setdefault(position, now)
+        written = {position for position in numbers if taken[position] <= now - age * LAG}
+        unseen = {p for p in written if after < p <= upto or p in start.expected}
+        frontier.ended((), max(rows, default=0), now, complete=complete, unseen=unseen)
+
+    usual, frontier_module.MOST_UNSEEN = frontier_module.MOST_UNSEEN, limit
+    try:
+        database, seen = run(list(patient(script)), read, lag=LAG)
+    finally:
+        frontier_module.MOST_UNSEEN = usual
+    assert seen == database.wanted
+
+
+@settings(max_examples=300)
+@given(steps, st.floats(0, 1))
+def test_what_a_list_does_not_show_yet_is_found_when_the_list_is_at_most_so_old(script, age):
+    """A transaction that is younger than the lag may be missing in what the database tells."""
+    began: dict[int, float] = {}
+
+    def read(database, frontier, now, room, seen):
+        for transaction in database.open:
+            began.setdefault(transaction, now)
+        running = {t for t in database.open if began[t] <= now - age * LAG}
+        rows, complete = page(database, frontier.start.after(running), room)
+        seen.update(rows)
+        frontier.ended(running, max(rows, default=0), now, complete=complete)
+
+    database, seen = run(list(patient(script)), read, lag=LAG)
+    assert seen == database.wanted
+
+
+def test_numbers_that_nobody_will_ever_see_cost_nothing():
+    frontier = Frontier()
+    frontier.ended((), 1000, 0.0, complete=True)
+    assert frontier.start == Start(1000, {}, [])
+
+
+def test_a_transaction_that_runs_for_long_is_read_again_only_when_it_has_ended():
+    frontier = Frontier()
+    frontier.ended((), 10, 0.0, complete=True)
+    frontier.ended((7,), 20, 0.0, complete=True)
+    frontier.ended((7,), 30, 0.0, complete=True)
+    assert frontier.start.after({7}) == 30
+    assert frontier.start.after(()) == 10
+
+
+def test_a_position_that_could_not_be_seen_is_asked_for_and_nothing_else():
+    frontier = Frontier(LAG)
+    for now in (0.0, 1.0, 2.0):
+        frontier.ended((), 20, now, complete=True, unseen={15})
+    assert frontier.start == Start(20, {}, [15])
+
+
+def test_a_great_transaction_is_read_as_a_whole(monkeypatch):
+    monkeypatch.setattr(frontier_module, "MOST_UNSEEN", 3)
+    frontier = Frontier(LAG)
+    for now in (0.0, 1.0, 2.0):
+        frontier.ended((), 100, now, complete=True, unseen={40, 41, 42, 43})
+    assert frontier.start == Start(39)
+
+
+def test_work_of_new_shards_is_read_from_the_beginning():
+    frontier = Frontier(LAG)
+    frontier.ended((7,), 100, 0.0, complete=True, unseen={40})
+    frontier.restart()
+    assert frontier.start == Start(0, {}, [])
