@@ -32,7 +32,13 @@ from sqlalchemy import (
 
 from espf import journal
 from espf.db.dialect import Moment, to_moment
-from espf.db.tables import event_handlers, event_notifications, event_queue, provisioning_log
+from espf.db.tables import (
+    RARE_VERDICTS,
+    event_handlers,
+    event_notifications,
+    event_queue,
+    provisioning_log,
+)
 from espf.db.walk import first_at
 from espf.errors import InvalidRequest
 from espf.model import Status
@@ -48,9 +54,6 @@ _VIEWS: Mapping[str, frozenset[str]] = {
     "failed": frozenset({Status.FAILED, Status.REJECTED}),
     "successful": frozenset({Status.FINISHED, Status.SKIPPED}),
 }
-
-#: Final verdicts that have an index of their own.
-RARE = frozenset({"failed", "rejected", "skipped", "superseded", "cancelled"})
 
 #: How far the clock of an event and its number may disagree: a number is taken when a statement
 #: begins, or when it comes to its row.
@@ -111,24 +114,44 @@ class Filter:
 class Source:
     """One place where parts of events are found: ``query`` has what an ``Overview`` needs.
 
-    ``number`` is the event's number, as the index has it by which the query goes in order.
+    ``number`` is the event's number, as the index has it that the query goes along; ``limits`` says
+    between which numbers to look. ``rare``: most of what is on that way does not fit, and there is
+    an index of what does.
     """
 
     query: Select[Any]
     number: ColumnElement[int]
+    limits: "_Range"
+    rare: bool = False
 
     def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
-        """The last ones, the newest first."""
-        return connection.execute(self.query.order_by(self.number.desc()).limit(limit)).all()
+        """The last ones, the newest first. It costs the same whatever else there is."""
+        number = self.number + 0 if self.rare else self.number
+        query = self._within(number).order_by(number.desc())
+        return connection.execute(query.limit(limit)).all()
 
     def oldest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
-        """The first ones, the oldest first."""
-        return connection.execute(self.query.order_by(self.number).limit(limit)).all()
+        """The first ones, the oldest first. One after the other, they cost one walk in all."""
+        query = self.query.where(*self.limits.of(self.number)).order_by(self.number)
+        return connection.execute(query.limit(limit)).all()
 
     def count(self, connection: Connection) -> int:
         """How many there are."""
-        counted = select(func.count()).select_from(self.query.subquery())
-        return int(connection.execute(counted).scalar_one())
+        found = self._within(self.number + 0 if self.rare else self.number).subquery()
+        return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+
+    def _within(self, number: ColumnElement[int]) -> Select[Any]:
+        """The query within its limits; along the index of what is rare, where it is.
+
+        Planners need to be told: they would walk through everything, since it comes in order then.
+        """
+        query = self.query.where(*self.limits.of(number))
+        if self.rare:
+            for each in ("mysql", "mariadb"):
+                query = query.with_hint(
+                    event_notifications, "FORCE INDEX (Event_Notifications_due)", each
+                )
+        return query
 
 
 def search(connection: Connection, wanted: Filter, limit: int) -> list[Overview]:
@@ -158,16 +181,15 @@ def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     n, q = event_notifications.c, event_queue.c
     fits = (*_status(statuses), *_fits(event_queue, wanted))
     limits = _range(connection, event_queue, wanted)
-    is_rare = Status.QUEUED not in statuses
+    rare = Status.QUEUED not in statuses
     for handler in handlers:
         query = _live(literal(handler.name, String)).where(
             n.i_event_handler == handler.i_event_handler,
             # What was scheduled stands elsewhere than its number says; see below.
             n.position == n.i_event,
-            *limits.of(n.position),
             *fits,
         )
-        yield Source(_of_what_was_tried(query) if is_rare else query, _sought(n.position, is_rare))
+        yield Source(query, n.position, limits, rare=rare)
     query = (
         _live(event_handlers.c.name)
         .join(event_handlers, event_handlers.c.i_event_handler == n.i_event_handler)
@@ -176,11 +198,10 @@ def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
             # It is easily found, since its time has come.
             q.start_time < datetime.now(UTC) + timedelta(days=1),
             n.position == q.position,
-            *limits.of(q.i_event),
             *fits,
         )
     )
-    yield Source(query, q.i_event)
+    yield Source(query, q.i_event, limits)
 
 
 def scheduled(connection: Connection, wanted: Filter) -> Iterator[Source]:
@@ -201,10 +222,10 @@ def scheduled(connection: Connection, wanted: Filter) -> Iterator[Source]:
     ).where(
         q.notified == 0,
         q.start_time.is_not(None),
-        *_range(connection, event_queue, wanted).of(q.i_event),
         *_fits(event_queue, wanted),
     )
-    yield Source(query, _sought(q.i_event, rare=True))
+    # Few are scheduled among all that wait, as a rule, and they have an index.
+    yield Source(query, q.i_event + 0, _range(connection, event_queue, wanted))
 
 
 def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
@@ -238,14 +259,14 @@ def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
         log.reason,
         log.i_log,
     ).where(
-        *_among(log.verdict, statuses),
-        *_range(connection, provisioning_log, wanted).of(log.i_event),
         *_fits(provisioning_log, wanted),
         *([] if wanted.handler is None else [log.handler == wanted.handler]),
         ~is_outdated,
         ~is_open,
     )
-    yield Source(query, _sought(log.i_event, rare=RARE.issuperset(statuses)))
+    limits = _range(connection, provisioning_log, wanted)
+    for verdicts in _walks(statuses):
+        yield Source(query.where(*_among(log.verdict, verdicts)), log.i_event, limits)
 
 
 def variables(connection: Connection, i_event: int) -> str | None:
@@ -285,6 +306,8 @@ def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
     return moment
 
 
+_RARE = frozenset(RARE_VERDICTS)
+
 _OF_EVENT = ("i_event", "i_env", "event_type", "ordering_key", "created_at", "start_time")
 
 
@@ -306,23 +329,6 @@ def _live(handler: ColumnElement[Any]) -> Select[Any]:
         .select_from(event_notifications)
         .join(event_queue, q.i_event == n.i_event)
     )
-
-
-def _sought(number: ColumnElement[int], rare: bool) -> ColumnElement[int]:
-    """What to go in order of. What is rare has an index of its own, which is to be taken.
-
-    Nobody shall walk through all that there is to find it, only because it comes in order then.
-    """
-    return number + 0 if rare else number
-
-
-def _of_what_was_tried(query: Select[Any]) -> Select[Any]:
-    """Have MariaDB and MySQL take the index, too."""
-    for each in ("mysql", "mariadb"):
-        query = query.with_hint(
-            event_notifications, "FORCE INDEX (Event_Notifications_due)", dialect_name=each
-        )
-    return query
 
 
 def _is(status: str) -> ColumnElement[bool]:
@@ -349,13 +355,18 @@ def _status(statuses: Collection[str]) -> list[ColumnElement[bool]]:
     return [_is(wanted)]
 
 
-def _among(verdict: Column[Any], statuses: Collection[str]) -> list[ColumnElement[bool]]:
+def _walks(statuses: frozenset[str]) -> list[frozenset[str]]:
+    """In how many walks to look for verdicts: each rare one has its own way, in order."""
+    return [frozenset({status}) for status in statuses] if statuses <= _RARE else [statuses]
+
+
+def _among(verdict: Column[Any], statuses: frozenset[str]) -> list[ColumnElement[bool]]:
     """In literal words, so that the index of what is rare is found by its condition."""
-    words: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in sorted(statuses)]
-    wanted = [verdict == words[0] if len(words) == 1 else verdict.in_(words)]
-    if RARE.issuperset(statuses):
-        wanted.append(verdict.in_([literal_column(f"'{status}'") for status in sorted(RARE)]))
-    return wanted
+    words: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in statuses]
+    if not statuses <= _RARE:
+        return [verdict.in_(words)]
+    rare: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in RARE_VERDICTS]
+    return [verdict == words[0], verdict.in_(rare)]
 
 
 def _of_handler(wanted: Filter) -> list[ColumnElement[bool]]:

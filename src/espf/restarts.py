@@ -11,6 +11,7 @@ again.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -108,7 +109,7 @@ def _restartable(connection: Connection, wanted: Filter) -> list[Source]:
         )
     # The journal remembers handlers that are there no more.
     known = provisioning_log.c.i_event_handler.in_(select(event_handlers.c.i_event_handler))
-    past = (Source(one.query.where(known), one.number) for one in done(connection, wanted))
+    past = (replace(one, query=one.query.where(known)) for one in done(connection, wanted))
     return [*not_done(connection, wanted), *past]
 
 

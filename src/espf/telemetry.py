@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from logging.handlers import WatchedFileHandler
@@ -36,24 +36,14 @@ class ProvisioningLog:
             raise SettingsError(f"ESPF_LOG: {path} cannot be written: {error}") from None
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
-    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
-        """Add a line for each entry, its fields in their order; those that are None are left out.
+    def write(self, lines: Iterable[str]) -> None:
+        """Add lines, each with the time before it; many cost little more than one.
 
-        All at once: many lines cost little more than one.
+        A line is fields, ``name=value``, with values as ``logged`` writes them.
         """
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        lines = [
-            " ".join(
-                [
-                    f"{name}={value if type(value) is int else _value(str(value))}"
-                    for name, value in entry.items()
-                    if value is not None
-                ]
-            )
-            for entry in entries
-        ]
-        if lines:
-            text = "\n".join([f"time={time} {line}" for line in lines])
+        text = "\n".join([f"time={time} {line}" for line in lines])
+        if text:
             self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
 
     def close(self) -> None:
@@ -77,7 +67,7 @@ class _File(WatchedFileHandler):
 
 
 @lru_cache(10_000)
-def _value(text: str) -> str:
+def logged(text: str) -> str:
     """A value on one line, whatever a server may have said; quoted when it holds blanks."""
     if len(text) > LONGEST_VALUE:
         text = text[:LONGEST_VALUE] + "…"

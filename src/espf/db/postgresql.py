@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -47,6 +48,9 @@ FLOOD_SECONDS = 0.1
 #: While nobody sleeps: how often to look, and after how long without a commit to go to sleep.
 LOOK_SECONDS = 0.004
 SLEEP_AFTER_SECONDS = 0.05
+
+#: How often to find out whether it is quiet enough for that.
+DOZE_SECONDS = 0.02
 
 _AWAKE, _ASLEEP = 1, 2
 
@@ -96,6 +100,7 @@ class PostgresqlDialect(Dialect):
         self._asleep = False
         self._called: list[float] = []
         self._newest: int | None = None
+        self._doze_at = 0.0
         self._quiet_since = 0.0
 
     def engine(self) -> Engine:
@@ -211,13 +216,19 @@ class PostgresqlDialect(Dialect):
     def rows(
         self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:
-        """See Dialect."""
-        dialect = _TYPES
-        arrays = ", ".join(f"%s::{kind.compile(dialect=dialect)}[]" for kind in columns.values())
-        return (
-            f"unnest({arrays}) AS r({', '.join(columns)})",
-            tuple(map(_array, values)),
-        )
+        """See Dialect: an array for each column, but for those where all rows have one value."""
+        types = _types(tuple(columns.items()))
+        first, *_ = columns
+        arrays, constants = {}, {}
+        for name, column in zip(columns, values, strict=True):
+            if name != first and column.count(column[0]) == len(column):
+                constants[name] = column[0]
+            else:
+                arrays[name] = _array(column)
+        unnested = ", ".join(f"%s::{types[name]}[]" for name in arrays)
+        shared = "".join(f", %s::{types[name]} AS {name}" for name in constants)
+        table = f"(SELECT u.*{shared} FROM unnest({unnested}) AS u({', '.join(arrays)})) AS r"  # noqa: S608
+        return table, (*constants.values(), *arrays.values())
 
     def among(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
         """See Dialect: as one value, so that the statement is always the same."""
@@ -255,7 +266,9 @@ class PostgresqlDialect(Dialect):
                 await self._be_called(timeout_seconds)
             else:
                 await asyncio.sleep(LOOK_SECONDS)
-                await loop.run_in_executor(self._thread, self._fall_asleep)
+                if time.monotonic() >= self._doze_at:
+                    self._doze_at = time.monotonic() + DOZE_SECONDS
+                    await loop.run_in_executor(self._thread, self._fall_asleep)
         except (psycopg.Error, DBAPIError, OSError):
             # The server is away, or not set up. Whoever looks for work will say so.
             self._hang_up()
@@ -348,6 +361,12 @@ class PostgresqlDialect(Dialect):
         if self._beside is not None:
             with suppress(psycopg.Error):
                 self._beside.close()
+
+
+@lru_cache
+def _types(columns: tuple[tuple[str, TypeEngine[Any]], ...]) -> Mapping[str, str]:
+    """How the types of columns are spelt."""
+    return {name: kind.compile(dialect=_TYPES) for name, kind in columns}
 
 
 def _array(values: Sequence[Any]) -> str:

@@ -221,12 +221,13 @@ provisioning_log = _table(
 )
 _index("Provisioning_Log_event", provisioning_log.c.i_event)
 _index("Provisioning_Log_key", provisioning_log.c.ordering_key, provisioning_log.c.i_event)
-# What is rare and looked for.
+#: Verdicts that are rare and looked for. In these words the index of them is found.
+RARE_VERDICTS = ("failed", "rejected", "skipped", "superseded", "cancelled")
 _index(
     "Provisioning_Log_verdict",
     provisioning_log.c.verdict,
     provisioning_log.c.i_event,
-    where=text("verdict IN ('failed', 'rejected', 'skipped', 'superseded', 'cancelled')"),
+    where=text(f"verdict IN ({', '.join(map(repr, RARE_VERDICTS))})"),
 )
 
 # What was said and heard, each text once: most requests of a handler differ only in what the event

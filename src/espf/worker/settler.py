@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from espf.model import Result, Settled, Status
 from espf.queue import Queue
-from espf.telemetry import ProvisioningLog
+from espf.telemetry import ProvisioningLog, logged
 from espf.worker.patience import PatientDatabase
 
 #: A batch is stored when it is full, after this long, or when nothing is under way.
@@ -65,20 +65,19 @@ class Settler:
                 tell(some)
 
 
-def _line(one: Settled) -> dict[str, object]:
+def _line(one: Settled) -> str:
     """What provisioning.log says of a result."""
     result, notification = one.result, one.result.notification
     decision, event = result.decision, notification.event
     retries = decision.status is Status.QUEUED
-    fields: dict[str, object] = {
-        "verdict": ("retry" if retries else decision.status) if one.applied else "orphan",
-        "i_event": event.i_event,
-        "type": event.event_type,
-        "key": event.ordering_key,
-        "handler": result.handler,
-        "attempt": notification.attempts + 1,
-        "reason": decision.reason,
-    }
+    verdict = ("retry" if retries else decision.status) if one.applied else "orphan"
+    line = (
+        f"verdict={verdict} i_event={event.i_event} type={logged(event.event_type)}"
+        f"{f' key={logged(event.ordering_key)}' if event.ordering_key else ''}"
+        f" handler={logged(result.handler)} attempt={notification.attempts + 1}"
+    )
+    if decision.reason:
+        line += f" reason={logged(decision.reason)}"
     if retries and one.next_attempt_at:
-        fields["next_try"] = one.next_attempt_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return fields
+        line += f" next_try={one.next_attempt_at:%Y-%m-%dT%H:%M:%SZ}"
+    return line
