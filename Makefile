@@ -18,7 +18,7 @@ demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
 	@$(BIN)/python examples/demo/demo.py $(ARGS)
 
 test: install ## Run every test; make test ARGS='-k queue' runs some
-	@scripts/need-databases
+	@scripts/need-servers
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(if $(ARGS),$(ARGS),--cov-fail-under=95)
 
 lint: install ## Check format, style, types, floors and dependencies
@@ -33,13 +33,13 @@ format: install ## Format the code and mend what can be mended without thinking
 	@$(BIN)/ruff check --fix .
 
 bench: install ## Measure beside the peers; QUICK=1: a smoke run; ARGS='--only drain,latency'
-	@scripts/need-databases
+	@scripts/need-servers
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 lock: ## Pin the newest versions of everything in requirements.lock
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -q uv
 	@.venv-lock/bin/uv pip compile -q --universal --upgrade --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml \
+	  --generate-hashes --no-emit-index-url --no-header --all-extras --group dev pyproject.toml \
 	  -o requirements.lock
 	@rm -r .venv-lock
 

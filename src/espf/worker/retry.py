@@ -62,16 +62,13 @@ def decide(
             return Decision(Status.REJECTED, str(outcome))
         case Misconfigured():
             return Decision(Status.QUEUED, str(outcome), delay=REST, spent=False)
-        case _ if not counts:
-            delay = policy.delay(attempt, spread)
-            return Decision(Status.QUEUED, _reason(outcome), delay=delay, spent=False)
-        case _ if attempt >= policy.max_attempts:
+        case _ if counts and attempt >= policy.max_attempts:
             reason = f"gave up after {attempt} attempts: {_reason(outcome)}"
             return Decision(Status.FAILED, reason, hold=policy.hold)
         case _:
             asked = (outcome.after if isinstance(outcome, TryLater) else None) or timedelta(0)
             delay = min(max(policy.delay(attempt, spread), asked), LONGEST_DELAY)
-            return Decision(Status.QUEUED, _reason(outcome), delay=delay)
+            return Decision(Status.QUEUED, _reason(outcome), delay=delay, spent=counts)
 
 
 def _reason(outcome: Exception) -> str:
