@@ -367,6 +367,6 @@ def _binary(name: str) -> str:
     if found is None:
         raise RuntimeError(
             f"There is no {name}. The tests need the Debian packages postgresql, mariadb-server "
-            "and sqlite3: run scripts/need-databases"
+            "and sqlite3: run scripts/need-servers"
         )
     return found
