@@ -21,6 +21,11 @@ test: install ## Run every test; make test ARGS='-k queue' runs some
 	@scripts/need-servers
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered $(if $(ARGS),$(ARGS),--cov-fail-under=95)
 
+chaos: install ## Let a storm rage over it; make chaos MINUTES=60 SEED=42
+	@scripts/need-servers
+	@CHAOS_MINUTES=$(or $(MINUTES),5) CHAOS_SEED=$(or $(SEED),random) $(BIN)/pytest -s \
+	  -p no:randomly tests/chaos/test_storm.py tests/integration/test_queue_model.py $(ARGS)
+
 lint: install ## Check format, style, types, floors and dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -46,4 +51,4 @@ lock: ## Pin the newest versions of everything in requirements.lock
 clean: ## Remove what the commands above made
 	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
-.PHONY: help install demo test lint format bench lock clean
+.PHONY: help install demo test chaos lint format bench lock clean

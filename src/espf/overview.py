@@ -5,7 +5,7 @@ the journal. Whoever asks for a page gets it from the end of an index, however m
 are turned into numbers of events first, since those count up as time passes.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -114,44 +114,30 @@ class Filter:
 class Source:
     """One place where parts of events are found: ``query`` has what an ``Overview`` needs.
 
-    ``number`` is the event's number, as the index has it that the query goes along; ``limits`` says
-    between which numbers to look. ``rare``: most of what is on that way does not fit, and there is
-    an index of what does.
+    ``number`` is the event's number, as the index has it that the query goes along. ``leaps`` find
+    the same, without a look at what else is on that way, but in no order.
     """
 
     query: Select[Any]
     number: ColumnElement[int]
-    limits: "_Range"
-    rare: bool = False
+    leaps: Sequence[Select[Any]] = ()
 
-    def newest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
-        """The last ones, the newest first. It costs the same whatever else there is."""
-        number = self.number + 0 if self.rare else self.number
-        query = self._within(number).order_by(number.desc())
-        return connection.execute(query.limit(limit)).all()
+    def newest(self, connection: Connection, limit: int) -> list[Row[Any]]:
+        """The last ones; it costs the same whatever else there is."""
+        number = self.number + 0 if self.leaps else self.number
+        queries = (one.order_by(number.desc()).limit(limit) for one in self.leaps or [self.query])
+        return [row for query in queries for row in connection.execute(query)]
 
     def oldest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
-        """The first ones, the oldest first. One after the other, they cost one walk in all."""
-        query = self.query.where(*self.limits.of(self.number)).order_by(self.number)
-        return connection.execute(query.limit(limit)).all()
+        """The first ones, in order; asked for one after the other, they cost one walk in all."""
+        return connection.execute(self.query.order_by(self.number).limit(limit)).all()
 
     def count(self, connection: Connection) -> int:
         """How many there are."""
-        found = self._within(self.number + 0 if self.rare else self.number).subquery()
-        return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
-
-    def _within(self, number: ColumnElement[int]) -> Select[Any]:
-        """The query within its limits; along the index of what is rare, where it is.
-
-        Planners need to be told: they would walk through everything, since it comes in order then.
-        """
-        query = self.query.where(*self.limits.of(number))
-        if self.rare:
-            for each in ("mysql", "mariadb"):
-                query = query.with_hint(
-                    event_notifications, "FORCE INDEX (Event_Notifications_due)", each
-                )
-        return query
+        return sum(
+            int(connection.execute(select(func.count()).select_from(one.subquery())).scalar_one())
+            for one in self.leaps or [self.query]
+        )
 
 
 def search(connection: Connection, wanted: Filter, limit: int) -> list[Overview]:
@@ -179,29 +165,32 @@ def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     if not statuses or not handlers:
         return
     n, q = event_notifications.c, event_queue.c
-    fits = (*_status(statuses), *_fits(event_queue, wanted))
     limits = _range(connection, event_queue, wanted)
-    rare = Status.QUEUED not in statuses
+    fits = _fits(event_queue, wanted)
     for handler in handlers:
-        query = _live(literal(handler.name, String)).where(
+        mine = _live(literal(handler.name, String), q.i_event == n.i_event).where(
             n.i_event_handler == handler.i_event_handler,
             # What was scheduled stands elsewhere than its number says; see below.
-            n.position == n.i_event,
+            q.position.is_(None),
             *fits,
         )
-        yield Source(query, n.position, limits, rare=rare)
+        walk = mine.where(*limits.of(n.position), _status(statuses))
+        leaps = [mine.where(*limits.of(n.position + 0), *way) for way in _ways(statuses)]
+        yield Source(walk, n.position, leaps)
+    # It is easily found, since its time has come; so nobody shall begin anywhere else.
+    found = (q.position == n.position) & (q.i_event + 0 == n.i_event)
     query = (
-        _live(event_handlers.c.name)
+        _live(event_handlers.c.name, found)
         .join(event_handlers, event_handlers.c.i_event_handler == n.i_event_handler)
         .where(
             n.i_event_handler.in_([handler.i_event_handler for handler in handlers]),
-            # It is easily found, since its time has come.
             q.start_time < datetime.now(UTC) + timedelta(days=1),
-            n.position == q.position,
+            *limits.of(q.i_event + 0),
+            _status(statuses),
             *fits,
         )
     )
-    yield Source(query, q.i_event, limits)
+    yield Source(query, q.i_event + 0)
 
 
 def scheduled(connection: Connection, wanted: Filter) -> Iterator[Source]:
@@ -225,7 +214,8 @@ def scheduled(connection: Connection, wanted: Filter) -> Iterator[Source]:
         *_fits(event_queue, wanted),
     )
     # Few are scheduled among all that wait, as a rule, and they have an index.
-    yield Source(query, q.i_event + 0, _range(connection, event_queue, wanted))
+    number = q.i_event + 0
+    yield Source(query.where(*_range(connection, event_queue, wanted).of(number)), number)
 
 
 def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
@@ -261,12 +251,12 @@ def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     ).where(
         *_fits(provisioning_log, wanted),
         *([] if wanted.handler is None else [log.handler == wanted.handler]),
+        *_range(connection, provisioning_log, wanted).of(log.i_event),
         ~is_outdated,
         ~is_open,
     )
-    limits = _range(connection, provisioning_log, wanted)
     for verdicts in _walks(statuses):
-        yield Source(query.where(*_among(log.verdict, verdicts)), log.i_event, limits)
+        yield Source(query.where(*_among(log.verdict, verdicts)), log.i_event)
 
 
 def variables(connection: Connection, i_event: int) -> str | None:
@@ -284,12 +274,17 @@ def counts(connection: Connection, i_event_handler: int) -> dict[str, int]:
     """What a handler has before it: ``waiting``, ``retrying`` and ``failed``."""
     n = event_notifications.c
     mine = n.i_event_handler == i_event_handler
-    counts = {}
-    for name, status in (("waiting", Status.QUEUED), ("retrying", RETRYING), ("failed", "failed")):
-        query = select(func.count()).select_from(event_notifications).where(mine, _is(status))
-        counts[name] = int(connection.execute(query).scalar_one())
-    counts["waiting"] -= counts["retrying"]
-    return counts
+
+    def count(*condition: ColumnElement[bool]) -> int:
+        query = select(func.count()).select_from(event_notifications).where(mine, *condition)
+        return int(connection.execute(query).scalar_one())
+
+    retrying, failed = (
+        sum(count(*way) for way in _ways(frozenset({status})))
+        for status in (RETRYING, Status.FAILED)
+    )
+    waiting = count(n.status == Status.QUEUED) - retrying
+    return {"waiting": waiting, "retrying": retrying, "failed": failed}
 
 
 def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
@@ -308,13 +303,16 @@ def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
 
 _RARE = frozenset(RARE_VERDICTS)
 
+#: Before any time: a time is there.
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
 _OF_EVENT = ("i_event", "i_env", "event_type", "ordering_key", "created_at", "start_time")
 
 
-def _live(handler: ColumnElement[Any]) -> Select[Any]:
-    """Parts of events out of the live tables."""
+def _live(handler: ColumnElement[Any], found: ColumnElement[bool]) -> Select[Any]:
+    """Parts of events out of the live tables; ``found`` leads from one to the other."""
     n, q = event_notifications.c, event_queue.c
-    status = case((_is(RETRYING), literal(RETRYING, String)), else_=n.status)
+    status = case((_retries(), literal(RETRYING, String)), else_=n.status)
     return (
         select(
             *(q[name] for name in _OF_EVENT),
@@ -327,32 +325,33 @@ def _live(handler: ColumnElement[Any]) -> Select[Any]:
             n.last_error.label("reason"),
         )
         .select_from(event_notifications)
-        .join(event_queue, q.i_event == n.i_event)
+        .join(event_queue, found)
     )
 
 
-def _is(status: str) -> ColumnElement[bool]:
-    """What it means for a notification that is not done to have a status.
-
-    One that is restarted waits like one that was never tried: only its time is set.
-    """
+def _retries() -> ColumnElement[bool]:
+    """One that is restarted waits like one that was never tried: only its time is set."""
     n = event_notifications.c
-    if status == RETRYING:
-        return and_(
-            n.status == Status.QUEUED, n.next_attempt_at.is_not(None), n.last_error.is_not(None)
-        )
-    if status == Status.FAILED:
-        # In these words the index of what failed is found.
-        found = n.next_attempt_at.is_(None) | n.next_attempt_at.is_not(None)
-        return and_(n.status == literal_column("'failed'"), found)
-    return n.status == status
+    return and_(n.status == Status.QUEUED, n.next_attempt_at > _EVER, n.last_error.is_not(None))
 
 
-def _status(statuses: Collection[str]) -> list[ColumnElement[bool]]:
-    if Status.QUEUED in statuses and Status.FAILED in statuses:
-        return [event_notifications.c.status.in_([Status.QUEUED, Status.FAILED])]
-    wanted = Status.QUEUED if Status.QUEUED in statuses else min(statuses)
-    return [_is(wanted)]
+def _status(statuses: frozenset[str]) -> ColumnElement[bool]:
+    """What it means for a notification that is not done to have one of these statuses."""
+    n = event_notifications.c
+    if Status.QUEUED in statuses:
+        return n.status.in_(statuses & {Status.QUEUED, Status.FAILED})
+    return n.status == Status.FAILED if Status.FAILED in statuses else _retries()
+
+
+def _ways(statuses: frozenset[str]) -> list[list[ColumnElement[bool]]]:
+    """The same for what is rare, in the words by which an index is found: each way by itself."""
+    n = event_notifications.c
+    if Status.QUEUED in statuses:
+        return []
+    if Status.FAILED in statuses:
+        failed = n.status == literal_column("'failed'")
+        return [[failed, n.next_attempt_at.is_(None)], [failed, n.next_attempt_at > _EVER]]
+    return [[_retries()]]
 
 
 def _walks(statuses: frozenset[str]) -> list[frozenset[str]]:

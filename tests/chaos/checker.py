@@ -1,4 +1,4 @@
-"""What must be true when the storm is over: the record of it, and what that record gives away. Pure.
+"""What must be true when the storm is over: the record of it, and what it gives away. Pure.
 
 Nothing here knows how ESPF works. One side is what the billing programs wrote, each change as a
 pair of values, the one that was found and the one that was set; so the changes of an account form a
@@ -79,7 +79,7 @@ class Record:
 
 
 def check(record: Record) -> list[str]:
-    """What is wrong, each in a line that begins with the guarantee that is broken; empty: nothing."""
+    """What is wrong: lines, each of which begins with the guarantee that is broken."""
     problems = [f"left over: {count} rows in {t}" for t, count in record.left.items() if count]
     history, gaps = _history(record)
     problems += gaps
@@ -138,7 +138,7 @@ def _chain(writes: Iterable[Write], first: str, final: str) -> list[Write]:
 
 
 def events_of(number: int, value: str) -> tuple[Says, Says]:
-    """The events of an account's change, which blocks it when the number is even, or unblocks it."""
+    """The events of an account's change: those with even numbers block it."""
     return (
         ("Account/ID/Changed", value),
         ("Account/Unblocked" if number % 2 else "Account/Blocked", None),

@@ -12,7 +12,6 @@ import random
 import signal
 import sys
 from collections.abc import Callable
-from typing import TextIO
 
 from webhook import Answer, Request, Webhook
 
@@ -106,7 +105,8 @@ async def _serve(path: str, seed: str, *named: str) -> None:
         loop.add_signal_handler(
             signal.SIGUSR1, lambda: [receiver.behave() for receiver in receivers.values()]
         )
-        print(json.dumps({name: one.port for name, one in receivers.items()}), flush=True)
+        sys.stdout.write(json.dumps({name: one.port for name, one in receivers.items()}) + "\n")
+        sys.stdout.flush()
         await stop.wait()
         for receiver in receivers.values():
             await receiver.stop()

@@ -15,30 +15,41 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import delete, func, insert, select
+from typing import Any, Self
 
 from checker import Fault, Reception, Record, Write
-from databases import DATABASES, SQLite
+from receivers import REQUEST_TIMEOUT_SECONDS
+from sqlalchemy import Connection, Select, func, insert, select
+
+from databases import SQLite
 from desk import Desk
 from espf import subscriptions
 from espf.billing.tables import accounts
-from espf.db.tables import event_notifications, event_queue, provisioning_log
-from receivers import REQUEST_TIMEOUT_SECONDS
+from espf.db.tables import (
+    event_handlers,
+    event_notifications,
+    event_queue,
+    handler_leases,
+    provisioning_log,
+)
 from servers import MariaDB, PostgreSQL, Server
 
 ENV = 3
 ACCOUNTS = 200
 WORKERS = 3
+ISSUED = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = Path(__file__).parent
 
 #: A heartbeat is missing for this long before another worker takes over.
 LEASE_SECONDS = 12.0
+
+#: So long a process may take to begin, on a busy machine.
+YOUNG_SECONDS = 15.0
 
 #: By then everything is delivered, or never will be.
 QUIET_SECONDS = 90.0
@@ -118,26 +129,33 @@ class Storm:
     """One storm: ``async with Storm(...) as storm: record = await storm.rage(seconds)``."""
 
     def __init__(self, folder: Path, database_kind: str, seed: str) -> None:
-        assert database_kind in DATABASES
         self._folder = folder
         self._seed = seed
         self._kind = database_kind
-        self._server = self._start_server()
-        store = self._server or SQLite(folder)
-        self._desk = Desk(folder, store.empty())
+        self._server: Server | None = None
+        self._desk = Desk(folder)
         self._faults: list[Fault] = []
         self._writer_starts = 0
         self._processes: dict[str, subprocess.Popen[Any]] = {}
+        # When each began, or went on after a freeze.
+        self._begun: dict[str, float] = {}
         #: What workers said on their standard error.
         self.messages = folder / "messages.txt"
         #: What else went wrong: processes that ended by themselves, or did not end when told to.
         self.complaints: list[str] = []
 
-    async def __aenter__(self) -> "Storm":
-        await asyncio.to_thread(self._set_up)
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self._set_up)
+        except BaseException:
+            self._clear_away()
+            raise
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
+        self._clear_away()
+
+    def _clear_away(self) -> None:
         for process in self._processes.values():
             process.kill()
             process.wait()
@@ -150,6 +168,7 @@ class Storm:
         self._start_writers()
         for worker in range(WORKERS):
             self._start_worker(f"worker {worker}")
+        await self._all_at_work()
         began = time.monotonic()
         by_target: dict[str, list[Blow]] = defaultdict(list)
         for blow in blows:
@@ -175,8 +194,8 @@ class Storm:
                 await asyncio.to_thread(self._strike_database, blow)
             else:
                 await self._strike_process(blow)
-            if blow.target != "writers" and blow.kind != "stop" or blow.target == "database":
-                kind = "database" if blow.target == "database" else blow.kind
+            kind = "database" if blow.target == "database" else blow.kind
+            if blow.target != "writers" and kind != "stop":
                 self._faults.append(Fault(kind, start, time.monotonic()))  # type: ignore[arg-type]
 
     async def _strike_process(self, blow: Blow) -> None:
@@ -194,6 +213,7 @@ class Storm:
         await asyncio.sleep(blow.seconds)
         if blow.kind == "freeze":
             process.send_signal(signal.SIGCONT)
+            self._begun[blow.target] = time.monotonic()
         elif blow.target == "writers":
             self._start_writers()
         else:
@@ -204,11 +224,13 @@ class Storm:
             with self._locked():
                 time.sleep(blow.seconds)
             return
-        {"kill": self._server.kill, "stop": self._server.stop, "freeze": self._server.pause}[
-            blow.kind
-        ]()
+        if blow.kind == "freeze":
+            with self._server.paused():
+                time.sleep(blow.seconds)
+            return
+        (self._server.kill if blow.kind == "kill" else self._server.stop)()
         time.sleep(blow.seconds)
-        self._server.resume() if blow.kind == "freeze" else self._server.start()
+        self._server.start()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -235,6 +257,7 @@ class Storm:
         )
 
     def _start(self, name: str, *words: str, **environment: str) -> None:
+        self._begun[name] = time.monotonic()
         with self.messages.open("ab") as messages:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *words],
@@ -253,44 +276,32 @@ class Storm:
         except subprocess.TimeoutExpired:
             process.kill()
             code = await asyncio.to_thread(process.wait)
-        if code:
+        # One that has only just begun may not yet know how to end in peace, and has done nothing.
+        young = time.monotonic() - self._begun[name] < YOUNG_SECONDS
+        if code and not (young and code == -signal.SIGTERM):
             self.complaints.append(f"{name} was told to stop, and ended with {code}")
 
     # Before and after
 
-    def _start_server(self) -> Server | None:
-        return {"postgresql": PostgreSQL, "mariadb": MariaDB}.get(self._kind, lambda: None)()
-
     def _set_up(self) -> None:
         """An installation, accounts whose making is nobody's news, and handlers with receivers."""
+        if self._kind == "sqlite":
+            self._desk = Desk(self._folder, SQLite(self._folder).empty())
+        else:
+            # Of its own, since it is going to suffer.
+            self._server = {"postgresql": PostgreSQL, "mariadb": MariaDB}[self._kind]()
+            self._desk = Desk(self._folder, self._server.empty())
         self._desk("init", "--demo", ESPF_ADMIN_PASSWORD="a password for tests")
         urls = self._start_receivers()
         with closing(self._desk.database()) as database, database.begin() as connection:
-            self._add_accounts(connection)
-            demo = subscriptions.require_handler(connection, ENV, "EventSender")
-            subscriptions.delete_handler(connection, demo)
-            for live in (event_notifications, event_queue, provisioning_log):
-                connection.execute(delete(live))
+            subscriptions.delete_handler(
+                connection, subscriptions.require_handler(connection, ENV, "EventSender")
+            )
+            add_accounts(connection, ACCOUNTS)
             sealer = self._desk.sealer()
             for name, (_, special) in HANDLERS.items():
                 options = {**_SETTINGS, **special, "EventSender.URL": urls[name]}
                 subscriptions.create_handler(connection, sealer, ENV, name, "EventSender", options)
-
-    @staticmethod
-    def _add_accounts(connection: Any) -> None:
-        one = {"i_env": ENV, "i_customer": 1, "i_product": 1, "billing_model": 1}
-        now = connection.execute(select(func.current_timestamp())).scalar_one()
-        if isinstance(now, str):
-            from datetime import datetime
-
-            now = datetime.fromisoformat(now)
-        connection.execute(
-            insert(accounts),
-            [
-                {**one, "i_account": n, "id": f"{n}-0", "issue_date": now}
-                for n in range(1, ACCOUNTS + 1)
-            ],
-        )
 
     def _start_receivers(self) -> dict[str, str]:
         named = [f"{name}:{roughness}" for name, (roughness, _) in HANDLERS.items()]
@@ -306,34 +317,22 @@ class Storm:
         process.stdout.close()
         return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
 
-    def _left(self) -> dict[str, int]:
-        tables = {"Event_Queue": event_queue, "Event_Notifications": event_notifications}
-        return {
-            name: self._desk.execute(select(func.count()).select_from(table))[0][0]
-            for name, table in tables.items()
-        }
+    async def _all_at_work(self) -> None:
+        """Wait until every worker has its share: then there is something to take from it."""
+        owners = select(handler_leases.c.worker).where(handler_leases.c.worker != "").distinct()
+        async with asyncio.timeout(YOUNG_SECONDS * 2):
+            while len(await asyncio.to_thread(look, self._desk, owners)) < WORKERS:
+                await asyncio.sleep(0.1)
 
     async def _come_to_rest(self) -> None:
         deadline = time.monotonic() + QUIET_SECONDS
-        while time.monotonic() < deadline and any((await asyncio.to_thread(self._left)).values()):
+        while time.monotonic() < deadline and any(
+            (await asyncio.to_thread(left, self._desk)).values()
+        ):
             await asyncio.sleep(0.25)
 
     def _record(self) -> Record:
-        final = dict(
-            (i_account, name)
-            for i_account, name in self._desk.execute(select(accounts.c.i_account, accounts.c.id))
-        )
-        log = provisioning_log.c
-        verdicts = self._desk.execute(select(log.i_event, log.handler, log.verdict))
-        return Record(
-            first={n: f"{n}-0" for n in final},
-            final=final,
-            writes=list(self._writes()),
-            heard=self._heard(),
-            faults=self._faults,
-            verdicts=[(row[0], row[1], row[2]) for row in verdicts],
-            left=self._left(),
-        )
+        return record(self._desk, self._writes(), self._heard(), self._faults)
 
     def _writes(self) -> Iterator[Write]:
         fates: dict[str, str] = {}
@@ -349,18 +348,69 @@ class Storm:
     def _heard(self) -> dict[str, list[Reception]]:
         heard: dict[str, list[Reception]] = {name: [] for name in HANDLERS}
         for line in (self._folder / "heard.jsonl").read_text().splitlines():
-            said = json.loads(line)
-            event = json.loads(said["body"])
-            variables = event["variables"]
-            heard[said["handler"]].append(
-                Reception(
-                    at=said["at"],
-                    until=said["until"],
-                    i_account=variables["i_account"],
-                    i_event=variables["i_event"],
-                    says=(event["event_type"], variables.get("curr_id")),
-                    body=hashlib.sha256(said["body"].encode()).hexdigest(),
-                    accepted=said["accepted"],
-                )
-            )
+            heard[(said := json.loads(line)).pop("handler")].append(reception(**said))
         return heard
+
+
+def add_accounts(connection: Connection, count: int) -> None:
+    """Accounts to be changed, and nobody's news of them."""
+    subscribed = select(event_handlers.c.i_event_handler)
+    assert connection.execute(subscribed).first() is None, "who is subscribed would hear of them"
+    one = {"i_env": ENV, "i_customer": 1, "i_product": 1, "billing_model": 1}
+    connection.execute(
+        insert(accounts),
+        [
+            {**one, "i_account": n, "id": f"{n}-0", "issue_date": ISSUED}
+            for n in range(1, count + 1)
+        ],
+    )
+
+
+def reception(*, at: float, until: float, body: str, accepted: bool) -> Reception:
+    """What was heard, with what its body says."""
+    event = json.loads(body)
+    variables = event["variables"]
+    return Reception(
+        at=at,
+        until=until,
+        i_account=variables["i_account"],
+        i_event=variables["i_event"],
+        says=(event["event_type"], variables.get("curr_id")),
+        body=hashlib.sha256(body.encode()).hexdigest(),
+        accepted=accepted,
+    )
+
+
+def look(desk: Desk, statement: Select[Any]) -> list[Any]:
+    """The rows of a query, for which nobody has to wait."""
+    with closing(desk.database()) as database, database.read() as connection:
+        return [tuple(row) for row in connection.execute(statement)]
+
+
+def left(desk: Desk) -> dict[str, int]:
+    """How many rows each live table holds."""
+    return {
+        table.name: look(desk, select(func.count()).select_from(table))[0][0]
+        for table in (event_queue, event_notifications)
+    }
+
+
+def record(
+    desk: Desk,
+    writes: Iterable[Write],
+    heard: Mapping[str, Sequence[Reception]],
+    faults: Sequence[Fault],
+) -> Record:
+    """All of it, with what the database says now."""
+    final = dict(look(desk, select(accounts.c.i_account, accounts.c.id)))
+    log = provisioning_log.c
+    verdicts = look(desk, select(log.i_event, log.handler, log.verdict))
+    return Record(
+        first={n: f"{n}-0" for n in final},
+        final=final,
+        writes=list(writes),
+        heard=heard,
+        faults=faults,
+        verdicts=[(row[0], row[1], row[2]) for row in verdicts],
+        left=left(desk),
+    )

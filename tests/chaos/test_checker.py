@@ -1,9 +1,8 @@
-"""The checker finds each guarantee broken, in a record that was doctored for it, and nothing else."""
+"""The checker finds each guarantee broken in a record that was doctored, and nothing else."""
 
 from dataclasses import replace
 
 import pytest
-
 from checker import Fault, Reception, Record, Write, check, events_of, repetitions
 
 VALUES = ["7-0", "7-1-a", "7-2-b", "7-3-c"]

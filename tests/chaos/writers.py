@@ -37,11 +37,11 @@ ACCOUNTS = table("Accounts", *map(column, ("i_account", "id", "blocked")))
 QUICK, SLOW = 4, 2
 
 #: How long a slow one stays open. SQLite has one writer: nobody else could commit meanwhile.
-OPEN_SECONDS = {"sqlite": (0.05, 0.3)}
+OPEN_SECONDS = {"sqlite": (0.01, 0.08)}
 _USUALLY_OPEN_SECONDS = (1.0, 3.0)
 
-#: Between two transactions of a program, on average.
-PAUSE_SECONDS = 0.02
+#: Between two transactions of a quick program, on average; a slow one rests longer.
+PAUSE_SECONDS = 0.04
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
@@ -94,7 +94,8 @@ class Program:
                 self._transact()
             except DBAPIError:
                 stop.wait(0.2)
-            stop.wait(self._choice.uniform(0, 2 * PAUSE_SECONDS))
+            pause = PAUSE_SECONDS * (10 if self._slow else 1)
+            stop.wait(self._choice.uniform(0, 2 * pause))
 
     def _transact(self) -> None:
         self._transactions += 1
@@ -103,7 +104,10 @@ class Program:
         count = self._choice.choice((1, 1, 2, 5))
         chosen = sorted(self._choice.sample(range(1, self._accounts + 1), count))
         with self._engine.connect() as connection, _rolled_back_on_error(connection):
-            writes = [self._change(connection, i_account, token) for i_account in chosen]
+            # Most leave alone what somebody else has locked, or all would soon wait for the slow.
+            waits = self._choice.random() < 0.05
+            free = [one for one in chosen if self._lock(connection, one, waits=waits)]
+            writes = [self._change(connection, i_account, token) for i_account in free]
             if self._slow:
                 time.sleep(self._choice.uniform(*self._open))
             if self._choice.random() < 0.15:
@@ -114,31 +118,32 @@ class Program:
             connection.commit()
             self._log(token=token, fate="committed")
 
-    def _change(
-        self, connection: Connection, i_account: int, token: str
-    ) -> tuple[int, str, str]:
-        """Count one account on; now and then only after a part that is undone."""
-        one = ACCOUNTS.c.i_account == i_account
-        before = connection.execute(
-            select(ACCOUNTS.c.id).where(one).with_for_update()
-        ).scalar_one()
-        number = int(before.split("-")[1]) + 1
-        after = f"{i_account}-{number}-{token}"
+    @staticmethod
+    def _lock(connection: Connection, i_account: int, *, waits: bool) -> bool:
+        locked = connection.execute(
+            select(ACCOUNTS.c.id)
+            .where(ACCOUNTS.c.i_account == i_account)
+            .with_for_update(skip_locked=not waits)
+        )
+        return locked.first() is not None
+
+    def _change(self, connection: Connection, i_account: int, token: str) -> tuple[int, str, str]:
+        """Change an account that is locked; now and then only after a change that is undone."""
         if self._choice.random() < 0.1:
             savepoint = connection.begin_nested()
-            self._set(connection, i_account, f"{after}-undone")
+            change(connection, i_account, f"{token}-undone")
             savepoint.rollback()
-        self._set(connection, i_account, after)
-        return i_account, before, after
+        return i_account, *change(connection, i_account, token)
 
-    @staticmethod
-    def _set(connection: Connection, i_account: int, value: str) -> None:
-        blocked = ACCOUNTS.c.blocked
-        connection.execute(
-            update(ACCOUNTS)
-            .where(ACCOUNTS.c.i_account == i_account)
-            .values(id=value, blocked=case((blocked == "Y", "N"), else_="Y"))
-        )
+
+def change(connection: Connection, i_account: int, token: str) -> tuple[str, str]:
+    """Count an account on, and turn its block over; returns its id before and after."""
+    one = ACCOUNTS.c.i_account == i_account
+    before = connection.execute(select(ACCOUNTS.c.id).where(one).with_for_update()).scalar_one()
+    after = f"{i_account}-{int(before.split('-')[1]) + 1}-{token}"
+    blocked = case((ACCOUNTS.c.blocked == "Y", "N"), else_="Y")
+    connection.execute(update(ACCOUNTS).where(one).values(id=after, blocked=blocked))
+    return before, after
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What the rest of ESPF relies on, whatever the database: one suite, three dialects."""
 
 import asyncio
+import gc
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Barrier
 
@@ -29,8 +31,20 @@ from espf.db.tables import (
 from espf.errors import DatabaseUnavailable, SettingsError
 from servers import MariaDB, PostgreSQL
 
-SERVERS = pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])
+
+def servers(test):
+    """Run a test with each kind of server, each its own."""
+    # A driver forgets to close a socket that was refused, and a pool a connection that was in use
+    # when all others were closed.
+    forgetful = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    return pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])(forgetful(test))
+
+
 BOTH_SERVERS = pytest.mark.databases("postgresql", "mariadb")
+
+
+class Interrupted(Exception):
+    """Something went wrong in the middle of a transaction."""
 
 
 def put(connection, name, value="on"):
@@ -59,6 +73,7 @@ def private(kind, **options):
             schema.set_up(connection, database.dialect)
         yield server, database
         database.close()
+    gc.collect()
 
 
 # Transactions
@@ -67,9 +82,9 @@ def private(kind, **options):
 def test_a_transaction_is_committed_at_its_end_and_rolled_back_by_an_exception(database):
     with database.begin() as connection:
         put(connection, "kept")
-    with pytest.raises(ZeroDivisionError), database.begin() as connection:
+    with suppress(Interrupted), database.begin() as connection:
         put(connection, "gone")
-        _ = 1 / 0
+        raise Interrupted
     with database.read() as connection:
         assert names(connection) == ["kept"]
 
@@ -180,7 +195,7 @@ def test_a_moment_comes_back_to_the_millisecond_and_sorts_as_moments_do(database
 def test_rows_of_values_become_a_table_as_they_are(database, rows):
     columns = {"i": BigInteger(), "t": LongText, "m": Moment()}
     rows = [
-        (i, t, m and m.replace(microsecond=m.microsecond // 1000 * 1000, tzinfo=UTC))
+        (i, t, m and m.replace(microsecond=m.microsecond // 1000 * 1000, tzinfo=UTC, fold=0))
         for i, t, m in rows
     ]
     with database.begin() as connection:
@@ -333,10 +348,10 @@ async def test_a_commit_of_another_process_ends_the_wait_and_a_rollback_does_not
             event(database)
             assert await wakes(worker)
             await quiet(worker)
-        with pytest.raises(ZeroDivisionError), database.begin() as connection:
+        with suppress(Interrupted), database.begin() as connection:
             connection.execute(insert(event_queue).values(variables="{}"))
             database.announce(connection)
-            _ = 1 / 0
+            raise Interrupted
         began = time.monotonic()
         await worker.wait_for_work(0.3)
         assert time.monotonic() - began > 0.28
@@ -409,12 +424,13 @@ async def test_when_one_worker_has_the_calls_stopped_the_others_do_not_sleep_on(
         event(database, announce=False)
         began = time.monotonic()
         newest = second.dialect._newest
-        while second.dialect._newest == newest:
-            await second.wait_for_work(5.0)
+        async with asyncio.timeout(2.0):
+            while second.dialect._newest == newest:
+                await second.wait_for_work(5.0)
         assert time.monotonic() - began < 0.5
 
 
-@SERVERS
+@servers
 async def test_a_wait_outlives_the_server(kind):
     with private(kind) as (server, database):
         await quiet(database)
@@ -439,16 +455,17 @@ def is_fine(database):
 def test_a_statement_that_is_wrong_is_no_fault_of_the_database(database):
     with pytest.raises(DBAPIError), database.begin() as connection:
         connection.execute(text("SELECT nonsense FROM Event_Queue"))
+    with database.begin() as connection:
+        put(connection, "once")
     with pytest.raises(IntegrityError), database.begin() as connection:
-        put(connection, "twice")
-        put(connection, "twice")
+        put(connection, "once")
     with pytest.raises(DBAPIError) as raised, database.begin() as connection:
         connection.execute(insert(event_handlers).values(name="x" * 100))
     assert "xxx" not in str(raised.value), "what a statement was given is shown to nobody"
     is_fine(database)
 
 
-@SERVERS
+@servers
 def test_a_server_that_is_away_is_unavailable_and_is_used_again_when_it_is_back(kind):
     with private(kind) as (server, database):
         for end in (server.stop, server.kill):
@@ -459,13 +476,18 @@ def test_a_server_that_is_away_is_unavailable_and_is_used_again_when_it_is_back(
             is_fine(database)
 
 
-@SERVERS
+@servers
 def test_a_server_that_dies_in_the_middle_of_a_transaction_is_unavailable(kind):
     with private(kind) as (server, database):
-        with pytest.raises(DatabaseUnavailable), database.begin() as connection:
-            put(connection, "lost")
-            server.kill()
-            put(connection, "more")
+
+        def interrupted():
+            with database.begin() as connection:
+                put(connection, "lost")
+                server.kill()
+                put(connection, "more")
+
+        with pytest.raises(DatabaseUnavailable):
+            interrupted()
         server.start()
         with database.read() as connection:
             assert names(connection) == []
@@ -475,12 +497,17 @@ def test_a_server_that_dies_in_the_middle_of_a_transaction_is_unavailable(kind):
 def test_a_connection_that_was_killed_is_unavailable_once(database):
     own = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}
     end = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
-    with pytest.raises(DatabaseUnavailable), database.begin() as connection:
-        kind = connection.dialect.name
-        number = connection.exec_driver_sql(own[kind]).scalar_one()
-        with database.begin() as beside:
-            beside.exec_driver_sql(end[kind].format(number))
-        connection.exec_driver_sql("SELECT 1")
+
+    def killed():
+        with database.begin() as connection:
+            kind = connection.dialect.name
+            number = connection.exec_driver_sql(own[kind]).scalar_one()
+            with database.begin() as beside:
+                beside.exec_driver_sql(end[kind].format(number))
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        killed()
     is_fine(database)
 
 
@@ -539,59 +566,72 @@ def test_nothing_is_written_in_a_read_transaction(database):
     is_fine(database)
 
 
-def administrator(server):
+def connected(server, user):
     """A connection beside the pool, by the driver alone."""
     if isinstance(server, PostgreSQL):
-        return psycopg.connect(server.url(), autocommit=True)
-    return pymysql.connect(unix_socket=str(server._socket), user="root", autocommit=True)
+        return psycopg.connect(host=server.folder, user=user, dbname="billing", autocommit=True)
+    return pymysql.connect(unix_socket=str(server._socket), user=user, autocommit=True)
+
+
+def administer(server, *statements):
+    name = "espf" if isinstance(server, PostgreSQL) else "root"
+    with connected(server, name) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
 
 
 @contextmanager
-def user(server, database, limit=None):
+def clerk(server):
     """Another user of the server, who is no superuser: a Database for it."""
-    with administrator(server) as connection, connection.cursor() as cursor:
-        if isinstance(server, PostgreSQL):
-            cursor.execute(f"CREATE ROLE clerk LOGIN CONNECTION LIMIT {-1 if limit is None else 1}")
-            cursor.execute("GRANT ALL ON SCHEMA espf TO clerk")
-            cursor.execute("GRANT ALL ON ALL TABLES IN SCHEMA espf TO clerk")
-            url = server.url().replace("//espf@", "//clerk@")
-        else:
-            cursor.execute("CREATE USER clerk@localhost")
-            cursor.execute("GRANT ALL ON espf.* TO clerk@localhost")
-            if limit is not None:
-                cursor.execute(f"SET GLOBAL max_user_connections = {limit}")
-            url = server.url().replace("//root@", "//clerk@")
-    opened = Database.open(url)
+    if isinstance(server, PostgreSQL):
+        administer(
+            server,
+            "CREATE ROLE clerk LOGIN",
+            "GRANT ALL ON SCHEMA espf TO clerk",
+            "GRANT ALL ON ALL TABLES IN SCHEMA espf TO clerk",
+        )
+    else:
+        administer(
+            server,
+            "CREATE USER clerk@localhost",
+            "GRANT ALL ON espf.* TO clerk@localhost",
+            "GRANT ALL ON billing.* TO clerk@localhost",
+        )
+    opened = Database.open(re.sub("//(espf|root)@", "//clerk@", server.url()))
     yield opened
     opened.close()
 
 
-@SERVERS
+@servers
 def test_a_server_that_takes_no_writes_since_a_failover_is_unavailable(kind):
     read_only = {
         PostgreSQL: "ALTER DATABASE billing SET default_transaction_read_only = on",
         MariaDB: "SET GLOBAL read_only = 1",
     }
-    with private(kind) as (server, database):
-        with administrator(server) as connection, connection.cursor() as cursor:
-            cursor.execute(read_only[kind])
-        with (
-            user(server, database) as clerk,
-            pytest.raises(DatabaseUnavailable),
-            clerk.begin() as connection,
-        ):
+    with private(kind) as (server, _), clerk(server) as database:
+        administer(server, read_only[kind])
+        with pytest.raises(DatabaseUnavailable), database.begin() as connection:
             put(connection, "x")
 
 
-@SERVERS
+@servers
 def test_too_many_connections_are_unavailable_and_no_fault_of_the_settings(kind):
-    with private(kind) as (server, database), user(server, database, limit=1) as clerk:
-        with clerk.read(), pytest.raises(DatabaseUnavailable):
-            is_fine(clerk)
-        is_fine(clerk)
+    few = {
+        PostgreSQL: "ALTER ROLE clerk CONNECTION LIMIT 1",
+        MariaDB: "SET GLOBAL max_connections = 10",
+    }
+    with private(kind) as (server, _), clerk(server) as database:
+        administer(server, few[kind])
+        with ExitStack() as held:
+            with suppress(psycopg.OperationalError, pymysql.OperationalError):
+                for _ in range(12):
+                    held.enter_context(connected(server, "clerk"))
+            with pytest.raises(DatabaseUnavailable):
+                is_fine(database)
+        is_fine(database)
 
 
-@SERVERS
+@servers
 def test_a_wrong_password_user_or_database_is_a_fault_of_the_settings(kind):
     with private(kind, tcp=True) as (server, _):
         if kind is PostgreSQL:
@@ -600,8 +640,7 @@ def test_a_wrong_password_user_or_database_is_a_fault_of_the_settings(kind):
             (server.folder / "data" / "pg_hba.conf").write_text(access)
             server._execute("CREATE ROLE clerk LOGIN PASSWORD 'right'", "SELECT pg_reload_conf()")
         else:
-            with administrator(server) as connection, connection.cursor() as cursor:
-                cursor.execute("CREATE USER clerk@'127.0.0.1' IDENTIFIED BY 'right'")
+            administer(server, "CREATE USER clerk@'127.0.0.1' IDENTIFIED BY 'right'")
         url = server.url()
         scheme, _, rest = url.partition("://")
         place = rest.partition("@")[2]

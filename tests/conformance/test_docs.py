@@ -36,6 +36,8 @@ def sections(text, mark):
 def commands(command=main, words=("evctl",)):
     """Every command that does something, with its words."""
     if isinstance(command, click.Group):
+        if command.invoke_without_command:
+            yield " ".join(words), command
         for name, member in command.commands.items():
             yield from commands(member, (*words, name))
     else:

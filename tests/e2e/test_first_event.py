@@ -9,15 +9,15 @@ import base64
 import json
 import re
 import signal
-import sqlite3
 import urllib.request
 from contextlib import asynccontextmanager
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from desk import PASSWORD, Desk
-from espf.billing.tables import products, sim_cards
+from espf.billing.tables import accounts, customers, products, sim_cards
+from espf.db.tables import event_notifications, event_queue
 from webhook import Answer, Webhook
 
 pytestmark = pytest.mark.e2e
@@ -95,9 +95,8 @@ async def test_the_handbooks_check_list(desk):
         async with running(desk) as base:
             i_account = await asyncio.to_thread(new_account, desk, base)
             await hook.wait_for(3)
-            with sqlite3.connect(desk.database_file) as shell:
-                shell.execute("UPDATE Accounts SET blocked = 'Y' WHERE i_account = ?", [i_account])
-            shell.close()
+            mine = accounts.c.i_account == i_account
+            desk.execute(update(accounts).where(mine).values(blocked="Y"))
             requests = await hook.wait_for(4)
             events = await finished(desk, 3)
 
@@ -124,8 +123,8 @@ async def test_the_handbooks_check_list(desk):
     assert verdicts == [(1, "retry"), (2, "finished")]
     assert KEY not in json.dumps(shown)
     assert credentials not in json.dumps(shown)
-    for table in ("Event_Queue", "Event_Notifications"):
-        assert desk.sql(f"SELECT count(*) FROM {table}") == [(0,)]
+    for table in (event_queue, event_notifications):
+        assert desk.execute(select(func.count()).select_from(table)) == [(0,)]
 
     # What the log says: a line per failure and per final verdict, and no secret.
     lines = desk.log_file.read_text().splitlines()
@@ -145,9 +144,9 @@ async def test_a_second_start_goes_on_where_the_first_ended(desk):
     async with Webhook() as hook:
         desk("handler", "set", 3, "EventSender", f"EventSender.URL={hook.url}")
         async with running(desk):
-            desk.sql("UPDATE Customers SET blocked = 'Y'")
+            desk.execute(update(customers).values(blocked="Y"))
             await hook.wait_for(1)
-        desk.sql("UPDATE Customers SET blocked = 'N'")
+        desk.execute(update(customers).values(blocked="N"))
         async with running(desk):
             requests = await hook.wait_for(2)
     assert [request.json["event_type"] for request in requests] == [

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -707,23 +708,26 @@ def test_two_handlers_that_finish_an_event_at_the_same_moment_leave_nothing_of_i
 
 def test_two_workers_may_store_the_same_new_texts_at_the_same_moment(books):
     handlers = books.handler("A"), books.handler("B")
-    for n in range(20):
-        books.create(i_account=n)
-    # In opposite orders, which a deadlock would need.
-    batches = [
-        [
-            Result(n, handler.name, 1, FINISHED, 1, f"request {n.position % 20}", "reply")
-            for n in books.waiting(handler)
-        ]
-        for handler in handlers
-    ]
-    with Beside(books) as beside:
-        with books.database.begin() as connection:
-            books.queue.settle(connection, batches[0])
-            beside.begin(Queue(books.database).settle, batches[1][::-1])
-        beside.end()
+    made = [books.create(i_account=n) for n in range(100)]
+    start = Barrier(2)
+
+    def store(handler, order):
+        """In opposite orders, which a deadlock would need."""
+        queue = Queue(books.database)
+        for some in (made[:50], made[50:]):
+            mine = {n.event.i_event: n for n in books.waiting(handler)}
+            results = [
+                Result(mine[i], handler.name, 1, FINISHED, 1, f"request {i}", "reply")
+                for i in some[::order]
+            ]
+            start.wait()
+            with books.database.begin() as connection:
+                queue.settle(connection, results)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(store, handlers, (1, -1)))
     assert books.live() == (0, 0)
-    assert len(books.rows("Provisioning_Log_Texts")) == 21
+    assert len(books.rows("Provisioning_Log_Texts")) == len(made) + 1
 
 
 def test_two_workers_that_hand_out_scheduled_events_hand_out_each_one_once(books):
@@ -762,32 +766,41 @@ def be_patient(connection):
     )
 
 
-@pytest.mark.databases("postgresql", "mariadb")
-def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(books):
-    handler = books.handler()
-    frontier = Frontier(books.database.dialect.running_lag_seconds)
+class Reading:
+    """Reads forward as a worker does, and goes back for what comes to be seen late."""
 
-    def read():
-        wanted = Wanted(handler.i_event_handler, ALL, frontier.start, 5, 0)
-        with books.database.read() as connection:
-            (found,) = books.queue.read(connection, [wanted])
+    def __init__(self, books, handler):
+        self._books = books
+        self._handler = handler
+        self.frontier = Frontier(books.database.dialect.running_lag_seconds)
+
+    def read(self):
+        wanted = Wanted(self._handler.i_event_handler, ALL, self.frontier.start, 5, 0)
+        with self._books.database.read() as connection:
+            (found,) = self._books.queue.read(connection, [wanted])
         reached = found.new[-1][0].position if found.new else 0
         complete = len(found.new) < wanted.room
         now = time.monotonic()
-        frontier.ended(found.running, reached, now, complete=complete, unseen=found.unseen)
+        self.frontier.ended(found.running, reached, now, complete=complete, unseen=found.unseen)
         return found
 
-    def read_all(expected):
+    def until(self, expected):
+        """Read until these have been found; returns all that was found."""
         seen = set()
 
         def look():
-            found = read()
+            found = self.read()
             seen.update(numbers(n for n, _ in (*found.late, *found.new)))
             return seen >= {*expected}
 
         eventually(look)
         return seen
 
+
+@pytest.mark.databases("postgresql", "mariadb")
+def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(books):
+    handler = books.handler()
+    reading = Reading(books, handler)
     with books.database.begin() as slow, books.database.begin() as slower:
         for connection in (slow, slower):
             be_patient(connection)
@@ -797,15 +810,32 @@ def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(bo
         ]
         for _ in range(2):
             passed = [books.create(i_account=n) for n in range(8)]
-            assert read_all(passed).isdisjoint(late)
+            assert reading.until(passed).isdisjoint(late)
             books.settle(handler, FINISHED)
-        found = read()
+        found = reading.read()
         assert len(found.running) + len(found.unseen) >= 2
         # Wait until nothing that was read lately is doubtful.
         time.sleep(2 * (books.database.dialect.running_lag_seconds or 0))
-        assert read().new == []
-        assert frontier.start.reached == max(passed)
-    assert read_all(late) == set(late)
+        assert reading.read().new == []
+        assert reading.frontier.start.reached == max(passed)
+    assert reading.until(late) == set(late)
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+def test_an_event_of_a_younger_transaction_that_took_its_number_first_is_read(books):
+    """A snapshot does not list who is younger than the last one that has ended."""
+    reading = Reading(books, books.handler())
+    variables = {"i_account": 7}
+    with books.database.begin() as younger:
+        with books.database.begin() as older:
+            begun = books.queue.create_event(older, 1, "Account/Blocked", variables)
+            late = books.queue.create_event(younger, 1, "Account/Blocked", {"i_account": 8})
+            ended = books.queue.create_event(older, 1, "Account/Blocked", variables)
+        assert begun < late < ended
+        assert reading.until([begun, ended]) == {begun, ended}
+        for _ in range(3):
+            assert reading.read().new == [] or books.database.dialect.running_lag_seconds
+    assert late in reading.until([late])
 
 
 # Again

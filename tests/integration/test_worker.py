@@ -65,7 +65,7 @@ async def test_one_account_is_served_strictly_in_order_while_others_go_on(house)
 
         hook.always = answer
         house.handler(hook.url, RetryDelays="1s", RetryJitter=0, EventSender__TokenRate=1000)
-        made = [house.event(i_account=n % 4) for n in range(40)]
+        made = [house.event(i_account=n % 4) for n in range(20)]
         async with house.working():
             await house.until("finished", timeout=30)
     for account in range(4):
@@ -77,7 +77,7 @@ async def test_one_account_is_served_strictly_in_order_while_others_go_on(house)
             assert seen == expected
     others = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] != 0)
     stuck = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] == 0)
-    assert others < stuck - 5, "the other accounts waited for the stuck one"
+    assert others < stuck - 2, "the other accounts waited for the stuck one"
 
 
 async def test_after_the_last_attempt_an_event_is_failed_kept_and_can_be_restarted(house):

@@ -54,6 +54,9 @@ DOZE_SECONDS = 0.02
 
 _AWAKE, _ASLEEP = 1, 2
 
+#: What is said with the last call for a while.
+_LOOK = b"look"
+
 #: SQLSTATE classes and codes that are about the server, not about the statement.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 _UNAVAILABLE = frozenset({"25006", "40001", "40P01", "55P03", "25P03", "25P04"})
@@ -289,6 +292,8 @@ class PostgresqlDialect(Dialect):
             return
         finally:
             loop.remove_reader(socket)
+        if not self._asleep:
+            return
         now = time.monotonic()
         self._called = [at for at in self._called if now - at < FLOOD_SECONDS] + [now]
         if len(self._called) >= FLOOD:
@@ -301,8 +306,11 @@ class PostgresqlDialect(Dialect):
         connection = self._listening.pgconn
         connection.consume_input()
         count = 0
-        while connection.notifies() is not None:
+        while (call := connection.notifies()) is not None:
             count += 1
+            if call.extra == _LOOK:
+                self._asleep = False
+                self._quiet_since = time.monotonic()
         return count
 
     def _listen(self) -> psycopg.Connection[Any]:
@@ -343,7 +351,7 @@ class PostgresqlDialect(Dialect):
         """Have nobody called for a while; the others who sleep are to know."""
         assert self._listening is not None
         self._listening.execute("SELECT setval('worker_sleeps', %s)", [_AWAKE])
-        self._listening.execute(f"NOTIFY {self.home}")
+        self._listening.execute(f"NOTIFY {self.home}, '{_LOOK.decode()}'")
         self._asleep = False
         self._quiet_since = time.monotonic()
 
