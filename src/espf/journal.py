@@ -151,11 +151,18 @@ class Journal:
 
 
 def record(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Append the ends of events that come without an attempt, in the caller's transaction."""
+    """Append entries as they are, in the caller's transaction; what was said is not stored.
+
+    For events that end without an attempt, and for results that came too late.
+    """
     if entries:
         connection.execute(
             insert(provisioning_log),
-            [{name: getattr(entry, name) for name in _COLUMNS} for entry in entries],
+            [
+                {name: getattr(entry, name) for name in _COLUMNS}
+                | {"reason": _capped(entry.reason, LONGEST_REASON)}
+                for entry in entries
+            ],
         )
 
 

@@ -157,7 +157,7 @@ def test_init_alone_adds_nothing_of_the_reference_billing(bare):
     with database.read() as connection:
         assert schema.is_set_up(connection, database.dialect)
         there = inspect(connection).get_table_names(schema=database.dialect.billing_schema)
-        assert not database.dialect.installed(connection)
+        assert not database.dialect.triggers.installed(connection)
     database.close()
     assert not set(there) & {"Accounts", "Customers", "Products", "SIM_Cards"}
     assert [row["i_env"] for row in bare.json("user", "list")] == [7, 7]

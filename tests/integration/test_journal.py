@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from espf import journal
-from espf.journal import LONGEST_BODY, LONGEST_REASON, Entry
+from espf.journal import LONGEST_REASON, Entry
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -31,8 +31,6 @@ def test_what_is_recorded_is_read_again(connection):
         start_time=NOW,
         duration_ms=12,
         next_attempt_at=NOW,
-        request="POST / HTTP/1.1",
-        response="200 OK",
     )
     journal.record(connection, [whole])
     assert journal.of_event(connection, 1) == [whole]
@@ -58,16 +56,6 @@ def test_the_last_verdict_counts_for_each_handler(connection):
     journal.record(connection, [entry(1, "orphan", i_event_handler=1)])
     verdicts = {one.i_event_handler: one.verdict for one in journal.final(connection)}
     assert verdicts == {1: "finished", 2: "finished"}
-
-
-@pytest.mark.parametrize("size", [LONGEST_BODY, LONGEST_BODY + 1, 10 * LONGEST_BODY])
-def test_bodies_are_kept_up_to_a_size_and_say_what_is_missing(connection, size):
-    journal.record(connection, [entry(request="ü" * size, response="x" * size)])
-    (one,) = journal.of_event(connection, 1)
-    rest = size - LONGEST_BODY
-    more = f"… ({rest} more characters)" if rest else ""
-    assert one.request == "ü" * LONGEST_BODY + more
-    assert one.response == "x" * LONGEST_BODY + more
 
 
 def test_a_reason_is_kept_up_to_a_size(connection):

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from espf import journal, subscriptions
 from espf.errors import InvalidRequest
@@ -146,6 +147,21 @@ def test_another_process_finds_the_texts_that_are_there(desk):
         desk.settle((desk.notifications()[i_event], "the same request", "the same answer"))
         assert desk.said(i_event) == ("the same request", "the same answer")
     assert sorted(desk.texts()) == ["the same answer", "the same request"]
+
+
+def test_a_text_that_is_known_is_not_written_again(desk):
+    made = [desk.event({"i_account": account}) for account in range(3)]
+    notifications = desk.notifications()
+    written = []
+
+    @event.listens_for(desk.database._engine, "before_cursor_execute")
+    def executed(_connection, _cursor, statement, *_rest):
+        written.append("Provisioning_Log_Texts" in statement)
+
+    for i_event, times in ((made[0], 1), (made[1], 0), (made[2], 0)):
+        written.clear()
+        desk.settle((notifications[i_event], "request", "reply"))
+        assert sum(written) == times
 
 
 def test_texts_of_a_batch_that_was_rolled_back_are_stored_with_the_next(desk):

@@ -709,23 +709,25 @@ def test_two_handlers_that_finish_an_event_at_the_same_moment_leave_nothing_of_i
 def test_two_workers_may_store_the_same_new_texts_at_the_same_moment(books):
     handlers = books.handler("A"), books.handler("B")
     made = [books.create(i_account=n) for n in range(100)]
+    results = [
+        [
+            Result(n, handler.name, 1, FINISHED, 1, f"request {n.event.i_event}", "reply")
+            for n in books.waiting(handler)
+        ]
+        for handler in handlers
+    ]
     start = Barrier(2)
 
-    def store(handler, order):
+    def store(results, order):
         """In opposite orders, which a deadlock would need."""
         queue = Queue(books.database)
-        for some in (made[:50], made[50:]):
-            mine = {n.event.i_event: n for n in books.waiting(handler)}
-            results = [
-                Result(mine[i], handler.name, 1, FINISHED, 1, f"request {i}", "reply")
-                for i in some[::order]
-            ]
-            start.wait()
+        for some in (results[:50], results[50:]):
+            start.wait(10)
             with books.database.begin() as connection:
-                queue.settle(connection, results)
+                queue.settle(connection, some[::order])
 
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(store, handlers, (1, -1)))
+        list(threads.map(store, results, (1, -1)))
     assert books.live() == (0, 0)
     assert len(books.rows("Provisioning_Log_Texts")) == len(made) + 1
 
