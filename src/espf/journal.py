@@ -219,7 +219,7 @@ def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Pr
         select(log.i_log, log.verdict, log.logged_at)
         .where(log.i_log > after)
         .order_by(log.i_log)
-        .limit(_SEEN_AT_ONCE)
+        .limit(_SEEN * limit)
     ).all()
     old: list[int] = []
     last: int | None = None
@@ -251,7 +251,7 @@ def prune_texts(
         select(texts.i_text, texts.used_on)
         .where(texts.i_text > after)
         .order_by(texts.i_text)
-        .limit(_SEEN_AT_ONCE)
+        .limit(_SEEN * limit)
     ).all()
     old: list[int] = []
     last: int | None = None
@@ -270,8 +270,8 @@ def prune_texts(
 #: What people may want to restart after a long time.
 _KEPT_LONGER = frozenset({Status.FAILED, Status.REJECTED})
 
-#: Rows that are looked at in one step, to find those that are old.
-_SEEN_AT_ONCE = 2000
+#: So many rows are looked at in one step for each that it may remove: some are kept longer.
+_SEEN = 5
 
 _COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in {"request", "response"})
 

@@ -108,7 +108,7 @@ def _restartable(connection: Connection, wanted: Filter) -> list[Source]:
             "status",
         )
     # The journal remembers handlers that are there no more.
-    known = provisioning_log.c.i_event_handler.in_(select(event_handlers.c.i_event_handler))
+    known = provisioning_log.c.i_event_handler.in_(sorted(_names(connection)))
     past = (replace(one, query=one.query.where(known)) for one in done(connection, wanted))
     return [*not_done(connection, wanted), *past]
 

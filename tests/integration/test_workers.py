@@ -11,6 +11,7 @@ from sqlalchemy import insert, select
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import DatabaseUnavailable
 from espf.model import shard_of
+from espf.queue import Queue
 from house import House
 from webhook import Answer, Webhook
 
@@ -230,8 +231,18 @@ async def test_the_work_of_a_worker_that_died_goes_on_elsewhere_in_order(house, 
         assert len(again) <= 1
 
 
-async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(house, brief):
-    """However far the new owner had read for its own shards before."""
+async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(
+    house, brief, monkeypatch
+):
+    """However far the new owner had read for its own shards before, or is reading just now."""
+    read = Queue.read
+
+    def read_slowly(*args):
+        found = read(*args)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(Queue, "read", read_slowly)
     async with Webhook() as hook:
         handler = house.handler(
             hook.url, EventSender__TokenRate=2000, EventSender__TokenBurstiness=100

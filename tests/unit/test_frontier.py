@@ -71,6 +71,7 @@ def run(script, read, *, lag=None):
             case "wait":
                 now += arguments[0]
             case "read":
+                now += LAG / 20
                 read(database, frontier, now, arguments[0], seen)
     while database.open:
         database.end(0, commit=True)

@@ -92,7 +92,8 @@ class Simulation:
         self.owned = set(range(SHARDS))
         # Since the read began that is under way.
         self.taken_meanwhile: set[int] = set()
-        self.let_go_meanwhile = False
+        # Reads after which to look again: they may not show yet what was let go.
+        self.looks_again = 0
 
     def is_ours(self, row: Row) -> bool:
         shard = shard_of(row.key)
@@ -117,7 +118,7 @@ class Simulation:
             self.set_aside.append(position)
             del self.database.rows[position]
         self.lanes.look_again()
-        self.let_go_meanwhile = True
+        self.looks_again = 2
 
     def restart(self, key: str | None) -> None:
         """The held one of a lane is tried again, or one that was delivered already."""
@@ -154,7 +155,6 @@ class Simulation:
         refills = self.lanes.wants_refill(self.refill_lanes)
         self.lanes.read_begins()
         self.taken_meanwhile.clear()
-        self.let_go_meanwhile = False
         # The picture of now; what is settled before the read ends is not in it.
         picture = deepcopy(self.database)
         picture.shards = set(self.owned)
@@ -186,7 +186,8 @@ class Simulation:
             reached = max((row.position for row, _ in new), default=0)
             if not self.taken_meanwhile:
                 self.frontier.ended(running, reached, self.now, complete=len(new) < room)
-        if self.let_go_meanwhile:
+        if self.looks_again:
+            self.looks_again -= 1
             self.lanes.look_again()
 
     def take(self) -> None:
@@ -244,25 +245,42 @@ class Simulation:
 KEYS = ("aa", "bb", None)
 
 # Mostly whole reads and deliveries, so that there is something in every state to interfere with.
-steps = st.lists(
-    st.sampled_from(
-        [
-            *(("arrive", "aa"), ("arrive", "bb"), ("arrive", None), ("read",), ("time",)),
-            *(("late", "aa"), ("late", None), ("commit",)),
-            *(("read_begins",), ("read_ends",), ("take",), ("take",)),
-            *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
-            *(("hold", 0), ("let_go",), ("restart", "aa"), ("restart", "bb")),
-            *(("give_up", "aa"), ("take_on", "aa"), ("give_up", "bb"), ("take_on", "bb")),
-        ]
-    ),
-    min_size=60,
-    max_size=250,
+USUAL = (
+    *(("arrive", "aa"), ("arrive", "bb"), ("arrive", None), ("read",), ("time",)),
+    *(("late", "aa"), ("late", None), ("commit",)),
+    *(("read_begins",), ("read_ends",), ("take",), ("take",)),
+    *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
 )
+HELD = (("hold", 0), ("hold", 0), ("let_go",), ("restart", "aa"), ("restart", "bb"))
+SHARED = (("give_up", "aa"), ("take_on", "aa"), ("give_up", "bb"), ("take_on", "bb"))
+
+
+def scripts(*kinds):
+    return st.lists(st.sampled_from([*USUAL, *kinds]), min_size=60, max_size=250)
+
+
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
 
 
 @settings(max_examples=400, deadline=None)
-@given(steps, st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
-def test_nothing_is_lost_doubled_or_overtaken(script, window, lane_limit, refill_limit):
+@given(scripts(), sizes)
+def test_nothing_is_lost_doubled_or_overtaken(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=400, deadline=None)
+@given(scripts(*HELD), sizes)
+def test_lanes_that_wait_for_somebody_go_on_when_they_may(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=400, deadline=None)
+@given(scripts(*HELD, *SHARED), sizes)
+def test_shards_come_and_go_in_any_state(script, sizes):
+    play(script, *sizes)
+
+
+def play(script, window, lane_limit, refill_limit):
     usual = lanes_module.LANE_LIMIT
     lanes_module.LANE_LIMIT = lane_limit
     try:
