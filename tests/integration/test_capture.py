@@ -20,10 +20,10 @@ from espf.billing.tables import metadata as billing_tables
 from espf.capture import triggers
 from espf.capture.rules import parse_rules, shipped_rules
 from espf.db.database import Database
-from espf.db.trigger import Capture, Column, Condition, Constant, TableName, Trigger
 from espf.db.sqlite_triggers import SqliteTriggers
 from espf.db.tables import event_notifications, event_queue, event_subscriptions
 from espf.db.tables import metadata as espf_tables
+from espf.db.trigger import Capture, Column, Condition, Constant, TableName, Trigger
 from espf.errors import Conflict, RuleError
 from espf.model import ordering_key
 

@@ -31,7 +31,7 @@ from espf.queue import Queue, Start, Wanted
 #: More for ``make chaos``, and then other ones each time.
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
 SETTINGS = settings(
-    max_examples=40 + int(40 * MINUTES),
+    max_examples=25 + int(40 * MINUTES),
     stateful_step_count=30,
     derandomize=not MINUTES,
     deadline=None,
