@@ -143,10 +143,15 @@ def running_mariadb(folder: Path) -> Iterator[MariaDB]:
     data = folder / "data"
     _run(
         *("mysql", _installed("mariadb-install-db", "mariadb-server"), "--no-defaults"),
-        *(f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"),
+        *(
+            f"--datadir={data}",
+            f"--tmpdir={folder}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        ),
     )
     settings = [f"--{name}={value}" for name, value in _MARIADB.items()]
-    where = [f"--datadir={data}", f"--socket={folder / 'mariadb.sock'}"]
+    where = [f"--datadir={data}", f"--tmpdir={folder}", f"--socket={folder / 'mariadb.sock'}"]
     command: list[str | Path] = [program, "--no-defaults", *where, *settings]
     with _running(command, "mysql", folder, signal.SIGTERM) as process:
         server = MariaDB(folder, process.pid)

@@ -311,6 +311,8 @@ class MariaDB(Server):
             _binary("mariadb-install-db"),
             "--no-defaults",
             f"--datadir={self.folder / 'data'}",
+            # Servers that share a folder for it delete one another's files.
+            f"--tmpdir={self.folder}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--innodb-log-file-size=32M",
@@ -325,6 +327,8 @@ class MariaDB(Server):
             _binary("mariadbd"),
             "--no-defaults",
             f"--datadir={self.folder / 'data'}",
+            # Servers that share a folder for it delete one another's files.
+            f"--tmpdir={self.folder}",
             f"--socket={self._socket}",
             f"--pid-file={self.folder / 'pid'}",
             *network.split(),

@@ -158,6 +158,17 @@ def test_what_a_list_does_not_show_yet_is_found_when_the_list_is_at_most_so_old(
     assert seen == database.wanted
 
 
+def test_what_was_read_lately_is_read_again_until_the_lag_is_over():
+    """A row may be on its way for as long, and nothing tells of it."""
+    frontier = Frontier(LAG)
+    for n in range(10):
+        frontier.ended((), 20, n * LAG / 10, complete=True)
+        assert frontier.start.reached == 0
+    for n in range(10, 30):
+        frontier.ended((), 20, n * LAG / 10, complete=True)
+    assert frontier.start.reached == 20
+
+
 def test_numbers_that_nobody_will_ever_see_cost_nothing():
     frontier = Frontier()
     frontier.ended((), 1000, 0.0, complete=True)

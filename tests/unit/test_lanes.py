@@ -194,6 +194,7 @@ class Simulation:
         taken = self.lanes.take()
         if taken is not None:
             key = taken.event.ordering_key
+            assert shard_of(key) in self.owned, "delivered for another worker's shard"
             assert taken.position in self.database.rows, "delivered again after it was settled"
             assert taken.position not in {t.position for t in self.taken}, "delivered twice at once"
             if key is not None:
@@ -252,7 +253,12 @@ USUAL = (
     *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
 )
 HELD = (("hold", 0), ("hold", 0), ("let_go",), ("restart", "aa"), ("restart", "bb"))
-SHARED = (("give_up", "aa"), ("take_on", "aa"), ("give_up", "bb"), ("take_on", "bb"))
+# Mostly owned, and mostly full, so that there is something to give up.
+SHARED = (
+    *(("give_up", "aa"), ("give_up", "bb")),
+    *(("take_on", "aa"), ("take_on", "bb")) * 3,
+    *(("arrive", "aa"), ("arrive", "bb"), ("read",)) * 3,
+)
 
 
 def scripts(*kinds):
