@@ -51,8 +51,7 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
     log = ProvisioningLog(at.settings.log) if work else None
     listening = _listen(at.settings) if serve else None
     try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run(at, listening, log))
+        asyncio.run(_run(at, listening, log))
     except BaseExceptionGroup as faults:
         raise _reason(faults) from faults
     finally:
@@ -60,15 +59,6 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
             log.close()
         if listening is not None:
             listening.close()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """The quicker one where it is installed (the extra ``speed``)."""
-    try:
-        import uvloop  # noqa: PLC0415  (an extra)
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _reason(faults: BaseExceptionGroup[BaseException]) -> BaseException:
