@@ -3,6 +3,7 @@
 One file per database implements this; nothing outside ``espf.db`` knows which one is in use.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ class Dialect(ABC):
 
     #: What its driver raises.
     driver_error: ClassVar[type[Exception]]
+
+    #: How its driver marks a value by name; it holds ``\\1`` for the name.
+    named_value: ClassVar[str] = r":\1"
 
     #: Writers in threads at the same time.
     writers: ClassVar[int] = 2
@@ -102,7 +106,6 @@ class Dialect(ABC):
         """
         return frozenset()
 
-    @abstractmethod
     def for_each(
         self,
         connection: Connection,
@@ -115,6 +118,14 @@ class Dialect(ABC):
         ``{name}`` in the statement stands for a value of the item; ``names`` are those names, each
         with its SQL type. The rows of an item keep their order.
         """
+        statement = re.sub(rf"\{{({'|'.join(names)})\}}", self.named_value, select)
+        cursor = connection.connection.cursor()
+        found: list[Sequence[Any]] = []
+        for item in items:
+            values = (to_text(v) if isinstance(v, datetime) else v for v in item)
+            cursor.execute(statement, dict(zip(names, values, strict=True)))
+            found.append(cursor.fetchall())
+        return found
 
     def delete_at(
         self, table: str, column: str, numbers: Sequence[int], condition: str

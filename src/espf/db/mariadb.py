@@ -60,6 +60,7 @@ class MariadbDialect(Dialect):
 
     now = "UTC_TIMESTAMP(3)"
     driver_error = pymysql.err.MySQLError
+    named_value = r"%(\1)s"
     # Between taking a number and writing the row under it a server thread may be held up.
     running_lag_seconds = 0.3
 
@@ -173,23 +174,6 @@ class MariadbDialect(Dialect):
             with self._dirty.cursor() as cursor:
                 cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         return self._dirty
-
-    def for_each(
-        self,
-        connection: Connection,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int | datetime]],
-    ) -> list[Sequence[Any]]:
-        """See Dialect."""
-        statement = re.sub(rf"\{{({'|'.join(names)})\}}", r"%(\1)s", select)
-        cursor = connection.connection.cursor()
-        found: list[Sequence[Any]] = []
-        for item in items:
-            values = (to_text(v) if isinstance(v, datetime) else v for v in item)
-            cursor.execute(statement, dict(zip(names, values, strict=True)))
-            found.append(cursor.fetchall())
-        return found
 
     def delete_at(
         self, table: str, column: str, numbers: Sequence[int], condition: str

@@ -6,11 +6,9 @@ program that writes the file, the ``sqlite3`` shell included, is captured.
 """
 
 import asyncio
-import re
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import READERS, Dialect, to_text
+from espf.db.dialect import READERS, Dialect
 from espf.db.sqlite_triggers import NOW, SqliteTriggers
 from espf.db.tables import metadata
 from espf.errors import DatabaseUnavailable, SettingsError
@@ -158,23 +156,6 @@ class SqliteDialect(Dialect):
     def running(self, connection: Connection) -> frozenset[int]:  # noqa: ARG002  (see Dialect)
         """With one writer, commits come in the order of numbers."""
         return frozenset()
-
-    def for_each(
-        self,
-        connection: Connection,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int | datetime]],
-    ) -> list[Sequence[Any]]:
-        """See Dialect."""
-        statement = re.sub(rf"\{{({'|'.join(names)})\}}", r":\1", select)
-        cursor = connection.connection.cursor()
-        found: list[Sequence[Any]] = []
-        for item in items:
-            values = (to_text(v) if isinstance(v, datetime) else v for v in item)
-            cursor.execute(statement, dict(zip(names, values, strict=True)))
-            found.append(cursor.fetchall())
-        return found
 
     def rows(
         self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
