@@ -68,7 +68,7 @@ class Poster:
         except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
             return Exchange(self._raised(error), 0.0, None, None)
         if post.headers is not self._headers or post.url != self._url:
-            to = lean_http.target(post.url)
+            to = self._client.target(post.url)
             if to is None:
                 return None
             try:
