@@ -30,8 +30,9 @@ PATIENCE_SECONDS = 30
 _GUARD = """
 cat >/dev/null
 while [ -d "$0" ]; do
-  for process in /proc/[0-9]*; do
-    case "$(readlink "$process/cwd")" in "$0"/*) kill -9 "${process#/proc/}";; esac
+  for cwd in $(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$0/*"); do
+    process=${cwd#/proc/}
+    kill -9 "${process%/cwd}"
   done
   rm -rf "$0"
 done 2>/dev/null

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import stat
 from datetime import UTC, datetime
@@ -586,6 +587,10 @@ def test_what_a_server_said_cannot_break_the_table(desk):
 # capture
 
 
+# MariaDB replaces one in the same statement, so that a table is never without.
+CREATES = re.compile(r"CREATE (OR REPLACE )?TRIGGER")
+
+
 def test_capture_from_plan_to_verify(desk):
     removed = desk("capture", "remove")
     assert removed == "8 triggers dropped\n"
@@ -595,13 +600,13 @@ def test_capture_from_plan_to_verify(desk):
     assert desk("capture", "apply").count("create ") == 8
     assert desk("capture", "verify") == "8 triggers are installed as compiled\n"
     assert desk("capture", "plan").count("keep  ") == 8
-    assert desk("capture", "sql").count("CREATE TRIGGER") == 8
+    assert len(CREATES.findall(desk("capture", "sql"))) == 8
 
 
 def test_capture_plan_shows_the_statements_and_what_they_cost(desk):
     desk("capture", "remove")
     planned = json.loads(desk("capture", "plan", "--measure", "--json"))
-    assert all("CREATE TRIGGER" in each["ddl"] for each in planned["triggers"])
+    assert all(CREATES.search(each["ddl"]) for each in planned["triggers"])
     costs = {(each["table"], each["operation"]): each for each in planned["costs"]}
     measured = [each for each in costs.values() if each["reason"] is None]
     assert costs

@@ -48,6 +48,10 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
     Raises SettingsError when the settings are wrong, or the database is not made for them.
     """
     configure_diagnostics()
+    # A database that is not made for us is told of before anything begins; one that is away is
+    # waited for.
+    with suppress(DatabaseUnavailable), at.database.read() as connection:
+        _require_usable(connection, at.database.dialect, work)
     log = ProvisioningLog(at.settings.log) if work else None
     listening = _listen(at.settings) if serve else None
     try:

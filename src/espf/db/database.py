@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import Connection, event, literal_column, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from espf.db.dialect import READERS, Dialect, Moment
 from espf.db.sqlite import SqliteDialect
@@ -32,6 +33,10 @@ class Database:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
         self._engine = dialect.engine()
+        # How often the database was away: connections that were made before are not used again.
+        self._losses = 0
+        event.listen(self._engine, "connect", self._made)
+        event.listen(self._engine, "checkout", self._wanted)
         self._writer = ThreadPoolExecutor(dialect.writers, thread_name_prefix="espf-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="espf-read")
 
@@ -140,6 +145,14 @@ class Database:
         self.dialect.close()
         self._engine.dispose()
 
+    def _made(self, _raw: object, record: ConnectionPoolEntry) -> None:
+        record.info["losses"] = self._losses
+
+    def _wanted(self, _raw: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if record.info["losses"] != self._losses:
+            # The pool closes it, and makes another one in its place.
+            raise DisconnectionError
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -149,8 +162,7 @@ class Database:
             if translated is None:
                 raise
             if isinstance(translated, DatabaseUnavailable):
-                # Connections that were made before are not to be trusted.
-                self._engine.dispose()
+                self._losses += 1
             raise translated from error
 
 
