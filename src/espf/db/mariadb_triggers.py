@@ -17,7 +17,6 @@ from espf.db.trigger import (
     Capture,
     ColumnType,
     Compiled,
-    Condition,
     Constant,
     Kind,
     Lookup,
@@ -31,6 +30,7 @@ from espf.db.trigger import (
     TriggerMaker,
     Value,
 )
+from espf.db.trigger_body import TypedBody
 from espf.model import LONGEST_KEY, compact
 
 #: How long a change of triggers waits for the transactions that write the table; meanwhile new
@@ -173,14 +173,12 @@ def _kept(table: str, operation: str, timing: str, mode: str, charset: str, body
     return f"{timing} {operation} ON {table} ({charset}, mode {mode!r})\n{body}"
 
 
-class _Body:
+class _Body(TypedBody):
     """The body of one trigger."""
 
     def __init__(self, home: str, trigger: Trigger, tables: Tables) -> None:
         self._home = _identifier(home)
-        self._trigger = trigger
-        self._tables = tables
-        self._columns = tables[trigger.table].columns
+        super().__init__(trigger, tables)
 
     def source(self) -> str:
         """The whole body."""
@@ -223,28 +221,17 @@ IF {tests} THEN
 END IF;
 """  # noqa: S608  (all quoted)
 
-    def _condition(self, capture: Capture, condition: Condition) -> str:
-        """One test as an expression that is never an error, whatever the columns hold."""
-        if condition.test == "changed":
-            return f"({' OR '.join(map(self._differs, condition.columns))})"
-        kind = self._type(capture, condition.of, condition.columns[0]).kind
-        here = self._compared(capture, condition.of, condition.columns[0])
-        value = _constant(condition.value, kind)
-        match condition.test:
-            case "not_null":
-                return f"{here} IS NOT NULL"
-            case "above":
-                return f"{here} > {value}"
-            case "is_in":
-                return f"{here} IN ({', '.join(_constant(v, kind) for v in condition.values)})"
-        old = self._compared(capture, "old", condition.columns[0])
-        if condition.test == "becomes":
-            was = f"NOT ({old} <=> {value})"
-            if condition.origin is not None:
-                was = f"{old} = {_constant(condition.origin, kind)}"
-            return f"{here} = {value} AND {was}"
-        crossing = ("<=", ">") if condition.test == "rises_above" else (">", "<=")
-        return f"{old} {crossing[0]} {value} AND {here} {crossing[1]} {value}"
+    def _quoted(self, name: str) -> str:
+        return _identifier(name)
+
+    def _literal(self, value: Scalar | None) -> str:
+        return _literal(value)
+
+    def _constant(self, value: Scalar | None, kind: Kind) -> str:
+        return _constant(value, kind)
+
+    def _is_not(self, compared: str, constant: str) -> str:
+        return f"NOT ({compared} <=> {constant})"
 
     def _compared(self, capture: Capture, of: Side, name: str) -> str:
         """A column in the form in which it is compared with a constant."""
@@ -325,17 +312,6 @@ END IF;
             reference = f"'1970-01-01 00:00:00' + INTERVAL UNIX_TIMESTAMP({reference}) SECOND"
         return f"CONVERT({reference} USING utf8mb4) COLLATE utf8mb4_bin"
 
-    def _value(self, capture: Capture, value: Value) -> str:
-        if isinstance(value, Constant):
-            return _literal(value.value)
-        return self._reference(capture, value.of, value.name)
-
-    def _reference(self, capture: Capture, of: Side, name: str) -> str:
-        if of == "looked_up":
-            assert capture.lookup is not None
-            return self._looked_up(capture.lookup, name)
-        return f"{of.upper()}.{_identifier(name)}"
-
     def _looked_up(self, lookup: Lookup, name: str) -> str:
         tests = []
         for theirs, ours in lookup.match:
@@ -347,11 +323,6 @@ END IF;
             tests.append(f"l.{_identifier(theirs)} = {mine}")
         table = _table(lookup.table)
         return f"(SELECT l.{_identifier(name)} FROM {table} l WHERE {' AND '.join(tests)} LIMIT 1)"  # noqa: S608  (all quoted)
-
-    def _type(self, capture: Capture, of: Side, name: str) -> ColumnType:
-        if of == "looked_up" and capture.lookup is not None:
-            return self._tables[capture.lookup.table].columns[name]
-        return self._columns[name]
 
 
 def _constant(value: Scalar | None, kind: Kind) -> str:

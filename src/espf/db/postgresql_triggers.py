@@ -23,7 +23,6 @@ from espf.db.trigger import (
     Column,
     ColumnType,
     Compiled,
-    Condition,
     Constant,
     Kind,
     Lookup,
@@ -37,6 +36,7 @@ from espf.db.trigger import (
     TriggerMaker,
     Value,
 )
+from espf.db.trigger_body import TypedBody
 from espf.model import LONGEST_KEY, compact
 
 #: How long a change of triggers waits for the transactions that write the table; meanwhile new
@@ -203,15 +203,13 @@ class PostgresqlTriggers(TriggerMaker):
         return "BEGIN;\n\n" + "".join(f"{each};\n\n" for each in statements) + "COMMIT;\n"
 
 
-class _Body:
+class _Body(TypedBody):
     """The source of one trigger's function."""
 
     def __init__(self, home: str, trigger: Trigger, tables: Tables) -> None:
         self._home = _identifier(home)
         self._channel = home
-        self._trigger = trigger
-        self._tables = tables
-        self._columns = tables[trigger.table].columns
+        super().__init__(trigger, tables)
 
     def source(self) -> str:
         """The whole source."""
@@ -277,28 +275,17 @@ class _Body:
   END IF;
 """  # noqa: S608  (all quoted)
 
-    def _condition(self, capture: Capture, condition: Condition) -> str:
-        """One test as an expression that is never an error, whatever the columns hold."""
-        if condition.test == "changed":
-            return f"({' OR '.join(map(self._differs, condition.columns))})"
-        kind = self._type(capture, condition.of, condition.columns[0]).kind
-        here = self._compared(capture, condition.of, condition.columns[0])
-        value = _constant(condition.value, kind)
-        match condition.test:
-            case "not_null":
-                return f"{here} IS NOT NULL"
-            case "above":
-                return f"{here} > {value}"
-            case "is_in":
-                return f"{here} IN ({', '.join(_constant(v, kind) for v in condition.values)})"
-        old = self._compared(capture, "old", condition.columns[0])
-        if condition.test == "becomes":
-            was = f"IS DISTINCT FROM {value}"
-            if condition.origin is not None:
-                was = f"= {_constant(condition.origin, kind)}"
-            return f"{here} = {value} AND {old} {was}"
-        crossing = ("<=", ">") if condition.test == "rises_above" else (">", "<=")
-        return f"{old} {crossing[0]} {value} AND {here} {crossing[1]} {value}"
+    def _quoted(self, name: str) -> str:
+        return _identifier(name)
+
+    def _literal(self, value: Scalar | None) -> str:
+        return _literal(value)
+
+    def _constant(self, value: Scalar | None, kind: Kind) -> str:
+        return _constant(value, kind)
+
+    def _is_not(self, compared: str, constant: str) -> str:
+        return f"{compared} IS DISTINCT FROM {constant}"
 
     def _compared(self, capture: Capture, of: Side, name: str) -> str:
         """A column in the form in which it is compared with a constant."""
@@ -373,29 +360,12 @@ class _Body:
             f"THEN {prefix} || left({reference}, {LONGEST_KEY}) END"
         )
 
-    def _value(self, capture: Capture, value: Value) -> str:
-        if isinstance(value, Constant):
-            return _literal(value.value)
-        return self._reference(capture, value.of, value.name)
-
-    def _reference(self, capture: Capture, of: Side, name: str) -> str:
-        if of == "looked_up":
-            assert capture.lookup is not None
-            return self._looked_up(capture.lookup, name)
-        return f"{of.upper()}.{_identifier(name)}"
-
-    @staticmethod
-    def _looked_up(lookup: Lookup, name: str) -> str:
+    def _looked_up(self, lookup: Lookup, name: str) -> str:
         match = " AND ".join(
             f"l.{_identifier(theirs)} = {lookup.of.upper()}.{_identifier(ours)}"
             for theirs, ours in lookup.match
         )
         return f"(SELECT l.{_identifier(name)} FROM {_table(lookup.table)} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
-
-    def _type(self, capture: Capture, of: Side, name: str) -> ColumnType:
-        if of == "looked_up" and capture.lookup is not None:
-            return self._tables[capture.lookup.table].columns[name]
-        return self._columns[name]
 
 
 def _kept(table: TableName, fires: int, settings: Sequence[str], source: str) -> str:
