@@ -291,9 +291,6 @@ class MariaDB(Server):
         return self.url(name)
 
     def ping(self) -> None:
-        # The driver forgets to close a socket that is refused.
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(self._socket))
         self._connect().close()
 
     @property
