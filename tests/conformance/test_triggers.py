@@ -675,7 +675,6 @@ def test_the_documented_privileges_are_enough_for_our_account(database_kind, sto
             "CREATE OR REPLACE USER espf_service@localhost",
             "GRANT ALL ON espf.* TO espf_service@localhost",
             "GRANT SELECT, TRIGGER ON billing.* TO espf_service@localhost",
-            "GRANT PROCESS ON *.* TO espf_service@localhost",
         ],
     }[database_kind]
     owner.sql(*grants)

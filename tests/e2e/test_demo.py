@@ -67,6 +67,8 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # Whoever is started in the background by a shell is deaf to Ctrl-C otherwise.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -606,7 +606,6 @@ async def test_the_rights_of_the_how_to_are_enough_to_run_and_no_more(
     with opened(as_account(database_url, "runner")) as database:
         with database.begin() as connection:
             schema.require_current(connection, database.dialect)
-            schema.require_rights(connection)
             subscriptions.add_catalogue(connection)
         house = House(database, Sealer.create(tmp_path / "espf.key"), tmp_path)
         async with Webhook() as webhook:
@@ -644,20 +643,6 @@ def test_an_upgrade_by_the_account_that_only_runs_is_refused(
         SettingsError, match=r"belongs to installer; run|account that installed them may"
     ):
         set_up(runner)
-
-
-@pytest.mark.databases("mariadb")
-def test_without_process_init_says_so_and_run_refuses(administrator, database_url, tmp_path):
-    administrator(*told("mariadb", "One account to install"))
-    administrator("REVOKE PROCESS ON *.* FROM 'installer'@'localhost'")
-    desk = Desk(tmp_path)
-    desk.environment["ESPF_DATABASE_URL"] = as_account(database_url, "installer")
-    grant = "GRANT PROCESS ON *.* TO `installer`@`localhost`"
-    assert grant in desk.run("init", ESPF_ADMIN_PASSWORD=PASSWORD).stderr
-    assert grant in desk.fails(2, "run")
-    administrator(grant)
-    with opened(as_account(database_url, "installer")) as database, database.read() as connection:
-        assert schema.lacking(connection) is None
 
 
 @pytest.mark.databases("postgresql", "mariadb")

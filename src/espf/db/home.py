@@ -49,24 +49,6 @@ def make(connection: Connection, home: str | None) -> None:
         _make_database(connection, str(home))
 
 
-def lacking(connection: Connection) -> str | None:
-    """What the account may not do, but must to deliver events, and what a DBA has to run."""
-    if connection.dialect.name != "mysql":
-        return None
-    try:
-        connection.exec_driver_sql("SELECT 1 FROM information_schema.INNODB_TRX LIMIT 1")
-    except DBAPIError as error:
-        if not _is_denied(error):
-            raise
-        account = _mysql_account(connection)
-        return (
-            f"{account} may not see which transactions are running, without which events that "
-            "are committed late would be overlooked; have a database administrator run: "
-            f"GRANT PROCESS ON *.* TO {account}"
-        )
-    return None
-
-
 def exists(connection: Connection, home: str | None) -> bool:
     """Whether the schema is there, as far as the account may see."""
     return home is None or home in inspect(connection).get_schema_names()

@@ -41,17 +41,6 @@ def reserve(connection: Connection, dialect: Dialect) -> None:
     home.reserve(connection, dialect.home)
 
 
-def lacking(connection: Connection) -> str | None:
-    """Which right to deliver events the account lacks, and what a DBA has to run; None: none."""
-    return home.lacking(connection)
-
-
-def require_rights(connection: Connection) -> None:
-    """Raise SettingsError when the account lacks a right that delivering events needs."""
-    if lack := lacking(connection):
-        raise SettingsError(f"ESPF_DATABASE_URL: {lack}")
-
-
 def pending(connection: Connection, dialect: Dialect) -> list[str]:
     """What ``set_up`` would do, a line per step: number and title.
 
