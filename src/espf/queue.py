@@ -390,6 +390,7 @@ class Queue:
 
         Call ``journal.committed`` after the commit.
         """
+        self._database.dialect.make_no_events(connection)
         now = self._database.now(connection)
         valid = self._leases.valid(connection, {result.claim for result in results})
         settled = [

@@ -823,6 +823,20 @@ def test_an_event_that_is_committed_late_is_read_however_far_reading_has_come(bo
     assert reading.until(late) == set(late)
 
 
+@pytest.mark.databases("postgresql")
+def test_what_is_being_settled_has_nothing_read_again(books):
+    """On PostgreSQL a transaction that runs may make events, unless it says that it does not."""
+    handler = books.handler()
+    reading = Reading(books, handler)
+    made = [books.create(i_account=n) for n in range(3)]
+    reading.until(made)
+    (first, *_) = books.waiting(handler)
+    with books.database.begin() as settling:
+        books.queue.settle(settling, [Result(first, handler.name, 1, FINISHED, 1)])
+        assert reading.read().running == frozenset()
+    assert reading.read().new == []
+
+
 @pytest.mark.databases("postgresql", "mariadb")
 def test_an_event_of_a_younger_transaction_that_took_its_number_first_is_read(books):
     """A snapshot does not list who is younger than the last one that has ended."""

@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, event, literal_column, select
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from espf.db.dialect import READERS, Dialect, Moment
+from espf.db.dialect import READERS, Dialect, to_moment
 from espf.db.sqlite import SqliteDialect
 from espf.errors import DatabaseUnavailable, SettingsError
 
@@ -124,9 +124,7 @@ class Database:
 
     def now(self, connection: Connection) -> datetime:
         """The database's clock: the only one that decides when something is due."""
-        moment = connection.execute(
-            select(literal_column(self.dialect.now, Moment).label("now"))
-        ).scalar_one()
+        moment = to_moment(connection.exec_driver_sql(f"SELECT {self.dialect.now}").scalar_one())
         assert moment is not None
         return moment
 

@@ -33,6 +33,9 @@ class Dialect(ABC):
     #: How its driver marks a value by name; it holds ``\\1`` for the name.
     named_value: ClassVar[str] = r":\1"
 
+    #: Makes a SELECT keep its rows from being changed until the end of the transaction.
+    share_lock: ClassVar[str] = "FOR SHARE"
+
     #: Writers in threads at the same time.
     writers: ClassVar[int] = 2
 
@@ -90,6 +93,9 @@ class Dialect(ABC):
         And perhaps some others. To be asked first in a read transaction. Empty where commits come
         in the order of numbers.
         """
+
+    def make_no_events(self, connection: Connection) -> None:  # noqa: B027  (most need not)
+        """Say that this transaction makes no events: ``running`` need not name it."""
 
     def unseen(
         self,

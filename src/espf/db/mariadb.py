@@ -61,6 +61,7 @@ class MariadbDialect(Dialect):
     now = "UTC_TIMESTAMP(3)"
     driver_error = pymysql.err.MySQLError
     named_value = r"%(\1)s"
+    share_lock = "LOCK IN SHARE MODE"
     # Between taking a number and writing the row under it a server thread may be held up.
     running_lag_seconds = 0.3
 

@@ -57,6 +57,9 @@ _AWAKE, _ASLEEP = 1, 2
 #: What is said with the last call for a while.
 _LOOK = b"look"
 
+#: Transactions that make no events and may still be running.
+MOST_EVENTLESS = 100
+
 #: SQLSTATE classes and codes that are about the server, not about the statement.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 _UNAVAILABLE = frozenset({"25006", "40001", "40P01", "55P03", "25P03", "25P04"})
@@ -102,6 +105,8 @@ class PostgresqlDialect(Dialect):
         self._beside: psycopg.Connection[Any] | None = None
         self._asleep = False
         self._called: list[float] = []
+        # Transactions of ours that make no events, as a set in the order in which they began.
+        self._eventless: dict[int, None] = {}
         self._newest: int | None = None
         self._doze_at = 0.0
         self._quiet_since = 0.0
@@ -182,7 +187,14 @@ class PostgresqlDialect(Dialect):
         for low in row.active:
             distance = (int(low) - int(end) + _HALF) % _EPOCH - _HALF
             running.add(int(end) + distance)
-        return frozenset(running)
+        return frozenset(number for number in running if number not in self._eventless)
+
+    def make_no_events(self, connection: Connection) -> None:
+        """See Dialect. Otherwise each batch of results would have new events read twice."""
+        number = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
+        self._eventless[int(number)] = None
+        if len(self._eventless) > MOST_EVENTLESS:
+            del self._eventless[next(iter(self._eventless))]
 
     def _second_view(self) -> psycopg.Connection[Any]:
         """A connection for one look beside a transaction, which sees what it sees."""

@@ -48,7 +48,8 @@ class SqliteDialect(Dialect):
 
     now = NOW
     driver_error = sqlite3.Error
-    # There is one at a time anyway.
+    # There is one writer at a time anyway.
+    share_lock = ""
     writers = 1
     # Five times as many would save little, and keep the billing's writers waiting five times as
     # long.

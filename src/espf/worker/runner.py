@@ -32,7 +32,7 @@ WINDOW = 2000
 MOST_OPEN = 1000
 
 #: New notifications are read when this many fit, so that a full window is not read one by one.
-READ_AT_LEAST = 200
+READ_AT_LEAST = 500
 
 #: Lanes that are gone on with in one read.
 REFILLS = 50
