@@ -331,7 +331,8 @@ def _folded(text: Said | str, event: Event) -> Said | str:
     """The text without what is the event's own; control characters make way for the marks."""
     if isinstance(text, str):
         return _fold(_clean(text), event)
-    return Said(_clean(text.head), _fold(text.body, event) if text.body else "")
+    head, body = text
+    return _clean(head), _fold(body, event) if body else ""
 
 
 def _fold(text: str, event: Event) -> str:
@@ -352,7 +353,7 @@ def _clean(text: str) -> str:
 
 
 def _whole(text: Said | str) -> str:
-    return text if isinstance(text, str) else str(text)
+    return text if isinstance(text, str) else "\n\n".join(text)
 
 
 def _unfolded(text: str | None, variables: str | None, i_event: int) -> str | None:

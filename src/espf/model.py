@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class Status(StrEnum):
@@ -32,6 +32,10 @@ DONE = frozenset(
         Status.CANCELLED,
     }
 )
+
+
+#: What went over the wire one way, as text for people: head and body, because heads repeat.
+Said = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -108,8 +112,8 @@ class Result:
     epoch: int
     decision: Decision
     duration_ms: int
-    request: "Said | str | None" = None
-    response: "Said | str | None" = None
+    request: Said | str | None = None
+    response: Said | str | None = None
 
     @property
     def claim(self) -> tuple[int, int, int]:
@@ -125,16 +129,6 @@ class Settled:
     result: Result
     applied: bool
     next_attempt_at: datetime | None
-
-
-class Said(NamedTuple):
-    """What went over the wire one way, as text for people, in two parts: heads repeat."""
-
-    head: str
-    body: str
-
-    def __str__(self) -> str:
-        return f"{self.head}\n\n{self.body}"
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the

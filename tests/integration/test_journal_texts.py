@@ -11,7 +11,7 @@ from espf import journal, subscriptions
 from espf.errors import InvalidRequest
 from espf.journal import LONGEST_BODY
 from espf.leases import Leases
-from espf.model import SHARDS, Decision, Said, Status, compact
+from espf.model import SHARDS, Decision, Status, compact
 from espf.queue import Queue, Result, Start, Wanted
 from house import House
 from webhook import Answer, Webhook
@@ -108,7 +108,7 @@ def test_what_was_said_is_read_as_it_was(desk, some, head, body, answer):
     except InvalidRequest:
         return
     notification = desk.notifications()[i_event]
-    request = Said(rendered(head, notification), rendered(body, notification))
+    request = (rendered(head, notification), rendered(body, notification))
     response = rendered(answer, notification)
     desk.settle((notification, request, response or None))
     assert desk.said(i_event) == (str(request), response or None)
@@ -122,12 +122,12 @@ def test_what_is_the_events_own_makes_no_new_text(desk):
             *(
                 (
                     notifications[i_event],
-                    Said(
+                    (
                         "POST http://127.0.0.1/",
                         f'{{"variables":{{{notifications[i_event].event.payload[1:-1]},'
                         f'"i_event":{i_event}}}}}',
                     ),
-                    Said("HTTP 200 OK", ""),
+                    ("HTTP 200 OK", ""),
                 )
                 for i_event in batch
             )
@@ -174,7 +174,7 @@ def test_texts_of_a_batch_that_was_rolled_back_are_stored_with_the_next(desk):
     assert desk.said(second) == ("said", None)
 
 
-@pytest.mark.parametrize("form", [str, lambda text: Said("HEAD", text)])
+@pytest.mark.parametrize("form", [str, lambda text: ("HEAD", text)])
 def test_what_no_text_may_hold_is_replaced_and_what_is_too_long_is_cut(desk, form):
     bad = "\x00\x01\x02\x1f"
     made = {
@@ -196,7 +196,7 @@ def test_the_time_of_a_reply_makes_no_new_text(desk):
     notifications = desk.notifications()
     desk.settle(
         *(
-            (notifications[i], None, Said(f"HTTP 200 OK\ndate: day {i}\nserver: x", "Date: kept"))
+            (notifications[i], None, (f"HTTP 200 OK\ndate: day {i}\nserver: x", "Date: kept"))
             for i in made
         )
     )

@@ -625,16 +625,30 @@ async def test_of_a_long_reply_the_rest_is_not_read(client):
 # Without waiting: a request, and a function for what becomes of it.
 
 
-class Outcomes(list):
-    """Takes what ``done`` is called with; ``sent`` sends a request with it."""
+class Request(lean_http.Ticket):
+    """Hands on what became of it."""
 
-    def sent(self, lean, url, *, timeout=5.0, done=None, **options):
+    def __init__(self, to, request, timeout, done):
+        super().__init__(to, request, timeout, 100)
+        self._done = done
+
+    def ended(self, result):
+        self._done(result)
+
+
+class Outcomes(list):
+    """Takes what became of requests; ``sent`` sends one."""
+
+    def sent(self, lean, url, *, timeout=5.0, done=None, repeatable=True):
         to = lean_http.target(url)
         request = lean_http.request_bytes(to, {}, b"{}")
-        return lean.send(to, request, timeout, 100, done or self.append, **options)
+        ticket = Request(to, request, timeout, done or self.append)
+        ticket.repeatable = repeatable
+        lean.send(ticket)
+        return ticket
 
 
-async def test_done_is_called_once_by_the_loop_and_never_from_within(lean):
+async def test_a_request_is_told_its_end_once_by_the_loop_and_never_from_within(lean):
     async with serving() as server:
         outcomes = Outcomes()
         outcomes.sent(lean, server.url)
@@ -654,7 +668,7 @@ async def test_done_is_called_once_by_the_loop_and_never_from_within(lean):
         assert len(outcomes) == 3
 
 
-async def test_the_next_request_may_be_sent_from_done(lean):
+async def test_the_next_request_may_be_sent_when_one_has_ended(lean):
     async with serving() as server:
         outcomes = Outcomes()
 
@@ -677,9 +691,9 @@ async def test_what_is_cancelled_is_not_told_of(lean):
         tickets += [outcomes.sent(lean, hook.url) for _ in range(8)]  # these wait
         hook.always = Answer()
         for ticket in tickets[4:7]:
-            ticket.cancel()
+            lean.cancel(ticket)
         for ticket in (*tickets[:4], *tickets[:4]):  # the second time it means nothing
-            ticket.cancel()
+            lean.cancel(ticket)
         await until(lambda: len(outcomes) == 5)
         await asyncio.sleep(0.1)
         assert [reply.status for reply in outcomes] == [200] * 5
@@ -691,7 +705,7 @@ async def test_a_fault_that_is_about_to_be_told_can_still_be_cancelled(lean):
     async with serving() as server:
         outcomes = Outcomes()
         await lean.close()
-        outcomes.sent(lean, server.url).cancel()
+        lean.cancel(outcomes.sent(lean, server.url))
         await asyncio.sleep(0.05)
         assert outcomes == []
 
@@ -707,7 +721,7 @@ async def test_a_time_out_is_never_early_and_hardly_late(lean):
 
         # Four are on the way, the others wait for a connection.
         for seconds in (0.3, 0.11, 0.2, 0.35, 0.15, 0.25, 0.05):
-            lean.send(to, b"", seconds, 100, ended(seconds, time.monotonic()))
+            lean.send(Request(to, b"", seconds, ended(seconds, time.monotonic())))
             await asyncio.sleep(0.01)
         await until(lambda: len(ends) == 7)
         for seconds, (fault, took) in ends.items():

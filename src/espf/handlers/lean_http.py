@@ -5,13 +5,14 @@ parts: ``Names`` finds addresses, ``Reading`` makes sense of bytes (no I/O), ``L
 the connections. There is no TLS here, and no redirects, cookies or proxies. What goes wrong is one
 of the faults below; http.py puts them into words.
 
-A request costs no task, no coroutine and no timer: ``LeanClient.send`` writes it and takes a
-function to call with what became of it. Only opening a connection takes a task.
+A request costs no task, no coroutine and no timer: it is one object, a ``Ticket``, which
+``LeanClient.send`` sends and tells what became of it. Only opening a connection takes a task.
 """
 
 import asyncio
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -173,8 +174,8 @@ class Names:
 class Target:
     """A URL taken apart: whom to call, and how the request begins."""
 
-    host: str
-    port: int
+    #: Host and port.
+    origin: tuple[str, int]
     request_line: str
     host_header: str
 
@@ -196,7 +197,7 @@ def target(url: str) -> Target | None:
         return None
     if host is None or not _HOST.fullmatch(host):
         return None
-    return Target(parts.raw_host, parts.port, f"POST {parts.raw_path_qs} HTTP/1.1", host)
+    return Target((parts.raw_host, parts.port), f"POST {parts.raw_path_qs} HTTP/1.1", host)
 
 
 class RequestHead:
@@ -450,55 +451,37 @@ class Reading:
         return line.removesuffix(b"\r")
 
 
-class Ticket:
-    """A request under way. Its only use to who holds it is to cancel it; the rest is the client's.
+class Ticket(ABC):
+    """A request on its way, made by who sends it and told how it ended.
 
-    ``done`` is there until it has been called or is about to be.
+    Its fields are the client's, but for ``deadline``, which may be brought forward.
     """
 
-    __slots__ = (
-        "_cancel",
-        "connected",
-        "connection",
-        "deadline",
-        "done",
-        "limit",
-        "repeatable",
-        "request",
-        "reused",
-        "telling",
-        "to",
-    )
+    #: Whether it may go out twice, when a kept connection turns out to be closed.
+    repeatable = True
 
-    def __init__(
-        self,
-        to: Target,
-        request: bytes,
-        deadline: float,
-        limit: int,
-        done: "Done",
-        repeatable: bool,
-        cancel: "Callable[[Ticket], None]",
-    ) -> None:
+    #: Whether its connection is there already, so that who opens it must not be stopped any more.
+    connected = False
+    telling: asyncio.Handle | None = None
+    connection: "_Connection | None" = None
+
+    def __init__(self, to: Target, request: bytes, timeout_seconds: float, limit: int) -> None:
+        """``request`` is what ``RequestHead.bytes`` made; ``limit``: bytes wanted of the body."""
         self.to = to
         self.request = request
-        self.deadline = deadline
+        self.began = monotonic()
+        self.deadline = self.began + timeout_seconds
         self.limit = limit
-        self.done: Done | None = done
-        self.repeatable = repeatable
-        self.reused = False
-        self.connected = False
-        self.connection: _Connection | None = None
-        self.telling: asyncio.Handle | None = None
-        self._cancel = cancel
+        self.over = False
 
-    def cancel(self) -> None:
-        """Give it up: nothing is called any more, and a connection that it is on is closed."""
-        self._cancel(self)
+    @abstractmethod
+    def ended(self, result: "Reply | Exception") -> None:
+        """Take what became of it: the reply, a fault of this module, or TimeoutError.
 
+        Called once, by the event loop and never from within ``send``, at the latest a little after
+        the time-out; must not raise.
+        """
 
-#: Takes what became of a request: the reply, a fault of this module, or TimeoutError.
-Done = Callable[[Reply | Exception], None]
 
 _Origin = tuple[str, int]
 
@@ -536,45 +519,31 @@ class LeanClient:
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.call_later(idle_seconds / 4, self._sweep)
         self._clock: asyncio.TimerHandle | None = None
-        self._cancel_ticket = self._cancelled
 
-    def send(
-        self,
-        to: Target,
-        request: bytes,
-        timeout_seconds: float,
-        limit: int,
-        done: Done,
-        *,
-        repeatable: bool = True,
-    ) -> Ticket:
-        """Send what ``RequestHead.bytes`` made; of the reply's body, ``limit`` bytes are wanted.
+    def send(self, ticket: Ticket) -> None:
+        """Send a request.
 
-        ``done`` is called once, by the event loop and never from in here, at the latest a little
-        after ``timeout_seconds``; it must not raise. When a connection that was kept turns out to
-        be closed, and nothing of a reply has come, a ``repeatable`` request goes out once more, on
-        a new one.
+        When a connection that was kept turns out to be closed, and nothing of a reply has come, a
+        ``repeatable`` one goes out once more, on a new connection.
         """
-        ticket = Ticket(
-            to,
-            request,
-            monotonic() + timeout_seconds,
-            limit,
-            done,
-            repeatable,
-            self._cancel_ticket,
-        )
         if self._closed:
             self._tell(ticket, ClosedError())
-            return ticket
+            return
         if self._busy < self._limit:
             self._busy += 1
             self._begin(ticket)
         else:
-            self._waiting.setdefault((to.host, to.port), {})[ticket] = None
+            self._waiting.setdefault(ticket.to.origin, {})[ticket] = None
         if self._clock is None:
             self._clock = self._loop.call_later(_LOOK_SECONDS, self._look)
-        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up: it is told nothing any more, and a connection it is on is closed."""
+        if not ticket.over:
+            ticket.over = True
+            self._withdraw(ticket)
+        elif ticket.telling is not None:
+            ticket.telling.cancel()
 
     async def post(
         self,
@@ -589,13 +558,12 @@ class LeanClient:
         Raises a fault of this module, TimeoutError after ``timeout_seconds``, and ValueError when
         a header cannot be sent.
         """
-        outcome: asyncio.Future[Reply | Exception] = self._loop.create_future()
-        request = request_bytes(to, headers, body)
-        ticket = self.send(to, request, timeout_seconds, limit, partial(_resolve, outcome))
+        ticket = _Awaited(to, request_bytes(to, headers, body), timeout_seconds, limit)
+        self.send(ticket)
         try:
-            result = await outcome
+            result = await ticket.result
         finally:
-            ticket.cancel()
+            self.cancel(ticket)
         if isinstance(result, Exception):
             raise result
         return result
@@ -622,11 +590,10 @@ class LeanClient:
     # ``_answered`` or in ``_fail``.
 
     def _begin(self, ticket: Ticket) -> None:
-        idle = self._idle.get((ticket.to.host, ticket.to.port))
+        idle = self._idle.get(ticket.to.origin)
         while idle:
             connection = idle.pop()
             if not connection.closing:
-                ticket.reused = True
                 connection.say(ticket)
                 return
         self._open_for(ticket)
@@ -645,9 +612,8 @@ class LeanClient:
             self._opening.pop(ticket, None)
 
     async def _connected(self, ticket: Ticket) -> None:
-        to = ticket.to
         try:
-            addresses = await self._names.look_up(to.host, to.port)
+            addresses = await self._names.look_up(*ticket.to.origin)
         except OSError:
             raise UnknownHostError from None
         self._make_room()
@@ -673,40 +639,34 @@ class LeanClient:
     def _answered(self, connection: "_Connection", ticket: Ticket, reply: Reply) -> None:
         if not connection.closing:
             connection.idle_since = monotonic()
-            self._idle.setdefault((ticket.to.host, ticket.to.port), []).append(connection)
-        done, ticket.done = ticket.done, None
+            idle = self._idle.get(ticket.to.origin)
+            if idle is None:
+                idle = self._idle[ticket.to.origin] = []
+            idle.append(connection)
         self._leave_place()
-        if done is not None:
-            done(reply)
+        if not ticket.over:
+            ticket.over = True
+            ticket.ended(reply)
 
-    def _broken(self, ticket: Ticket, fault: Fault, heard: bool) -> None:
+    def _broken(self, ticket: Ticket, fault: Fault, stale: bool) -> None:
         # Servers close connections that were idle, and that may cross with a request.
-        if ticket.reused and ticket.repeatable and not heard:
-            ticket.reused = False
+        if stale and ticket.repeatable:
             self._open_for(ticket)
         else:
             self._fail(ticket, fault)
 
     def _fail(self, ticket: Ticket, fault: Exception) -> None:
-        if ticket.done is not None:
+        if not ticket.over:
             self._withdraw(ticket)
             self._tell(ticket, fault)
 
     def _tell(self, ticket: Ticket, fault: Exception) -> None:
-        done, ticket.done = ticket.done, None
-        if done is not None:
-            ticket.telling = self._loop.call_soon(done, fault)
-
-    def _cancelled(self, ticket: Ticket) -> None:
-        if ticket.done is not None:
-            ticket.done = None
-            self._withdraw(ticket)
-        elif ticket.telling is not None:
-            ticket.telling.cancel()
+        ticket.over = True
+        ticket.telling = self._loop.call_soon(ticket.ended, fault)
 
     def _withdraw(self, ticket: Ticket) -> None:
         """Take a request out of wherever it is."""
-        origin = (ticket.to.host, ticket.to.port)
+        origin = ticket.to.origin
         waiting = self._waiting.get(origin, {})
         if ticket in waiting:
             del waiting[ticket]
@@ -777,8 +737,9 @@ class _Connection(asyncio.BufferedProtocol):
     """One connection: a request, its reply, the next request.
 
     It is in ``registry`` as long as it is open, and opened for a first ``ticket``. It calls
-    ``answered``, or ``broken`` with whether anything of a reply had come, when it has let go of
-    the ticket. There is never more than one request in its buffer, so nothing need hold it back.
+    ``answered``, or ``broken`` with whether it may just have been kept for too long, when it has
+    let go of the ticket. There is never more than one request in its buffer, so nothing need hold
+    it back.
     """
 
     _transport: asyncio.Transport
@@ -793,6 +754,7 @@ class _Connection(asyncio.BufferedProtocol):
     ) -> None:
         self.ticket: Ticket | None = ticket
         self.unwanted = False
+        # When it was kept last; 0: it has served nobody yet.
         self.idle_since = 0.0
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._registry = registry
@@ -827,7 +789,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._registry.add(self)
         assert self.ticket is not None
-        if self.ticket.done is None:  # given up in the meantime
+        if self.ticket.over:  # given up in the meantime
             self.ticket = None
             self.unwanted = True
         else:
@@ -888,9 +850,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._answered(self, self._release(), reply)
 
     def _break(self, fault: Fault) -> None:
-        heard = self._reading is not None
+        stale = self.idle_since > 0 and self._reading is None
         self.abort()
-        self._broken(self._release(), fault, heard)
+        self._broken(self._release(), fault, stale)
 
     def _release(self) -> Ticket:
         ticket, self.ticket, self._reading = self.ticket, None, None
@@ -899,9 +861,16 @@ class _Connection(asyncio.BufferedProtocol):
         return ticket
 
 
-def _resolve(outcome: asyncio.Future[Reply | Exception], result: Reply | Exception) -> None:
-    if not outcome.done():
-        outcome.set_result(result)
+class _Awaited(Ticket):
+    """A request that somebody awaits."""
+
+    def __init__(self, to: Target, request: bytes, timeout_seconds: float, limit: int) -> None:
+        super().__init__(to, request, timeout_seconds, limit)
+        self.result: asyncio.Future[Reply | Exception] = asyncio.get_running_loop().create_future()
+
+    def ended(self, result: Reply | Exception) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
 
 
 def _addresses(

@@ -7,13 +7,11 @@ is kept in two parts, head and body, because a head is the same for many events.
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 
 from espf.errors import HandlerError, TryLater
 from espf.handlers import lean_http
-from espf.handlers.base import PostHandler
+from espf.handlers.base import Post, PostHandler
 from espf.handlers.http import (
     REPLY_LIMIT,
     HttpClient,
@@ -22,104 +20,117 @@ from espf.handlers.http import (
     status_line,
     storable,
 )
-from espf.model import Event, Said
+from espf.model import Notification, Said
 
 _log = logging.getLogger(__name__)
 
 #: Heads of replies that are remembered in a form for people.
 MOST_HEADS = 1000
 
+#: Takes what became of a request: the exception (None: the external system has accepted the
+#: event), the milliseconds that it took, what was said and what was heard.
+Done = Callable[["Posting", Exception | None, int, Said, Said], None]
 
-@dataclass(slots=True)
-class Exchange:
-    """How a POST went. ``outcome`` None: the external system has accepted the event."""
 
-    outcome: Exception | None
-    seconds: float
-    request: Said | None
-    response: Said | None
+class Posting(lean_http.Ticket):
+    """An attempt as a request. ``epoch``: under which its shard is owned."""
+
+    def __init__(
+        self,
+        poster: "Poster",
+        notification: Notification,
+        epoch: int,
+        post: Post,
+        to: lean_http.Target,
+        request: bytes,
+    ) -> None:
+        super().__init__(to, request, post.timeout_seconds, REPLY_LIMIT)
+        self.notification = notification
+        self.epoch = epoch
+        self.poster = poster
+        self.post = post
+        # For people; the handler may have another one by the time of the reply.
+        self.head = poster.head
+
+    def ended(self, result: lean_http.Reply | Exception) -> None:
+        """See Ticket."""
+        self.poster.ended(self, result)
 
 
 class Poster:
-    """Posts the events of one handler."""
+    """Posts the events of one handler; ``done`` is told what became of them."""
 
-    def __init__(self, handler: PostHandler, client: HttpClient) -> None:
+    def __init__(self, handler: PostHandler, client: HttpClient, done: Done) -> None:
         self._handler = handler
         self._client = client
-        self._secrets = handler.secrets()
+        self._done = done
+        self.secrets = handler.secrets()
         # The head of a request lasts as long as the handler gives the same headers and URL.
         self._url = ""
         self._headers: Mapping[str, str] | None = None
         self._to: lean_http.Target | None = None
-        self._head: lean_http.RequestHead | None = None
-        self._said = ""
+        self._bytes: lean_http.RequestHead | None = None
+        #: The same in a form for people.
+        self.head = ""
         self._heard: dict[bytes, str] = {}
 
-    def send(
-        self, event: Event, done: Callable[[Exchange], None]
-    ) -> lean_http.Ticket | Exchange | None:
-        """Send the request for an event; ``done`` is called with what became of it.
+    def send(self, notification: Notification, epoch: int) -> Posting | Exception | None:
+        """Send the request for an event; None: it has to go the long way.
 
-        Returns what cancels it; or, when there is nothing to send, what became of it at once;
-        or None, when the request has to go the long way.
+        Where there is nothing to send, that is what became of it.
         """
         try:
-            post = self._handler.post(event)
+            post = self._handler.post(notification.event)
         except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
-            return Exchange(self._raised(error), 0.0, None, None)
+            return self._raised(error)
         if post.headers is not self._headers or post.url != self._url:
             to = self._client.target(post.url)
             if to is None:
                 return None
             try:
-                self._head = lean_http.RequestHead(to, post.headers)
+                self._bytes = lean_http.RequestHead(to, post.headers)
             except ValueError as error:
-                return Exchange(TryLater(f"ValueError: {error}"), 0.0, None, None)
+                return TryLater(f"ValueError: {error}")
             self._to, self._url, self._headers = to, post.url, post.headers
-            self._said = storable(masked(message_head(post.url, post.headers), self._secrets))
+            self.head = storable(masked(message_head(post.url, post.headers), self.secrets))
         assert self._to is not None
-        assert self._head is not None
-        return self._client.plain.send(
-            self._to,
-            self._head.bytes(post.body),
-            post.timeout_seconds,
-            REPLY_LIMIT,
-            partial(self._ended, post.body, self._said, post.timeout_seconds, monotonic(), done),
-        )
+        assert self._bytes is not None
+        request = self._bytes.bytes(post.body)
+        posting = Posting(self, notification, epoch, post, self._to, request)
+        self._client.plain.send(posting)
+        return posting
 
-    def _ended(
-        self,
-        body: bytes,
-        head: str,
-        timeout_seconds: float,
-        began: float,
-        done: Callable[[Exchange], None],
-        result: lean_http.Reply | Exception,
-    ) -> None:
-        seconds = monotonic() - began
+    def cancel(self, posting: Posting) -> None:
+        """Give a request up: nobody is told of it any more."""
+        self._client.plain.cancel(posting)
+
+    def ended(self, posting: Posting, result: lean_http.Reply | Exception) -> None:
+        """Say what became of a request."""
+        seconds = monotonic() - posting.began
         outcome: Exception | None = None
         if isinstance(result, lean_http.Reply):
             try:
                 self._handler.judge(result)
             except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
                 outcome = self._raised(error)
-            response = Said(self._head_of(result), self._masked(result.text))
+            response = (self._head_of(result), self._masked(result.text))
         else:
-            outcome = self._client.told(result, self._url, min(seconds, timeout_seconds))
-            response = Said(f"({outcome})", "")
-        request = Said(head, self._masked(body.decode("utf-8", "replace")))
-        done(Exchange(outcome, seconds, request, response))
+            within = posting.deadline - posting.began
+            outcome = self._client.told(result, posting.post.url, within)
+            response = (f"({outcome})", "")
+        request = (posting.head, self._masked(posting.post.body.decode("utf-8", "replace")))
+        self._done(posting, outcome, round(seconds * 1000), request, response)
 
     def _raised(self, error: Exception) -> Exception:
         """What the handler raised; a fault is for its author to see."""
         if not isinstance(error, HandlerError):
             name = type(self._handler).__name__
-            trace = masked("".join(traceback.format_exception(error)), self._secrets)
+            trace = masked("".join(traceback.format_exception(error)), self.secrets)
             _log.error("a fault in handler type %s\n%s", name, trace)
         return error
 
     def _masked(self, text: str) -> str:
-        return masked(text, self._secrets) if self._secrets and text else text
+        return masked(text, self.secrets) if self.secrets and text else text
 
     def _head_of(self, reply: lean_http.Reply) -> str:
         """The head of a reply, for people; servers say the same over and over."""

@@ -49,6 +49,8 @@ class Breaker:
 
     def __init__(self) -> None:
         self._state: State = "closed"
+        #: Whether everything goes its usual way.
+        self.is_closed = True
         self._since = 0.0
         self._until = 0.0
         self._seconds = FIRST_SECONDS
@@ -67,11 +69,6 @@ class Breaker:
             self._become("probing", now)
             self._allowed = 1
         return min(usual, self._allowed)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether everything goes its usual way."""
-        return self._state == "closed"
 
     def seconds_to_probe(self, now: float) -> float:
         """How long nothing may go out; 0: something may."""
@@ -147,3 +144,4 @@ class Breaker:
 
     def _become(self, state: State, now: float) -> None:
         self._state, self._since = state, now
+        self.is_closed = state == "closed"

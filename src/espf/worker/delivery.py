@@ -12,9 +12,8 @@ from espf.errors import HandlerError, TryLater
 from espf.handlers.base import Billing, Context, Handler
 from espf.handlers.http import Http, HttpClient, masked, storable
 from espf.handlers.lean_http import Ticket
-from espf.handlers.post import Exchange
 from espf.journal import LONGEST_REASON
-from espf.model import Notification, Said
+from espf.model import Notification
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +24,8 @@ class Delivery:
 
     outcome: Exception | None
     duration_ms: int
-    request: Said | str | None
-    response: Said | str | None
+    request: str | None
+    response: str | None
 
 
 class Batch:
@@ -67,17 +66,6 @@ class Batch:
             clock.reschedule(self._last_answer_at)
 
 
-def delivered(exchange: Exchange, secrets: tuple[str, ...]) -> Delivery:
-    """What a POST that went the short way amounts to."""
-    outcome = exchange.outcome
-    return Delivery(
-        outcome if outcome is None else _presentable(outcome, secrets),
-        round(exchange.seconds * 1000),
-        exchange.request,
-        exchange.response,
-    )
-
-
 async def deliver(
     handler: Handler,
     notification: Notification,
@@ -107,17 +95,15 @@ async def deliver(
     notes = masked("\n".join(context.notes), secrets)
     request = "\n".join(text for text in (notes, exchange and exchange.request) if text)
     return Delivery(
-        outcome=_presentable(outcome, secrets),
+        outcome=None if outcome is None else presentable(outcome, secrets),
         duration_ms=round((time.monotonic() - started) * 1000),
         request=storable(request) or None,
         response=storable(exchange.response) if exchange else None,
     )
 
 
-def _presentable(outcome: Exception | None, secrets: tuple[str, ...]) -> Exception | None:
+def presentable(outcome: Exception, secrets: tuple[str, ...]) -> Exception:
     """The outcome as it may be shown: an external system may well echo what it was sent."""
-    if outcome is None:
-        return None
     text = storable(masked(str(outcome), secrets))
     if len(text) > LONGEST_REASON:
         text = f"{text[:LONGEST_REASON]}…"

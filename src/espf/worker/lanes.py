@@ -177,16 +177,18 @@ class Lanes:
 
     def take(self) -> Notification | None:
         """The next notification to deliver; its lane is busy until it is settled."""
-        while self.ready:
-            lane = self._lanes.get(self._turn().popleft())
+        while turn := self._turn():
+            lane = self._lanes.get(turn.popleft())
             if lane is not None and lane.waiting and not lane.busy:
                 lane.busy = True
                 return lane.waiting.pop(0)
         return None
 
     def _turn(self) -> deque[str]:
-        """Those of whom the next one is."""
-        if self._ready and (not self._restarted or self._since_restarted < NEW_PER_RESTARTED):
+        """Those of whom the next one is; empty: there is none."""
+        if not self._restarted:
+            return self._ready
+        if self._ready and self._since_restarted < NEW_PER_RESTARTED:
             self._since_restarted += 1
             return self._ready
         self._since_restarted = 0

@@ -3,20 +3,18 @@
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 
 from espf.handlers.base import Billing, Handler, Pacing, PostHandler
 from espf.handlers.http import HttpClient
-from espf.handlers.lean_http import Ticket
-from espf.handlers.post import Exchange, Poster
+from espf.handlers.post import Poster, Posting
 from espf.leases import Lease
-from espf.model import SHARDS, Notification, Result, Settled, Status
+from espf.model import SHARDS, Notification, Result, Said, Settled, Status
 from espf.queue import Found, Wanted
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker
-from espf.worker.delivery import Batch, Delivery, deliver, delivered
+from espf.worker.delivery import Batch, deliver, presentable
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
@@ -78,12 +76,11 @@ class Runner:
         self._look_at = 0.0
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
-        self._open: dict[asyncio.Task[None] | Ticket, Handler] = {}
+        self._open: dict[asyncio.Task[None] | Posting, Handler] = {}
         self._poster: Poster | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._shards: dict[Ticket, int] = {}
         # Attempts that are under way or not stored yet, by shard.
-        self._unsettled: Counter[int] = Counter()
+        self._unsettled = [0] * SHARDS
         self._something_settled = asyncio.Event()
         self._bucket: TokenBucket | None = None
         self._handler = handler
@@ -149,10 +146,12 @@ class Runner:
     def _cut(self) -> None:
         """Cancel what is under way."""
         for attempt in list(self._open):
-            attempt.cancel()
-            if isinstance(attempt, Ticket):
+            if isinstance(attempt, Posting):
+                attempt.poster.cancel(attempt)
                 self._closed(attempt)
-                self._ended(self._shards.pop(attempt))
+                self._ended(attempt.notification.shard)
+            else:
+                attempt.cancel()
 
     def forsake(self, shards: Collection[int]) -> None:
         """These shards are not ours any more, or soon will not be: nothing more goes out."""
@@ -242,9 +241,10 @@ class Runner:
         self._pacing: Pacing = handler.pacing()
         self._slots = self._count_slots()
         self._poster = (
-            Poster(handler, self._tools.client) if isinstance(handler, PostHandler) else None
+            Poster(handler, self._tools.client, self._posted)
+            if isinstance(handler, PostHandler)
+            else None
         )
-        self._secrets = handler.secrets()
         rate, burst = self._pacing.rate, self._pacing.burst
         if rate is None:
             self._bucket = None
@@ -414,33 +414,35 @@ class Runner:
         shard = notification.shard
         self._unsettled[shard] += 1
         epoch = self.epochs[shard]
-        if self._poster is None or not self._post(self._poster, notification, epoch, batch):
+        sent = None if self._poster is None else self._poster.send(notification, epoch)
+        if isinstance(sent, Posting):
+            self._open[sent] = self._handler
+            if batch is not None:
+                batch.add(sent)
+        elif sent is not None:
+            said = presentable(sent, self._handler.secrets())
+            self._delivered(notification, epoch, said, 0, None, None)
+        else:
             attempt = self._attempt(self._handler, notification, epoch, batch)
             task = asyncio.create_task(attempt)
             self._open[task] = self._handler
             task.add_done_callback(lambda task: self._task_ended(task, shard))
 
-    def _post(
-        self, poster: Poster, notification: Notification, epoch: int, batch: Batch | None
-    ) -> bool:
-        """Send the event the short way, if it can go that way."""
-
-        def done(exchange: Exchange) -> None:
-            if isinstance(sent, Ticket):
-                self._closed(sent)
-                del self._shards[sent]
-            self._delivered(notification, epoch, delivered(exchange, secrets))
-
-        secrets = self._secrets
-        sent = poster.send(notification.event, done)
-        if isinstance(sent, Ticket):
-            self._open[sent] = self._handler
-            self._shards[sent] = notification.shard
-            if batch is not None:
-                batch.add(sent)
-        elif sent is not None:
-            done(sent)
-        return sent is not None
+    def _posted(
+        self,
+        posting: Posting,
+        outcome: Exception | None,
+        duration_ms: int,
+        request: Said,
+        response: Said,
+    ) -> None:
+        """What went the short way is over."""
+        self._closed(posting)
+        if outcome is not None:
+            outcome = presentable(outcome, posting.poster.secrets)
+        self._delivered(
+            posting.notification, posting.epoch, outcome, duration_ms, request, response
+        )
 
     def _task_ended(self, task: asyncio.Task[None], shard: int) -> None:
         self._closed(task)
@@ -449,7 +451,7 @@ class Runner:
         else:
             task.result()
 
-    def _closed(self, attempt: asyncio.Task[None] | Ticket) -> None:
+    def _closed(self, attempt: asyncio.Task[None] | Posting) -> None:
         handler = self._open.pop(attempt)
         self._wake_sender.set()
         if handler is not self._handler and handler not in self._open.values():
@@ -465,31 +467,46 @@ class Runner:
             self._tools.billing(notification.event.i_env),
             batch,
         )
-        self._delivered(notification, epoch, delivery)
+        self._delivered(
+            notification,
+            epoch,
+            delivery.outcome,
+            delivery.duration_ms,
+            delivery.request,
+            delivery.response,
+        )
 
-    def _delivered(self, notification: Notification, epoch: int, delivery: Delivery) -> None:
+    def _delivered(
+        self,
+        notification: Notification,
+        epoch: int,
+        outcome: Exception | None,
+        duration_ms: int,
+        request: Said | str | None,
+        response: Said | str | None,
+    ) -> None:
         """Decide what becomes of an attempt, and have it stored."""
-        if delivery.outcome is None and self.breaker.is_closed:
+        if outcome is None and self.breaker.is_closed:
             decision = FINISHED
             self.breaker.succeeded()
         else:
             spread = random.uniform(-1, 1)  # noqa: S311  (spreads retries; no secret)
             decision = decide(
-                delivery.outcome,
+                outcome,
                 notification.attempts + 1,
                 self._policy,
                 spread,
                 counts=self.breaker.is_closed,
             )
-            self._record(delivery.outcome, spread)
+            self._record(outcome, spread)
         result = Result(
             notification,
             self.configured.name,
             epoch,
             decision,
-            delivery.duration_ms,
-            delivery.request,
-            delivery.response,
+            duration_ms,
+            request,
+            response,
         )
         self._tools.settler.put(result, self._settled)
 
