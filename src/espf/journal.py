@@ -74,22 +74,26 @@ class Entry:
     response: str | None = None
 
 
+#: Texts, each with its number.
+Texts = dict[Said | str, int]
+
+
 class Journal:
     """Writes attempts, many in one statement."""
 
     def __init__(self, database: Database) -> None:
         self._dialect = database.dialect
-        # Texts that are stored: text -> number. `fresh` ones only when the caller has committed.
-        self._known: dict[Said | str, int] = {}
-        self._fresh: dict[Said | str, int] = {}
+        # Texts that are stored.
+        self._known: Texts = {}
         self._day: object = None
 
     def record_attempts(
-        self, connection: Connection, settled: Sequence[Settled], now: datetime
+        self, connection: Connection, settled: Sequence[Settled], now: datetime, fresh: Texts
     ) -> None:
-        """Append attempts, in the caller's transaction. Call ``committed`` after the commit.
+        """Append attempts, in the caller's transaction.
 
-        The events are still in Event_Queue, and what is known of them is copied there.
+        The events are still in Event_Queue, and what is known of them is copied there. ``fresh``
+        takes the texts that were not met before, for ``committed``.
         """
         if not settled:
             return
@@ -109,38 +113,37 @@ class Journal:
                 one.next_attempt_at if decision.delay is not None else None
                 for one, decision in zip(settled, decisions, strict=True)
             ],
-            [self._number(result.request, result) for result in results],
-            [self._number(result.response, result) for result in results],
+            [self._number(result.request, result, fresh) for result in results],
+            [self._number(result.response, result, fresh) for result in results],
         ]
-        self._store_fresh(connection, now)
+        self._store_fresh(connection, now, fresh)
         execute_rows(connection, self._dialect, _RECORD, _RECORDED, values)
 
-    def committed(self) -> None:
-        """What was stored last is there to stay."""
+    def committed(self, fresh: Texts) -> None:
+        """These texts are there to stay."""
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
-        self._known |= self._fresh
-        self._fresh.clear()
+        self._known |= fresh
 
-    def _number(self, text: Said | str | None, result: Result) -> int | None:
+    def _number(self, text: Said | str | None, result: Result, fresh: Texts) -> int | None:
         if not text:
             return None
         folded = _folded(text, result.notification.event)
-        number = self._known.get(folded) or self._fresh.get(folded)
+        number = self._known.get(folded) or fresh.get(folded)
         if number is None:
-            number = self._fresh[folded] = _number_of(_whole(folded))
+            number = fresh[folded] = _number_of(_whole(folded))
         return number
 
-    def _store_fresh(self, connection: Connection, now: datetime) -> None:
+    def _store_fresh(self, connection: Connection, now: datetime, fresh: Texts) -> None:
         """Store texts that were not met before; once a day say that they are still in use."""
         today = now.date()
         if today != self._day:
-            self._fresh |= self._known
+            fresh |= self._known
             self._known.clear()
             self._day = today
-        if self._fresh:
+        if fresh:
             # In one order, so that two workers do not wait for each other crosswise.
-            texts = sorted({number: text for text, number in self._fresh.items()}.items())
+            texts = sorted({number: text for text, number in fresh.items()}.items())
             statement = _STORE + self._dialect.on_conflict("i_text", "used_on")
             values: list[list[Any]] = [
                 [number for number, _ in texts],

@@ -385,10 +385,12 @@ class Queue:
         rows = connection.exec_driver_sql(statement, values).all()
         return _notifications(one.i_event_handler, rows)
 
-    def settle(self, connection: Connection, results: Sequence[Result]) -> list[Settled]:
+    def settle(
+        self, connection: Connection, results: Sequence[Result], texts: journal.Texts
+    ) -> list[Settled]:
         """Store what became of a batch of attempts, journal them, and clean up finished events.
 
-        Call ``journal.committed`` after the commit.
+        ``texts`` takes what ``journal.committed`` is to be told after the commit.
         """
         self._database.dialect.make_no_events(connection)
         now = self._database.now(connection)
@@ -398,7 +400,7 @@ class Queue:
             for result in results
         ]
         applied = [one for one in settled if one.applied]
-        self.journal.record_attempts(connection, applied, now)
+        self.journal.record_attempts(connection, applied, now, texts)
         journal.record(connection, [_orphan(one.result, now) for one in settled if not one.applied])
         done = [one.result.notification for one in applied if one.result.decision.status in DONE]
         alone = [notification for notification in done if notification.alone]

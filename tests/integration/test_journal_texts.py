@@ -48,9 +48,10 @@ class Desk:
     def settle(self, *said):
         """Store attempts: notification, request, response."""
         results = [Result(n, "A", 1, DONE, 1, request, response) for n, request, response in said]
+        texts = {}
         with self.database.begin() as connection:
-            assert all(one.applied for one in self.queue.settle(connection, results))
-        self.queue.journal.committed()
+            assert all(one.applied for one in self.queue.settle(connection, results, texts))
+        self.queue.journal.committed(texts)
 
     def said(self, i_event):
         with self.database.read() as connection:
@@ -124,8 +125,10 @@ def test_what_is_the_events_own_makes_no_new_text(desk):
                     notifications[i_event],
                     (
                         "POST http://127.0.0.1/",
-                        f'{{"variables":{{{notifications[i_event].event.payload[1:-1]},'
-                        f'"i_event":{i_event}}}}}',
+                        (
+                            f'{{"variables":{{{notifications[i_event].event.payload[1:-1]},'
+                            f'"i_event":{i_event}}}}}'
+                        ),
                     ),
                     ("HTTP 200 OK", ""),
                 )
@@ -168,7 +171,7 @@ def test_texts_of_a_batch_that_was_rolled_back_are_stored_with_the_next(desk):
     first, second = desk.event({"i_account": 1}), desk.event({"i_account": 2})
     notifications = desk.notifications()
     with suppress(InterruptedError), desk.database.begin() as connection:
-        desk.queue.settle(connection, [Result(notifications[first], "A", 1, DONE, 1, "said")])
+        desk.queue.settle(connection, [Result(notifications[first], "A", 1, DONE, 1, "said")], {})
         raise InterruptedError
     desk.settle((notifications[second], "said", None))
     assert desk.said(second) == ("said", None)

@@ -112,8 +112,9 @@ class Books:
         return self.store(results)
 
     def store(self, results):
-        settled = self.do("settle", results)
-        self.queue.journal.committed()
+        texts = {}
+        settled = self.do("settle", results, texts)
+        self.queue.journal.committed(texts)
         return settled
 
     def everything(self, handler):
@@ -698,8 +699,8 @@ def test_two_handlers_that_finish_an_event_at_the_same_moment_leave_nothing_of_i
     )
     with Beside(books) as beside:
         with books.database.begin() as connection:
-            books.queue.settle(connection, first)
-            beside.begin(Queue(books.database).settle, second)
+            books.queue.settle(connection, first, {})
+            beside.begin(Queue(books.database).settle, second, {})
         (settled,) = beside.end()
     assert settled.applied
     assert books.live() == (0, 0)
@@ -724,7 +725,7 @@ def test_two_workers_may_store_the_same_new_texts_at_the_same_moment(books):
         for some in (results[:50], results[50:]):
             start.wait(10)
             with books.database.begin() as connection:
-                queue.settle(connection, some[::order])
+                queue.settle(connection, some[::order], {})
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(store, results, (1, -1)))
@@ -752,7 +753,7 @@ def test_a_restart_beside_the_end_of_the_events_last_handler_is_not_lost(books):
     with Beside(books) as beside:
         with books.database.begin() as connection:
             assert restarts.restart(connection, books.database, i_event) == ["bad"]
-            beside.begin(Queue(books.database).settle, last)
+            beside.begin(Queue(books.database).settle, last, {})
         beside.end()
     assert numbers(books.waiting(bad)) == [i_event]
     books.settle(bad, FINISHED)
@@ -832,7 +833,7 @@ def test_what_is_being_settled_has_nothing_read_again(books):
     reading.until(made)
     (first, *_) = books.waiting(handler)
     with books.database.begin() as settling:
-        books.queue.settle(settling, [Result(first, handler.name, 1, FINISHED, 1)])
+        books.queue.settle(settling, [Result(first, handler.name, 1, FINISHED, 1)], {})
         assert reading.read().running == frozenset()
     assert reading.read().new == []
 

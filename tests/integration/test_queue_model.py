@@ -251,9 +251,10 @@ class QueueMachine(RuleBasedStateMachine):
         return Result(mine, name, self.epochs[name], decision, 12, "POST …", "HTTP 200")
 
     def _store(self, results):
+        texts = {}
         with self.database.begin() as connection:
-            settled = self.queue.settle(connection, results)
-        self.queue.journal.committed()
+            settled = self.queue.settle(connection, results, texts)
+        self.queue.journal.committed(texts)
         return settled
 
     def _decided(self, name, i_event, decision):

@@ -113,7 +113,7 @@ def test_settling_and_looking_for_scheduled_events_cost_the_same_whatever_waits(
 
         def work(connection, results=results):
             queue.seconds_to_next_scheduled(connection)
-            queue.settle(connection, results)
+            queue.settle(connection, results, {})
 
         costs.append(steps(house, work))
         empty(house)

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -51,7 +52,7 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
     # waited for.
     with suppress(DatabaseUnavailable), at.database.read() as connection:
         schema.require_current(connection, at.database.dialect)
-    _collect_garbage_seldom()
+    _tune()
     log = ProvisioningLog(at.settings.log) if work else None
     listening = _listen(at.settings) if serve else None
     try:
@@ -66,11 +67,14 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
             listening.close()
 
 
-def _collect_garbage_seldom() -> None:
-    """Look for cycles of garbage less often: events make none, and thousands of them are held."""
+def _tune() -> None:
+    """Set the interpreter up for one busy loop, and threads that mostly wait for the database."""
+    # Events make no cycles of garbage, and thousands of them are held.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)
+    # A thread that has an answer of the database waits so long for its turn, each time.
+    sys.setswitchinterval(0.001)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

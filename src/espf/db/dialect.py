@@ -37,7 +37,7 @@ class Dialect(ABC):
     share_lock: ClassVar[str] = "FOR SHARE"
 
     #: Writers in threads at the same time.
-    writers: ClassVar[int] = 2
+    writers: ClassVar[int] = 3
 
     #: Results that are stored in one transaction, at most.
     batch: ClassVar[int] = 500

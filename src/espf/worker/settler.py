@@ -7,7 +7,10 @@ the process: what is not stored is delivered again, under the same number.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 
+from espf.db.dialect import Dialect
+from espf.journal import Texts
 from espf.model import Result, Settled, Status
 from espf.queue import Queue
 from espf.telemetry import ProvisioningLog, logged
@@ -30,9 +33,14 @@ class Settler:
         database: PatientDatabase,
         log: ProvisioningLog,
         under_way: Callable[[], int],
-        batch: int,
+        dialect: Dialect,
     ) -> None:
-        self._batch = batch
+        self._batch = dialect.batch
+        self._plenty = dialect.batch // 2
+        # One writer is left for signs of life.
+        self._at_once = max(1, dialect.writers - 1)
+        self._storing = 0
+        self._stored = asyncio.Event()
         self._queue = queue
         self._database = database
         self._log = log
@@ -47,22 +55,40 @@ class Settler:
 
     async def run(self) -> None:
         """Store until cancelled."""
-        while True:
-            await self._arrived.wait()
-            if len(self._waiting) < self._batch and self._under_way():
-                await asyncio.sleep(LINGER_SECONDS)
-            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
-            if not self._waiting:
-                self._arrived.clear()
-            results = [result for result, _ in batch]
-            settled = await self._database.write(self._queue.settle, results)
-            self._queue.journal.committed()
-            self._log.write(map(_line, settled))
-            told: dict[Tell, list[Settled]] = defaultdict(list)
-            for (_, tell), one in zip(batch, settled, strict=True):
-                told[tell].append(one)
-            for tell, some in told.items():
-                tell(some)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._arrived.wait()
+                if len(self._waiting) < self._batch and self._under_way():
+                    await asyncio.sleep(LINGER_SECONDS)
+                # One batch after another, or several at a time when there is much to store.
+                while self._storing >= (1 if len(self._waiting) < self._plenty else self._at_once):
+                    await self._soon()
+                batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+                if not self._waiting:
+                    self._arrived.clear()
+                self._storing += 1
+                group.create_task(self._store(batch))
+
+    async def _soon(self) -> None:
+        """Return when a batch has been stored, or more may have come."""
+        self._stored.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._stored.wait()
+
+    async def _store(self, batch: list[tuple[Result, Tell]]) -> None:
+        texts = Texts()
+        results = [result for result, _ in batch]
+        settled = await self._database.write(self._queue.settle, results, texts)
+        self._storing -= 1
+        self._stored.set()
+        self._queue.journal.committed(texts)
+        self._log.write(map(_line, settled))
+        told: dict[Tell, list[Settled]] = defaultdict(list)
+        for (_, tell), one in zip(batch, settled, strict=True):
+            told[tell].append(one)
+        for tell, some in told.items():
+            tell(some)
 
 
 def _line(one: Settled) -> str:

@@ -96,7 +96,7 @@ class Worker:
             self._database,
             log,
             lambda: sum(runner.under_way for runner in self._runners.values()),
-            database.dialect.batch,
+            database.dialect,
         )
         self._reader = Reader(self._queue, self._database, lambda: list(self._runners.values()))
         self._tools = Tools(
