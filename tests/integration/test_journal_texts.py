@@ -112,7 +112,7 @@ def test_what_was_said_is_read_as_it_was(desk, some, head, body, answer):
     request = (rendered(head, notification), rendered(body, notification))
     response = rendered(answer, notification)
     desk.settle((notification, request, response or None))
-    assert desk.said(i_event) == (str(request), response or None)
+    assert desk.said(i_event) == ("\n\n".join(request), response or None)
 
 
 def test_what_is_the_events_own_makes_no_new_text(desk):
@@ -177,8 +177,11 @@ def test_texts_of_a_batch_that_was_rolled_back_are_stored_with_the_next(desk):
     assert desk.said(second) == ("said", None)
 
 
-@pytest.mark.parametrize("form", [str, lambda text: ("HEAD", text)])
-def test_what_no_text_may_hold_is_replaced_and_what_is_too_long_is_cut(desk, form):
+@pytest.mark.parametrize(
+    ("form", "whole"),
+    [(str, str), (lambda text: ("HEAD", text), lambda text: f"HEAD\n\n{text}")],
+)
+def test_what_no_text_may_hold_is_replaced_and_what_is_too_long_is_cut(desk, form, whole):
     bad = "\x00\x01\x02\x1f"
     made = {
         desk.event({"i_account": 1}): (f"a{bad}z", "a" + "\N{REPLACEMENT CHARACTER}" * 4 + "z"),
@@ -191,7 +194,7 @@ def test_what_no_text_may_hold_is_replaced_and_what_is_too_long_is_cut(desk, for
     notifications = desk.notifications()
     desk.settle(*((notifications[i], form(text), None) for i, (text, _) in made.items()))
     for i_event, (_, expected) in made.items():
-        assert desk.said(i_event)[0] == str(form(expected))
+        assert desk.said(i_event)[0] == whole(expected)
 
 
 def test_the_time_of_a_reply_makes_no_new_text(desk):
