@@ -45,12 +45,13 @@ def waiting(count: int, options: Options) -> tuple[str, Fill]:
 
     def fill(site: Site) -> None:
         site.configure(options)
-        _insert(site, count)
+        insert(site, count)
 
     return f"waiting_{count}", fill
 
 
-def _insert(site: Site, count: int) -> None:
+def insert(site: Site, count: int, i_event_handler: int = 1) -> None:
+    """Have so many events wait for a handler; nothing has been captured before."""
     kind = _kind(site)
     numbers = _NUMBERS[kind].format(count=count)
     text, join, code = _TEXT[kind].format, _JOIN[kind].format, _CODE[kind].format
@@ -59,14 +60,14 @@ def _insert(site: Site, count: int) -> None:
     variables = join(
         join(f'\'{{"i_env":{ENV},"i_account":\'', text(account)), "',\"i_customer\":1}'"
     )
+    shard = f"(7 * {code(f'substr({key}, -2, 1)')} + {code(f'substr({key}, -1)')}) % 16"
     site.say(
         f"INSERT INTO {site.home}Event_Queue "
         "(i_event, i_env, event_type, ordering_key, variables, created_at, notified) "
         f"SELECT n, {ENV}, 'Account/Blocked', {key}, {variables}, {_now(kind)}, 1 FROM {numbers}",
         f"INSERT INTO {site.home}Event_Notifications "
         "(i_event_handler, position, i_event, shard) "
-        f"SELECT 1, n, n, (7 * {code(f'substr({key}, -2, 1)')} + {code(f'substr({key}, -1)')}) "
-        f"% 16 FROM {numbers}",
+        f"SELECT {i_event_handler}, n, n, {shard} FROM {numbers}",
     )
     if kind == "PostgreSQL":
         site.say(

@@ -9,11 +9,13 @@ from contextlib import nullcontext
 from benchmarks import backlog
 from benchmarks.bench import Bench
 from benchmarks.measure import Facts, percentile, table, tell
-from benchmarks.side import Load, Side, until
+from benchmarks.side import Load, Side, Stock, until
+from benchmarks.sink import Sink
 from benchmarks.sites import ASYNC, SYNC, Espf, Site
 
 PER_SECOND = 50
-_SETTLE_SECONDS = 2.0
+#: Nothing says when a worker is ready; all of them are after this.
+SETTLE_SECONDS = 2.0
 _SHARES = (0.5, 0.99)
 
 
@@ -24,23 +26,27 @@ def measure(bench: Bench, facts: Facts) -> str:
     rows = []
     for side in (*ours, *bench.peers):
         tell(f"latency, {seconds} s at {PER_SECOND} a second: {side.name}")
-        waits = _waits(bench, side, seconds)
-        p50, p99 = (percentile(waits, share) for share in _SHARES)
+        took = _waits(bench, side, seconds)
+        p50, p99 = (percentile(took, share) for share in _SHARES)
         facts[f"latency {side.name} p50"], facts[f"latency {side.name} p99"] = p50, p99
-        rows.append([side.name, f"{p50:.2f}", f"{p99:.2f}", f"{max(waits):.1f}"])
+        rows.append([side.name, f"{p50:.2f}", f"{p99:.2f}", f"{max(took):.1f}"])
     return table(["side", "p50 ms", "p99 ms", "max ms"], rows)
 
 
 def _waits(bench: Bench, side: Side, seconds: int) -> list[float]:
+    room = seconds * PER_SECOND + 10
+    with bench.sinks.running(room) as sink, side.stocked(Load(0)) as stock, stock.working():
+        time.sleep(SETTLE_SECONDS)
+        return waits(sink, stock, seconds)
+
+
+def waits(sink: Sink, stock: Stock, seconds: int) -> list[float]:
     """For each event, the milliseconds between the commit's return and the request."""
     count = seconds * PER_SECOND
-    with bench.sinks.running(count + 10) as sink, side.stocked(Load(0)) as stock, stock.working():
-        # Nothing says when a worker is ready; all of them are after this.
-        time.sleep(_SETTLE_SECONDS)
-        committed = stock.trickle(seconds, PER_SECOND)
-        until(lambda: sink.requests >= count, f"{side.name}: {count} requests")
-        # One after another commits, so the numbers of the events are in the order of the commits.
-        arrived = sorted(sink.arrivals(), key=lambda each: each.i_event)
+    committed = stock.trickle(seconds, PER_SECOND)
+    until(lambda: sink.requests >= count, f"{count} requests")
+    # One after another commits, so the numbers of the events are in the order of the commits.
+    arrived = sorted(sink.arrivals(), key=lambda each: each.i_event)
     return [(there.at - at) * 1000 for there, at in zip(arrived, committed, strict=True)]
 
 
@@ -57,7 +63,7 @@ def billing(bench: Bench, facts: Facts) -> str:  # noqa: ARG001  (every section 
                 installation.filled(*backlog.waiting(waiting, SYNC)) as site,
                 site.working() if busy else nullcontext(),
             ):
-                time.sleep(_SETTLE_SECONDS)
+                time.sleep(SETTLE_SECONDS)
                 took = _took(site, changes, per_second)
                 drained = busy and site.ask(f"SELECT 1 FROM {site.home}Event_Queue LIMIT 1") is None
             figures = [f"{percentile(took, share):.2f}" for share in (*_SHARES, 0.999)]

@@ -78,6 +78,17 @@ TARGETS: Sequence[Target] = (
         *("snapshot PostgreSQL", 0.9, 0.98, "x", True),
     ),
     Target("resident memory with 5M waiting", "memory PostgreSQL", 300, 150, " MB"),
+    *(
+        target
+        for name in ("PostgreSQL", "MariaDB", "SQLite")
+        for target in (
+            Target(
+                f"{name}, rate beside a target that hangs / alone",
+                *(f"isolation {name} rate", 0.9, 0.97, "x", True),
+            ),
+            Target(f"{name}, median latency, the same", f"isolation {name} latency", 2, 1.2, "x"),
+        )
+    ),
     Target("idle processor time, 20 handlers, PostgreSQL", "idle PostgreSQL", 2, 0.5, " %"),
     Target("the same, MariaDB", "idle MariaDB", 2, 0.5, " %"),
     Target("the same, SQLite", "idle SQLite", 2, 0.5, " %"),
