@@ -56,15 +56,15 @@ class Wanted:
 
     ``shards``: those that it owns, as bits. ``reached``, ``suspects``, ``recent``: see
     ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
-    worker can take; ``due_room`` how many that are due (among them those it has already);
-    ``refill`` lanes to go on with, each at these positions.
+    worker can take; ``due_room`` how many that are due (among them those it has already), None:
+    nobody asks for these now; ``refill`` lanes to go on with, each at these positions.
     """
 
     i_event_handler: int
     shards: int
     start: "Start"
     room: int
-    due_room: int
+    due_room: int | None
     refill: Sequence[tuple[str, Sequence[int]]] = ()
 
 
@@ -308,11 +308,11 @@ class Queue:
         """Everything that a worker wants for its handlers, in one picture of the database."""
         dialect = self._database.dialect
         running = dialect.running(connection)
-        now = self._database.now(connection)
         found = [Found(running=running) for _ in wanted]
-        self._read_due(connection, wanted, found, now)
+        pairs = list(zip(wanted, found, strict=True))
+        self._read_due(connection, [pair for pair in pairs if pair[0].due_room is not None])
         self._read_refills(connection, wanted, found)
-        asked = [(one, into) for one, into in zip(wanted, found, strict=True) if one.room > 0]
+        asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
             self._read_new(connection, asked, running)
         return found
@@ -338,15 +338,12 @@ class Queue:
                 upto = into.new[-1][0].position if into.new else after
                 into.unseen = dialect.unseen(connection, handler, after, upto, expected)
 
-    def _read_due(
-        self,
-        connection: Connection,
-        wanted: Sequence[Wanted],
-        found: Sequence[Found],
-        now: datetime,
-    ) -> None:
+    def _read_due(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
+        if not asked:
+            return
         dialect = self._database.dialect
-        items = [(one.i_event_handler, one.shards, now, one.due_room) for one in wanted]
+        now = self._database.now(connection)
+        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in asked]
         due = dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
         later = dialect.for_each(
             connection,
@@ -354,7 +351,7 @@ class Queue:
             _NEXT_NAMES,
             [(handler, s, t) for handler, s, t, _ in items],
         )
-        for one, into, rows, first in zip(wanted, found, due, later, strict=True):
+        for (one, into), rows, first in zip(asked, due, later, strict=True):
             into.due = [_notification(one.i_event_handler, row) for row in rows]
             if first:
                 next_due = to_moment(first[0][0])

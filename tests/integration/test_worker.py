@@ -291,6 +291,28 @@ async def test_a_lane_longer_than_memory_is_served_in_order(house, monkeypatch):
         assert seen == expected
 
 
+async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(house, monkeypatch):
+    monkeypatch.setattr("espf.worker.runner.WINDOW", 8)
+    monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 3)
+    async with Webhook() as hook:
+        # Not so many that the breaker would open.
+        hook.then(*[Answer(503)] * 40)
+        house.handler(
+            hook.url,
+            EventSender__TokenRate=10000,
+            EventSender__TokenBurstiness=1000,
+            RetryDelays="1s",
+            RetryJitter=0,
+        )
+        for account in range(40):
+            house.event(i_account=account)
+        async with house.working():
+            await hook.wait_for(40)
+            # Six at a time, once a second, would take seven.
+            await hook.wait_for(80, 4.0)
+            await house.until("finished")
+
+
 async def test_a_stopping_worker_finishes_what_is_in_flight_and_starts_nothing_more(house):
     async with Webhook() as hook:
         hook.always = Answer(delay=0.5)

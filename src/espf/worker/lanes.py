@@ -83,6 +83,11 @@ class Lanes:
         return min(self._free + len(self._due), max(1, self._window * 3 // 4)) if self._free else 0
 
     @property
+    def due_free(self) -> int:
+        """How many due notifications fit that are not here yet."""
+        return self.due_room - len(self._due)
+
+    @property
     def _free(self) -> int:
         # What is settled is known for a while, but needs no room any more.
         held = len(self._known) - len(self._settled) - len(self._forgetting)

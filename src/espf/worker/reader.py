@@ -50,8 +50,8 @@ class Reader:
         asking = [(runner, wanted) for runner in self._runners() if (wanted := runner.wants())]
         if not asking:
             return
-        for runner, _ in asking:
-            runner.read_begins()
+        for runner, wanted in asking:
+            runner.read_begins(wanted)
         found = await self._database.fetch(self._queue.read, [wanted for _, wanted in asking])
         for (runner, wanted), one in zip(asking, found, strict=True):
             runner.read_ended(wanted, one)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ REFILLS = 50
 LATE_SECONDS = 0.005
 LATEST_SECONDS = 0.25
 
+#: What is due by its time is known beforehand. What somebody has restarted is found so much after
+#: the commit; what is new has not to wait for that look.
+RESTARTED_SECONDS = 0.02
+
 
 @dataclass(frozen=True)
 class Tools:
@@ -74,6 +79,9 @@ class Runner:
         self._looks_again = 0
         self._taken_meanwhile: set[int] = set()
         self._look_at = 0.0
+        # When to look for what is due, and how many more have to fit by then.
+        self._due_at = 0.0
+        self._due_least = 1
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
         self._open: dict[asyncio.Task[None] | Posting, Handler] = {}
@@ -186,6 +194,8 @@ class Runner:
     def wake(self) -> None:
         """Something was committed: there may be work."""
         self._look = True
+        now = asyncio.get_running_loop().time()
+        self._due_at = min(self._due_at, now + RESTARTED_SECONDS)
         self._tools.wake_reader()
 
     def pause(self, *, paused: bool) -> None:
@@ -269,14 +279,15 @@ class Runner:
             return None
         lanes = self._lanes
         refill = lanes.wants_refill(REFILLS)
-        if not (self._look or refill or now >= self._look_at):
+        due = self._seconds_to_due(now) <= 0
+        if not (self._look or refill or due or now >= self._look_at):
             return None
         return Wanted(
             i_event_handler=self.configured.i_event_handler,
             shards=sum(1 << shard for shard in self.epochs),
             start=self._frontier.start,
             room=lanes.room if lanes.room >= READ_AT_LEAST else 0,
-            due_room=lanes.due_room,
+            due_room=lanes.due_room if due else None,
             refill=refill,
         )
 
@@ -287,14 +298,20 @@ class Runner:
             return max(0.01, min(1.0, self.breaker.seconds_to_probe(now) or 1.0))
         if self._lanes.wants_refill(1) or (self._look and self._lanes.room >= READ_AT_LEAST):
             return 0.0
-        return max(0.0, min(1.0, self._look_at - now))
+        return max(0.0, min(1.0, self._look_at - now, self._seconds_to_due(now)))
+
+    def _seconds_to_due(self, now: float) -> float:
+        """How long there is nothing due that could be taken."""
+        return self._due_at - now if self._lanes.due_free >= self._due_least else 1.0
 
     def _is_resting(self, now: float) -> bool:
         return self._paused or not self.epochs or self.breaker.seconds_to_probe(now) > 0
 
-    def read_begins(self) -> None:
+    def read_begins(self, wanted: Wanted) -> None:
         """What ``wants`` said is being read."""
         self._look = False
+        if wanted.due_room is not None:
+            self._due_at = math.inf
         self._taken_meanwhile.clear()
         self._lanes.read_begins()
 
@@ -308,7 +325,12 @@ class Runner:
         for key, asked, followers in found.refilled:
             lanes.refill(key, asked, followers)
         now = asyncio.get_running_loop().time()
-        self._look_at = now + min(1.0, found.next_due_seconds or 1.0)
+        self._look_at = now + 1.0
+        if wanted.due_room is not None:
+            more = len(found.due) >= wanted.due_room
+            self._due_least = READ_AT_LEAST if more else 1
+            rest = 0.0 if more else min(1.0, found.next_due_seconds or 1.0)
+            self._due_at = min(self._due_at, now + rest)
         if wanted.room:
             self._read_new(wanted, found, now)
         else:
@@ -531,7 +553,7 @@ class Runner:
                 self.forsake([notification.shard])
             if decision.delay is not None:
                 due = asyncio.get_running_loop().time() + decision.delay.total_seconds()
-                self._look_at = min(self._look_at, due)
+                self._due_at = min(self._due_at, due)
                 self._tools.wake_reader()
         self._something_settled.set()
         if lanes.ready:

@@ -44,6 +44,9 @@ REOPEN_SECONDS = 30.0
 #: How long a shard waits for the worker that it falls to, before another takes it.
 ORPHAN_SECONDS = 5.0
 
+#: How soon after its commit a scheduled event is known, at the latest.
+SCHEDULE_SECONDS = 0.1
+
 #: How often changes of handlers are looked for; they take effect within two seconds.
 ROSTER_SECONDS = 0.5
 
@@ -204,8 +207,12 @@ class Worker:
                     # Another worker is at it.
                     await asyncio.sleep(0.05)
                 continue
+            rest = min(seconds or 60.0, 60.0)
+            # However much is committed, it is looked for only so often.
+            pause = min(rest, SCHEDULE_SECONDS)
+            await asyncio.sleep(pause)
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(seconds or 60.0, 60.0)):
+                async with asyncio.timeout(rest - pause):
                     await self._scheduled.wait()
 
     async def _tell_breakers(self) -> None:
