@@ -129,7 +129,7 @@ class PostgresqlDialect(Dialect):
         @event.listens_for(engine, "begin")
         def begun(connection: Connection) -> None:
             read_only = connection.get_execution_options().get("read_only")
-            connection.exec_driver_sql(
+            connection.connection.cursor().execute(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN"
             )
 
@@ -176,15 +176,18 @@ class PostgresqlDialect(Dialect):
         *ended*: others may run above it. Those who still do are among the active; those who have
         ended since lie below the upper end of a later snapshot.
         """
-        row = connection.exec_driver_sql(_SNAPSHOT).one()
-        _, end, listed = str(row.snapshot).split(":")
-        cursor = self._second_view().execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
-        later = cursor.fetchone()
+        # Straight from the driver: an event that has just been committed waits for this.
+        cursor = connection.connection.cursor()
+        cursor.execute(_SNAPSHOT)
+        snapshot, active = cursor.fetchall()[0]
+        _, end, listed = str(snapshot).split(":")
+        beside = self._second_view().execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+        later = beside.fetchone()
         assert later is not None
         running = set(map(int, listed.split(","))) if listed else set()
         running.update(range(int(end), int(later[0])))
         # The active tell only the lower half of their numbers; none is far from the end.
-        for low in row.active:
+        for low in active:
             distance = (int(low) - int(end) + _HALF) % _EPOCH - _HALF
             running.add(int(end) + distance)
         return frozenset(number for number in running if number not in self._eventless)
