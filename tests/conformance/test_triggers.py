@@ -564,6 +564,17 @@ def test_money_is_a_json_number_digit_by_digit(site, literal, number):
     assert f'"m":{number},' in text
 
 
+def test_an_event_may_have_more_variables_than_a_function_has_arguments(site):
+    names = [f"v{number}" for number in range(50)]
+    site.sql("CREATE TABLE wide (id INTEGER PRIMARY KEY, i_env INTEGER)")
+    variables = ", ".join(f'{{ name = "{name}", column = "id" }}' for name in names)
+    site.apply(
+        f'[[rule]]\nevent = "Custom/X"\ntable = "wide"\non = "insert"\nvariables = [{variables}]\n'
+    )
+    site.sql("INSERT INTO wide VALUES (7, 3)")
+    assert site.events() == [("Custom/X", None, dict.fromkeys(names, 7))]
+
+
 # --- the writer ---
 
 

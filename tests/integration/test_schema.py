@@ -295,12 +295,30 @@ def test_the_live_tables_are_vacuumed_by_count_and_without_long_pauses(database_
     set_up(database_url)
     with opened(database_url) as database, database.read() as connection:
         found = connection.exec_driver_sql(
-            "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL "
+            "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'event_%%' "
+            "AND reloptions::text LIKE '%%vacuum%%' "
             "AND relnamespace = 'espf'::regnamespace ORDER BY 1"
         ).all()
     wanted = sorted(f"{name}={value}" for name, value in tables.LIVE.items())
     assert [name for name, _ in found] == ["event_notifications", "event_queue"]
     assert [sorted(options) for _, options in found] == [wanted, wanted]
+
+
+@pytest.mark.databases("postgresql")
+def test_the_subscribers_of_an_event_are_looked_up_not_searched_for(database_url):
+    set_up(database_url)
+    with opened(database_url) as database, database.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+        connection.exec_driver_sql(
+            "INSERT INTO event_subscriptions "
+            "SELECT 3, 'Custom/' || n, 1, 1 FROM generate_series(1, 120) AS n"
+        )
+        connection.exec_driver_sql("ANALYZE event_subscriptions")
+        plan = connection.exec_driver_sql(
+            "EXPLAIN SELECT i_event_handler FROM event_subscriptions "
+            "WHERE i_env = 3 AND event_type = 'Custom/60' AND active = 1"
+        ).scalars()
+        assert "Seq Scan" not in "".join(plan)
 
 
 @pytest.mark.databases("postgresql")

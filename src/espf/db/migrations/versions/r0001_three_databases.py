@@ -91,6 +91,7 @@ _table(
     sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("active", sa.SmallInteger, nullable=False),
     sqlite_with_rowid=False,
+    postgresql_with={"fillfactor": 10},
 )
 
 _event_queue = _table(
