@@ -220,6 +220,46 @@ def test_an_upsert_is_captured_as_what_it_did(orders):
     assert sorted(events) == ["Custom/Any/Gold", "Custom/Changed", "Custom/Gold", "Custom/New"]
 
 
+def test_a_generated_column_changes_with_what_it_is_made_from(site):
+    site.sql(
+        "CREATE TABLE sums (id INTEGER PRIMARY KEY, i_env INTEGER, a INTEGER, b INTEGER, c INTEGER,"
+        " total INTEGER GENERATED ALWAYS AS (a + b) STORED)",
+        "INSERT INTO sums (id, i_env, a, b, c) VALUES (1, 3, 1, 1, 1)",
+    )
+    site.apply(
+        '[[rule]]\nevent = "Custom/Total"\ntable = "sums"\non = "update"\nchanged = ["total"]\n'
+        'variables = ["total"]\n'
+    )
+    site.sql("UPDATE sums SET c = 2", "UPDATE sums SET a = 2", "UPDATE sums SET b = 3")
+    assert [variables for _event, _key, variables in site.events()] == [{"total": 3}, {"total": 5}]
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("name", ["rowid", "oid", "_rowid_", "ID"])
+def test_a_primary_key_that_is_set_under_another_name_is_captured(site, name):
+    site.sql(
+        "CREATE TABLE things (id INTEGER PRIMARY KEY, i_env INTEGER)",
+        "INSERT INTO things VALUES (1, 3)",
+    )
+    site.apply(
+        '[[rule]]\nevent = "Custom/Moved"\ntable = "things"\non = "update"\nchanged = ["id"]\n'
+        'variables = ["id"]\n'
+    )
+    site.sql(f"UPDATE things SET {name} = 2")
+    assert [variables for _event, _key, variables in site.events()] == [{"id": 2}]
+
+
+@pytest.mark.databases("sqlite")
+def test_a_statement_that_sets_no_watched_column_has_no_part_of_the_trigger(orders):
+    def programs(what):
+        with orders.cursor() as cursor:
+            rows = cursor.execute(f"EXPLAIN {change(what)}").fetchall()
+        return [row for row in rows if row[1] == "Program"]
+
+    assert programs("\"Group\" = 'x'")
+    assert not programs('"i Env" = 4')
+
+
 def test_a_change_of_the_primary_key_goes_by_the_new_one(orders):
     orders.sql(new())
     orders.events()

@@ -23,7 +23,7 @@ from espf.db.database import Database
 from espf.db.sqlite_triggers import SqliteTriggers
 from espf.db.tables import event_notifications, event_queue, event_subscriptions
 from espf.db.tables import metadata as espf_tables
-from espf.db.trigger import Capture, Column, Condition, Constant, TableName, Trigger
+from espf.db.trigger import Capture, Column, Condition, Constant, Table, TableName, Trigger
 from espf.errors import Conflict, RuleError
 from espf.model import ordering_key
 
@@ -774,7 +774,8 @@ def memory(trigger, *types):
     raw.executescript(f"{TABLES};{TABLE}")
     for name in types:
         raw.execute("INSERT INTO Event_Subscriptions VALUES (3, ?, 1, 1)", (name,))
-    raw.executescript(";".join(SqliteTriggers().render(trigger, {}).statements))
+    tables = {trigger.table: Table(trigger.table, {})}
+    raw.executescript(";".join(SqliteTriggers().render(trigger, tables).statements))
     return raw
 
 

@@ -9,6 +9,7 @@ error. A trigger is replaced by one statement, so that no write falls into a gap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 
 from sqlalchemy import Connection, text
 
@@ -17,6 +18,7 @@ from espf.db.trigger import (
     Capture,
     ColumnType,
     Compiled,
+    Condition,
     Constant,
     Kind,
     Lookup,
@@ -42,6 +44,9 @@ _SESSION = (
     "SET SESSION sql_mode = ''",
     "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
 )
+
+#: Tests that hold only when a column changes.
+_CHANGES = frozenset({"changed", "becomes", "falls_to", "rises_above"})
 
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "bit"), "integer"),
@@ -181,30 +186,51 @@ class _Body(TypedBody):
         super().__init__(trigger, tables)
 
     def source(self) -> str:
-        """The whole body."""
-        events = "".join(map(self._event, self._trigger.captures))
-        if self._trigger.watched:
-            differs = " OR ".join(map(self._differs, self._trigger.watched))
-            events = f"IF {differs} THEN\n{events}END IF;\n"
+        """The whole body.
+
+        Rules in a row that wait for the same columns are left together: every test costs, also one
+        that fails, because the server resolves it anew each time.
+        """
+        events = "".join(
+            self._events(columns, tuple(captures))
+            for columns, captures in groupby(self._trigger.captures, _awaited)
+        )
         return (
-            "BEGIN\nDECLARE espf_env INT; DECLARE espf_heard INT; DECLARE espf_number BIGINT;\n"
+            "BEGIN\nDECLARE espf_env INT; DECLARE espf_heard INT; DECLARE espf_first INT;\n"
             "DECLARE espf_lane VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;\n"
             f"{events}END"
         )
 
-    def _event(self, capture: Capture) -> str:
-        """One event: the cheap tests first, then whether somebody hears it."""
-        tests = " AND ".join(map(partial(self._condition, capture), capture.conditions)) or "TRUE"
+    def _events(self, awaited: tuple[str, ...], captures: Sequence[Capture]) -> str:
+        """The events of rules for which one of these columns has to change."""
+        if not awaited:
+            return "".join(self._event(capture, capture.conditions) for capture in captures)
+        shown = Condition("changed", awaited)
+        events = "".join(
+            self._event(capture, [each for each in capture.conditions if each != shown])
+            for capture in captures
+        )
+        same = " AND ".join(map(self._same, awaited))
+        return f"IF NOT ({same}) THEN\n{events}END IF;\n"
+
+    def _event(self, capture: Capture, conditions: Sequence[Condition]) -> str:
+        """One event: the cheap tests first, then whether somebody hears it.
+
+        Most events have one subscriber; a statement that reads costs as much as all the others.
+        """
         event_type = _literal(capture.event_type)
         home = self._home
         subscribers = (
-            f"{home}.Event_Subscriptions s WHERE s.i_env = espf_env\n"
-            f"      AND s.event_type = {event_type} AND s.active = 1"
+            f"{home}.Event_Subscriptions s\n"
+            f"    WHERE s.i_env = espf_env AND s.event_type = {event_type} AND s.active = 1"
         )
-        return f"""\
-IF {tests} THEN
+        shard = "COALESCE((7 * ASCII(RIGHT(espf_lane, 2)) + ASCII(RIGHT(espf_lane, 1))) % 16, 0)"
+        notify = (
+            f"INSERT INTO {home}.Event_Notifications (i_event_handler, position, i_event, shard)"
+        )
+        event = f"""\
   SET espf_env = {self._environment(capture)};
-  SELECT COUNT(*) INTO espf_heard FROM {subscribers};
+  SELECT COUNT(*), MIN(s.i_event_handler) INTO espf_heard, espf_first FROM {subscribers};
   IF espf_heard > 0 THEN
     SET espf_lane = {self._key(capture)};
     INSERT INTO {home}.Event_Queue
@@ -212,14 +238,18 @@ IF {tests} THEN
     VALUES (espf_env, {event_type}, espf_lane,
       CONCAT({self._variables(capture)}),
       UTC_TIMESTAMP(3), espf_heard);
-    SET espf_number = LAST_INSERT_ID();
-    INSERT INTO {home}.Event_Notifications (i_event_handler, position, i_event, shard)
-    SELECT s.i_event_handler, espf_number, espf_number, COALESCE(
-      (7 * ASCII(RIGHT(espf_lane, 2)) + ASCII(RIGHT(espf_lane, 1))) % 16, 0)
-    FROM {subscribers};
+    IF espf_heard = 1 THEN
+      {notify}
+      VALUES (espf_first, LAST_INSERT_ID(), LAST_INSERT_ID(), {shard});
+    ELSE
+      {notify}
+      SELECT s.i_event_handler, LAST_INSERT_ID(), LAST_INSERT_ID(), {shard}
+      FROM {subscribers};
+    END IF;
   END IF;
-END IF;
 """  # noqa: S608  (all quoted)
+        tests = " AND ".join(map(partial(self._condition, capture), conditions))
+        return f"IF {tests} THEN\n{event}END IF;\n" if tests else event
 
     def _quoted(self, name: str) -> str:
         return _identifier(name)
@@ -238,13 +268,18 @@ END IF;
         column = self._type(capture, of, name)
         if column.kind in {"integer", "decimal", "float"}:
             return f"({self._reference(capture, of, name)} + 0)"
+        if (column.collation or "").startswith("utf8mb4"):
+            return f"BINARY {self._reference(capture, of, name)}"
         return f"BINARY {self._text(capture, of, name)}"
 
     def _differs(self, name: str) -> str:
-        """Whether a column changed; a change of case is one, whatever the collation says."""
+        return f"NOT ({self._same(name)})"
+
+    def _same(self, name: str) -> str:
+        """Whether a column stays; a change of case is one, whatever the collation says."""
         binary = "BINARY " if self._columns[name].kind == "text" else ""
         quoted = _identifier(name)
-        return f"NOT ({binary}NEW.{quoted} <=> {binary}OLD.{quoted})"
+        return f"{binary}NEW.{quoted} <=> OLD.{quoted}"
 
     def _environment(self, capture: Capture) -> str:
         """An environment that fits its column, or nothing: then nobody can be subscribed."""
@@ -325,13 +360,19 @@ END IF;
         return f"(SELECT l.{_identifier(name)} FROM {table} l WHERE {' AND '.join(tests)} LIMIT 1)"  # noqa: S608  (all quoted)
 
 
+def _awaited(capture: Capture) -> tuple[str, ...]:
+    """The columns of which one has to change for this event."""
+    tests = (each for each in capture.conditions if each.test in _CHANGES)
+    return tuple(dict.fromkeys(column for each in tests for column in each.columns))
+
+
 def _constant(value: Scalar | None, kind: Kind) -> str:
     """A constant as a column of this kind is compared with it."""
     if value is None:
         return "NULL"
     if kind in {"integer", "decimal", "float"}:
         return repr(int(value) if isinstance(value, bool) else value)
-    return f"BINARY {_literal(str(value))}"
+    return _literal(str(value))
 
 
 def _table(name: TableName) -> str:

@@ -1,8 +1,9 @@
 """SQLite: triggers in plain SQL, so that any program that writes the file is captured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from espf.db.trigger import (
     LONGEST_VARIABLE,
@@ -29,6 +30,14 @@ NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 _RELATIONS = """
 SELECT name, type, sql FROM sqlite_master
 WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE ORDER BY name
+"""
+
+
+#: Generated columns are hidden: 2 or 3.
+_COLUMNS = """
+SELECT c.name, c.pk, c.hidden, m.sql
+FROM sqlite_master m JOIN pragma_table_xinfo(m.name) c
+WHERE m.type = 'table' AND m.name = :name AND c.hidden <> 1 ORDER BY c.cid
 """
 
 
@@ -60,21 +69,20 @@ class SqliteTriggers(TriggerMaker):
 
     def describe(self, connection: Connection, name: TableName) -> Table:
         """See TriggerMaker: a column holds what was put into it, so its type says nothing."""
-        rows = connection.execute(
-            text("SELECT name, pk FROM pragma_table_xinfo(:name) WHERE hidden <> 1"),
-            {"name": name.name},
-        ).all()
+        rows = connection.execute(text(_COLUMNS), {"name": name.name}).all()
         keys = sorted((row.pk, row.name) for row in rows if row.pk)
         return Table(
             name,
             {row.name: ColumnType("any") for row in rows},
             tuple(column for _at, column in keys),
+            {row.name: _named_twice(row.sql, rows) for row in rows if row.hidden},
         )
 
-    def render(self, trigger: Trigger, tables: Tables) -> Compiled:  # noqa: ARG002  (no types here)
+    def render(self, trigger: Trigger, tables: Tables) -> Compiled:
         """See TriggerMaker."""
         name = self.trigger_name(TableName(trigger.table.name), trigger.operation)
-        content = f"AFTER {trigger.operation.upper()} ON {_identifier(trigger.table.name)}\n"
+        content = f"AFTER {trigger.operation.upper()}{_of(trigger.watched, tables[trigger.table])} "
+        content += f"ON {_identifier(trigger.table.name)}\n"
         if trigger.watched:
             content += f"WHEN {_differs(trigger.watched)}\n"
         content += f"BEGIN\n{_enqueue(trigger.captures)}{_NOTIFY}END"
@@ -99,47 +107,85 @@ class SqliteTriggers(TriggerMaker):
         return "".join(f"{statement};\n\n" for statement in statements)
 
 
+def _named_twice(sql: str, rows: Sequence[Row[Any]]) -> tuple[str, ...]:
+    """The columns that an expression in the definition of a table may be about, and some more."""
+    words = sql.lower()
+    return tuple(
+        row.name
+        for row in rows
+        # Whatever has to be quoted can be written in several ways.
+        if not row.name.isidentifier() or words.count(row.name.lower()) > 1
+    )
+
+
+def _of(watched: Sequence[str], table: Table) -> str:
+    """The columns of which a statement has to set one; others are not slowed down at all."""
+    if not watched:
+        return ""
+    names = {name: None for each in watched for name in (each, *table.made_from.get(each, ()))}
+    if names.keys() & set(table.primary_key):
+        # It may be set under one of these names, too.
+        names |= dict.fromkeys(("rowid", "oid", "_rowid_"))
+    return f" OF {', '.join(map(_identifier, names))}"
+
+
 #: Notifies the subscribers of what the statement before it has put into Event_Queue: its events
 #: have the highest numbers, without gaps, because there is one writer, and ``changes()`` says how
-#: many they are. (``last_insert_rowid()`` would not do: it changes while this statement runs.)
+#: many they are. A table without rowids leaves ``last_insert_rowid()`` as it is.
 _NOTIFY = """\
 INSERT INTO Event_Notifications (i_event_handler, position, i_event, shard)
 SELECT s.i_event_handler, q.i_event, q.i_event, coalesce(
 (7 * unicode(substr(q.ordering_key, -2)) + unicode(substr(q.ordering_key, -1))) % 16, 0)
 FROM Event_Queue q JOIN Event_Subscriptions s ON s.i_env = q.i_env AND s.event_type = q.event_type
-WHERE q.i_event > (SELECT max(i_event) - changes() FROM Event_Queue) AND s.active = 1;
+WHERE changes() > 0 AND q.i_event > last_insert_rowid() - changes() AND s.active = 1;
 """
 
 
-def _enqueue(captures: tuple[Capture, ...]) -> str:
+def _enqueue(captures: Sequence[Capture]) -> str:
     """One statement for all events, so that its cost does not grow with the rules that stay silent.
 
-    The arms of a UNION ALL run in the order in which they are written.
+    The arms of a UNION ALL say which rules speak, in the order in which they are written. What an
+    event holds is said once for all rules that agree about it: SQLite compiles a trigger into every
+    statement that may fire it, and a program that prepares each statement anew pays for every word.
+
+    The LIMIT limits nothing. It keeps the arms from being merged with what stands around them.
     """
-    arms = "\nUNION ALL\n".join(map(_event, captures))
-    return (
-        "INSERT INTO Event_Queue "
-        "(i_env, event_type, ordering_key, variables, created_at, notified)\n"
-        f"{arms};\n"
+    arms = "\nUNION ALL\n".join(
+        f"SELECT {n} AS rule, {_arm(each)}" for n, each in enumerate(captures)
     )
+    heard = (
+        "SELECT count(*) FROM Event_Subscriptions s "
+        "WHERE s.i_env = a.i_env AND s.event_type = a.event_type AND s.active = 1"
+    )
+    return f"""\
+INSERT INTO Event_Queue (i_env, event_type, ordering_key, variables, created_at, notified)
+SELECT e.i_env, e.event_type, {_by_rule(map(_key, captures))},
+{_by_rule(map(_variables, captures))}, {NOW}, e.heard
+FROM (SELECT a.rule, a.i_env, a.event_type, ({heard}) AS heard
+FROM (
+{arms}
+) a LIMIT -1) e WHERE e.heard > 0;
+"""  # noqa: S608  (all quoted)
 
 
-def _event(capture: Capture) -> str:
-    """The row of one event, if its conditions hold and somebody hears it, tested in this order.
-
-    The subscribers are counted in a FROM clause, which is not reached when a condition fails.
-    """
+def _arm(capture: Capture) -> str:
+    """The environment and the type of an event, if its conditions hold, tested in this order."""
     environment = _plain(capture.environment, capture.lookup)
-    event_type = _literal(capture.event_type)
-    tests = [_condition(each, capture.lookup) for each in capture.conditions]
-    subscribed = f"i_env = {environment} AND event_type = {event_type} AND active = 1"
-    subscribers = f"SELECT count(*) AS heard FROM Event_Subscriptions WHERE {subscribed}"  # noqa: S608  (all quoted)
-    return (
-        f"SELECT {environment}, {event_type}, {_key(capture)},\n"
-        f"{_variables(capture)}, {NOW}, heard\n"
-        f"FROM ({subscribers})\n"
-        f"WHERE {' AND '.join([*tests, 'heard > 0'])}"
-    )
+    tests = " AND ".join(_condition(each, capture.lookup) for each in capture.conditions)
+    row = f"{environment} AS i_env, {_literal(capture.event_type)} AS event_type"
+    return f"{row} WHERE {tests}" if tests else row
+
+
+def _by_rule(expressions: Iterable[str]) -> str:
+    """What the rule that speaks has at its place in the list."""
+    rules: dict[str, list[str]] = {}
+    for number, expression in enumerate(expressions):
+        rules.setdefault(expression, []).append(str(number))
+    *some, (rest, _numbers) = sorted(rules.items(), key=lambda item: len(item[1]))
+    if not some:
+        return rest
+    cases = (f"WHEN e.rule IN ({', '.join(numbers)}) THEN {text}" for text, numbers in some)
+    return f"CASE {' '.join(cases)} ELSE {rest} END"
 
 
 def _condition(condition: Condition, lookup: Lookup | None) -> str:
@@ -170,8 +216,7 @@ def _differs(columns: tuple[str, ...]) -> str:
 
 def _variables(capture: Capture) -> str:
     """The JSON object of the variables. The subscription has shown that i_env is a number."""
-    environment = _plain(capture.environment, capture.lookup)
-    members = [f"'i_env', CAST({environment} AS INTEGER)"]
+    members = ["'i_env', CAST(e.i_env AS INTEGER)"]
     members += [
         f"{_literal(name)}, {_json(value, capture.lookup)}" for name, value in capture.variables
     ]
@@ -193,7 +238,7 @@ def _json(value: Value, lookup: Lookup | None) -> str:
         return _money(column)
     return (
         f"CASE WHEN typeof({column}) = 'text' THEN substr({column}, 1, {LONGEST_VARIABLE}) "
-        f"|| substr('…', 1, length({column}) > {LONGEST_VARIABLE}) "
+        f"|| CASE WHEN length({column}) > {LONGEST_VARIABLE} THEN '…' ELSE '' END "
         f"WHEN {column} BETWEEN -1e308 AND 1e308 THEN {column} END"
     )
 

@@ -9,7 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from sqlalchemy import Connection
@@ -48,11 +48,15 @@ class ColumnType:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the database has it; ``name`` is exact and complete."""
+    """A table as the database has it; ``name`` is exact and complete.
+
+    ``made_from`` is told by SQLite: for each generated column, the columns that may change it.
+    """
 
     name: TableName
     columns: Mapping[str, ColumnType]
     primary_key: tuple[str, ...] = ()
+    made_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
