@@ -244,10 +244,10 @@ def message_head(url: str, headers: Mapping[str, str]) -> str:
 
 def masked(text: str, secrets: Collection[str]) -> str:
     """The text with every secret in it replaced by stars."""
+    found = [secret for secret in secrets if secret and secret in text]
     # The longest first: one secret may be a part of another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        if secret:
-            text = text.replace(secret, _MASK)
+    for secret in sorted(found, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
     return text
 
 

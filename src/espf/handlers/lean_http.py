@@ -274,14 +274,26 @@ def usual_reply(data: bytes, limit: int) -> Reply | None:
 
     None: ``Reading`` must tell what they are.
     """
-    head = _USUAL_HEAD.match(data)
-    if head is None:
+    end = data.find(b"\r\n\r\n") + 4
+    if end > HEAD_LIMIT:
         return None
-    end = head.end()
-    status, length = int(head[1]), int(head[2])
-    if len(data) != end + length or length > limit or end > HEAD_LIMIT or status in _BODILESS:
+    head = data[:end]
+    usual = _usual_head(head)
+    if usual is None:
         return None
-    return Reply(status, data[:end], data[end:])
+    status, length = usual
+    if len(data) != end + length or length > limit:
+        return None
+    return Reply(status, head, data[end:])
+
+
+@lru_cache(100)
+def _usual_head(head: bytes) -> tuple[int, int] | None:
+    """Status and length of the body; servers say the same for a second."""
+    match = _USUAL_HEAD.fullmatch(head)
+    if match is None or int(match[1]) in _BODILESS:
+        return None
+    return int(match[1]), int(match[2])
 
 
 class Reading:
