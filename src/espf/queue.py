@@ -407,19 +407,39 @@ class Queue:
         if shared:
             events = sorted({n.event.i_event for n in done if not n.alone})
             connection.exec_driver_sql(*self._database.dialect.lock_events(events)).all()
-        _store(
-            connection,
-            [
-                one
-                for one in applied
-                if one.result.decision.status not in DONE
-                or one.result.notification.position in shared
-            ],
-        )
+        stays = [
+            one
+            for one in applied
+            if one.result.decision.status not in DONE or one.result.notification.position in shared
+        ]
+        self._finish(connection, [one.result for one in stays if _is_plain(one.result)])
+        _store(connection, [one for one in stays if not _is_plain(one.result)])
         clean_up(
             connection, self._database, {n.event.i_event: n.position for n in done if not n.alone}
         )
         return settled
+
+    def _finish(self, connection: Connection, results: Iterable[Result]) -> None:
+        """Note that handlers are done with events that others were notified of, too."""
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for result in results:
+            notification = result.notification
+            alike[notification.i_event_handler, notification.attempts + 1].append(
+                notification.position
+            )
+        for (i_event_handler, attempts), positions in sorted(alike.items()):
+            values = {
+                "status": f"'{Status.FINISHED}'",
+                "attempts": str(attempts),
+                "next_attempt_at": "NULL",
+                "last_error": "NULL",
+            }
+            mine = f"{{t}}.i_event_handler = {i_event_handler} AND {{t}}.status = 'queued'"
+            connection.exec_driver_sql(
+                *self._database.dialect.update_at(
+                    "Event_Notifications", "position", sorted(positions), values, mine
+                )
+            )
 
     def _remove(self, connection: Connection, notifications: Iterable[Notification]) -> None:
         """Take notifications out with their events, which nobody else was notified of."""
@@ -470,6 +490,12 @@ _NOBODY_WAITS = (
     f"WHERE w.status NOT IN {_DONE})"
 )
 _EVENT_IS_GONE = "NOT EXISTS (SELECT 1 FROM Event_Queue q WHERE q.i_event = {t}.i_event)"
+
+
+def _is_plain(result: Result) -> bool:
+    """Whether there is nothing to note but that it has finished, as it is with nearly all."""
+    decision = result.decision
+    return decision.status is Status.FINISHED and decision.reason is None and decision.spent
 
 
 def _store(connection: Connection, settled: Sequence[Settled]) -> None:

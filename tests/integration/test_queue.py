@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from espf import journal, overview, restarts, subscriptions
 from espf.db.tables import event_notifications, event_queue
@@ -731,6 +731,29 @@ def test_two_workers_may_store_the_same_new_texts_at_the_same_moment(books):
         list(threads.map(store, results, (1, -1)))
     assert books.live() == (0, 0)
     assert len(books.rows("Provisioning_Log_Texts")) == len(made) + 1
+
+
+def test_a_batch_takes_no_more_statements_however_many_results_it_has(books):
+    """Also where two handlers were notified of each event."""
+    first, second = books.handler("first"), books.handler("second")
+    for account in range(60):
+        books.create(i_account=account)
+    statements = []
+
+    def note(_connection, _cursor, statement, *_rest):
+        statements.append(statement)
+
+    def count(handler, *i_events):
+        statements.clear()
+        books.settle(handler, FINISHED, *i_events)
+        return len(statements)
+
+    event.listen(books.database._engine, "before_cursor_execute", note)
+    (one, *_) = numbers(books.waiting(first))
+    few = count(first, one), count(second, one)
+    assert count(first) <= few[0]
+    assert count(second) <= few[1]
+    assert books.live() == (0, 0)
 
 
 def test_two_workers_that_hand_out_scheduled_events_hand_out_each_one_once(books):

@@ -144,6 +144,20 @@ class Dialect(ABC):
         where = condition.replace("{t}", table)
         return f"DELETE FROM {table} WHERE {column} {among} AND {where}", values  # noqa: S608
 
+    def update_at(
+        self,
+        table: str,
+        column: str,
+        numbers: Sequence[int],
+        values: Mapping[str, str],
+        condition: str,
+    ) -> tuple[str, tuple[Any, ...]]:
+        """An UPDATE of rows found as those of ``delete_at``; ``values`` are SQL expressions."""
+        among, bound = self.among(numbers)
+        changes = ", ".join(f"{name} = {value}" for name, value in values.items())
+        where = condition.replace("{t}", table)
+        return f"UPDATE {table} SET {changes} WHERE {column} {among} AND {where}", bound  # noqa: S608
+
     def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
         """A SELECT that locks events in the order of ``numbers``; what is to be bound."""
         among, values = self.among(numbers)

@@ -186,6 +186,22 @@ class MariadbDialect(Dialect):
         )
         return statement, (json.dumps(list(numbers)),)
 
+    def update_at(
+        self,
+        table: str,
+        column: str,
+        numbers: Sequence[int],
+        values: Mapping[str, str],
+        condition: str,
+    ) -> tuple[str, tuple[Any, ...]]:
+        """See Dialect."""
+        changes = ", ".join(f"n.{name} = {value}" for name, value in values.items())
+        statement = (
+            f"UPDATE {_NUMBERS} STRAIGHT_JOIN {table} n FORCE INDEX (PRIMARY) "  # noqa: S608
+            f"ON n.{column} = r.number SET {changes} WHERE {condition.replace('{t}', 'n')}"
+        )
+        return statement, (json.dumps(list(numbers)),)
+
     def lock_events(self, numbers: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
         """See Dialect."""
         statement = (
