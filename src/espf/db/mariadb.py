@@ -38,7 +38,7 @@ LOCK_SECONDS = 10
 
 #: How often to look for new events: while there is traffic, and when there was none for a while.
 BUSY_LOOK_SECONDS = 0.005
-IDLE_LOOK_SECONDS = 0.02
+IDLE_LOOK_SECONDS = 0.05
 
 #: Numbers of errors that are about the server, not about the statement: connections, shutdown,
 #: locks, deadlocks, full disks, a server that is read-only since a failover.

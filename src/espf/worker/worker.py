@@ -48,7 +48,7 @@ ORPHAN_SECONDS = 5.0
 SCHEDULE_SECONDS = 0.1
 
 #: How often changes of handlers are looked for; they take effect within two seconds.
-ROSTER_SECONDS = 0.5
+ROSTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
