@@ -1013,6 +1013,7 @@ def holds(condition, old, new):
         "rises_above": lambda: both and was <= limit < now,
         "is_in": lambda: here is not None and here in map(order, condition.values),
         "above": lambda: here is not None and here > limit,
+        "null": lambda: here is None,
         "not_null": lambda: here is not None,
     }[condition.test]()
 
@@ -1041,7 +1042,7 @@ CONDITIONS = st.one_of(
         values=st.lists(SCALARS, min_size=1).map(tuple),
         of=SIDES,
     ),
-    st.builds(Condition, st.just("not_null"), st.just(COLUMN), of=SIDES),
+    st.builds(Condition, st.sampled_from(["null", "not_null"]), st.just(COLUMN), of=SIDES),
 )
 CELLS = st.one_of(
     st.none(),

@@ -96,7 +96,7 @@ def test_every_condition_and_guard_is_compiled():
         rises_above='{ column = "used", value = 1 }',
         falls_to='{ column = "available_funds", value = 0.5 }',
         where='[{ column = "service", in = ["a", 1] }, { column = "x", of = "old", above = 3 }, '
-        '{ column = "y", not_null = true }]',
+        '{ column = "y", not_null = true }, { column = "z", null = true }]',
     )
     assert made.conditions == (
         Condition("changed", ("id", "phone1")),
@@ -106,6 +106,7 @@ def test_every_condition_and_guard_is_compiled():
         Condition("is_in", ("service",), values=("a", 1)),
         Condition("above", ("x",), 3, of="old"),
         Condition("not_null", ("y",)),
+        Condition("null", ("z",)),
     )
 
 
@@ -190,7 +191,7 @@ def test_the_environment_is_a_column_or_a_number(text, expected):
         ({"changed": '["id", ""]'}, "changed.2: expected the name of a table or column"),
         ({"changd": '["id"]'}, "unknown key 'changd'; did you mean 'changed'?"),
         ({"qqq": "1"}, "unknown key 'qqq'; known are event, table, on"),
-        ({"where": '[{ column = "a" }]'}, "where.1: give one of 'in', 'above' and 'not_null'"),
+        ({"where": '[{ column = "a" }]'}, "where.1: give one of 'in', 'above', 'null'"),
         ({"where": '[{ column = "a", in = ["b"], above = 1 }]'}, "where.1: give one of"),
         ({"where": '[{ column = "a", in = [] }]'}, "where.1.in: List should have at least 1"),
         ({"where": '[{ column = "a", not_null = false }]'}, "where.1.not_null: Input should be"),

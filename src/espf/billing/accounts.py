@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, select, update
 from sqlalchemy.exc import IntegrityError
 
 from espf.billing import clock, customers, quotas, sim_cards
@@ -98,7 +98,11 @@ class UpdateAccount(Params):
 
 
 class TerminateAccount(Params):
-    """Parameters of terminate. The vendor's switches are taken; they have no effect here."""
+    """Parameters of terminate.
+
+    ``release_assigned_did``: its numbers go back to the pool; otherwise its customer keeps them.
+    The vendor's ``force`` is taken and has no effect here.
+    """
 
     i_account: Key
     force: Switch | Flag | None = None
@@ -163,14 +167,11 @@ def add(scope: Scope, params: AddAccount) -> Result:
         values["time_zone_name"] = customer.time_zone_name
     if info.activation_date is None:
         values["activation_date"] = clock.local_day(scope.now, values["time_zone_name"])
-    i_account = _inserted(
-        scope,
-        {
-            **values,
-            "bill_status": _status_by_dates(values, scope.now),
-            "balance": info.opening_balance,
-        },
-    )
+    values |= {
+        "bill_status": _status_by_dates(values, scope.now),
+        "balance": info.opening_balance,
+    }
+    i_account = insert_account(scope, values)
     wanted = info.model_dump(include={"i_sim_card", "imsi"}, exclude_none=True)
     if wanted:
         sim_cards.give(scope, sim_cards.find(scope, lock=True, **wanted), i_account, info.id)
@@ -209,10 +210,11 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
 
 
 def terminate(scope: Scope, params: TerminateAccount) -> Result:
-    """Close an account and dispose of its SIM card. Repeating it changes nothing."""
+    """Close an account and all that is its own: see closing. Repeating it changes nothing."""
     account = find(scope, params.i_account, lock=True)
     if account.bill_status != "C":
-        close_account(scope, account.i_account)
+        pool = params.release_assigned_did in {1, "Y"}
+        close_account(scope, account.i_account, release_numbers=pool)
     return {"success": 1}
 
 
@@ -267,16 +269,13 @@ def closed() -> BillingFault:
     return BillingFault("Server.Account.closed", "the account is closed")
 
 
-def _inserted(scope: Scope, values: dict[str, Any]) -> int:
+def insert_account(scope: Scope, values: dict[str, Any]) -> int:
+    """Add an account with these columns. Raises the fault ``Server.Account.duplicate_id``."""
     try:
         with scope.connection.begin_nested():
-            result = scope.connection.execute(
-                insert(accounts).values(i_env=scope.i_env, issue_date=scope.now, **values)
-            )
+            return scope.insert(accounts, issue_date=scope.now, **values)
     except IntegrityError:
         raise _duplicate(values["id"]) from None
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
 
 
 def _duplicate(account_id: str) -> BillingFault:
@@ -346,6 +345,7 @@ _SHOWN = (
     "i_account",
     "i_customer",
     "i_product",
+    "i_master_account",
     "id",
     "billing_model",
     "i_account_balance_control_type",

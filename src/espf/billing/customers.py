@@ -7,6 +7,7 @@ from pydantic import model_validator
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf.billing import dids
 from espf.billing.closing import close_account
 from espf.billing.fields import (
     Currency,
@@ -163,7 +164,10 @@ def get_list(scope: Scope, params: ListCustomers) -> Result:
 
 
 def terminate(scope: Scope, params: TerminateCustomer) -> Result:
-    """Close a customer and, one after another, its accounts. Repeating it changes nothing."""
+    """Close a customer and, one after another, its accounts; its numbers go back to the pool.
+
+    Repeating it changes nothing.
+    """
     customer = find(scope, params.i_customer, lock=True)
     still_open = scope.connection.execute(
         select(accounts.c.i_account)
@@ -172,7 +176,8 @@ def terminate(scope: Scope, params: TerminateCustomer) -> Result:
         .with_for_update(key_share=True)
     ).scalars()
     for i_account in list(still_open):
-        close_account(scope, i_account)
+        close_account(scope, i_account, release_numbers=True)
+    dids.leave_customer(scope, customer.i_customer)
     if customer.bill_status != "C":
         scope.connection.execute(
             update(customers)

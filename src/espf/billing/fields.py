@@ -135,6 +135,13 @@ Imsi = Annotated[str, StringConstraints(pattern=r"^[0-9]{6,15}$")]
 Iccid = Annotated[str, StringConstraints(pattern=r"^[0-9]{18,22}$")]
 #: Ki or OPc: 128 bits.
 SimKey = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$")]
+#: A number as it is dialled, or a name in its place: no white space.
+Number = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,64}$")]
+Mac = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$")]
+Seconds = Annotated[int, BeforeValidator(_number), Field(ge=1, le=3600)]
+Percent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
+#: So many of something, where a few thousand is a lot.
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**6)]
 Service = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 

@@ -144,12 +144,14 @@ class Guard(_Part):
     of: Side | None = None
     in_: list[Scalar] | None = Field(default=None, alias="in", min_length=1)
     above: Number = None
+    null: Literal[True] | None = None
     not_null: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _one_test(self) -> "Guard":
-        if sum(test is not None for test in (self.in_, self.above, self.not_null)) != 1:
-            raise ValueError("give one of 'in', 'above' and 'not_null'")
+        tests = (self.in_, self.above, self.null, self.not_null)
+        if sum(test is not None for test in tests) != 1:
+            raise ValueError("give one of 'in', 'above', 'null' and 'not_null'")
         return self
 
 
@@ -342,7 +344,7 @@ def _guard(guard: Guard, side: Row) -> Condition:
         return Condition("is_in", columns, values=tuple(guard.in_), of=of)
     if guard.above is not None:
         return Condition("above", columns, guard.above, of=of)
-    return Condition("not_null", columns, of=of)
+    return Condition("null" if guard.null else "not_null", columns, of=of)
 
 
 #: The rule files that come with ESPF, by name.
