@@ -870,7 +870,7 @@ def test_the_clock_leaves_suspended_closed_and_undated_accounts_alone(billing):
             .where(t.accounts.c.i_account == undated)
             .values(activation_date=None, bill_status="I")
         )
-    assert tick(billing, datetime(2026, 3, 2, tzinfo=UTC)) == clock.Tick(0, 1, more=False)
+    assert tick(billing, datetime(2026, 3, 2, tzinfo=UTC)) == clock.Tick(0, 1, 0, more=False)
     assert [row.bill_status for row in billing.rows(t.accounts)] == ["S", "C", "I", "I", "I"]
 
 

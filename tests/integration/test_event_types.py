@@ -17,6 +17,7 @@ from espf.billing.tables import metadata
 from espf.capture.rules import shipped_rules
 from espf.catalogue import catalogue, is_custom
 from espf.crypto import Sealer
+from espf.model import ordering_key
 from espf.web.rest import METHODS, validated
 from scenarios import Call, New, Scenario, Step, Tick, filled, inventory, subscribers
 
@@ -134,7 +135,9 @@ def test_a_type_happens_with_exactly_these_events(world, way, scenario):
     world.do(*scenario.before)
     world.site.events()
     world.do(*getattr(scenario, way))
-    told = [(event_type, variables) for event_type, _key, variables in world.site.events()]
+    events = world.site.events()
+    assert [key for _type, key, _ in events] == [ordering_key(each) for _type, _, each in events]
+    told = [(event_type, variables) for event_type, _key, variables in events]
     assert told == [(name, filled(variables, world.known)) for name, variables in scenario.told]
     assert [list(variables) for _type, variables in told] == [
         list(variables) for _type, variables in scenario.told
