@@ -601,9 +601,9 @@ CREATES = re.compile(r"CREATE (OR REPLACE )?TRIGGER")
 def test_capture_from_plan_to_verify(desk):
     removed = desk("capture", "remove")
     assert removed == f"{TRIGGERS} triggers dropped\n"
-    assert desk("capture", "plan").count("create  ") == 8
+    assert desk("capture", "plan").count("create  ") == TRIGGERS
     verify = desk.run("capture", "verify")
-    assert (verify.exit_code, verify.stdout.count("is missing")) == (1, 8)
+    assert (verify.exit_code, verify.stdout.count("is missing")) == (1, TRIGGERS)
     assert desk("capture", "apply").count("create ") == 8
     assert desk("capture", "verify") == f"{TRIGGERS} triggers are installed as compiled\n"
     assert desk("capture", "plan").count("keep  ") == 8

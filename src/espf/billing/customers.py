@@ -177,8 +177,8 @@ def terminate(scope: Scope, params: TerminateCustomer) -> Result:
     ).scalars()
     for i_account in list(still_open):
         close_account(scope, i_account, release_numbers=True)
-    dids.leave_customer(scope, customer.i_customer)
     if customer.bill_status != "C":
+        dids.leave_customer(scope, customer.i_customer)
         scope.connection.execute(
             update(customers)
             .where(customers.c.i_customer == customer.i_customer)
