@@ -1,8 +1,8 @@
 """The billing clock: what time alone changes. Dates are days of the account's time zone.
 
 An account is usable from its activation date on, and no longer from its expiration date on.
-Outside of that its bill_status is I (inactive); inside, O (open). Suspended and closed accounts
-are left as they are.
+Outside of that its bill_status is I (inactive); inside, O (open). Suspended, exported and closed
+accounts are left as they are.
 """
 
 from collections import defaultdict
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import ColumnElement, Connection, and_, select, update
 
+from espf.billing import addons
 from espf.billing.tables import accounts
 
 #: Accounts changed in one transaction: a midnight at which many expire holds nobody up.
@@ -26,6 +27,8 @@ class Tick:
 
     activated: int
     expired: int
+    addons_begun: int
+    addons_ended: int
     more: bool
 
 
@@ -57,14 +60,16 @@ def status_by_dates(
 def tick(connection: Connection, now: datetime, limit: int = BATCH) -> Tick:
     """Open the accounts whose activation date has come, make the expired ones inactive.
 
-    Changes at most ``limit`` accounts of either sort and reads only accounts that are due within
-    a day. Ticking again at the same moment changes nothing.
+    Add-on products begin and end. Changes at most ``limit`` of each sort and reads only accounts
+    that are due within a day. Ticking again at the same moment changes nothing.
     """
     expired = _move(connection, now, "O", "I", _ends, limit)
     # Two looks, so that the index finds both sorts without a look at what has expired.
     activated = _move(connection, now, "I", "O", _begins_for_good, limit)
     activated += _move(connection, now, "I", "O", _begins_for_a_while, limit - activated)
-    return Tick(activated, expired, more=limit in {activated, expired})
+    begun, ended = addons.tick(connection, now, limit)
+    more = limit in {activated, expired, begun, ended}
+    return Tick(activated, expired, begun, ended, more=more)
 
 
 def _move(
