@@ -247,6 +247,7 @@ def test_an_alias_is_deleted_by_its_master_only_and_not_while_it_is_in_use(api):
     named_by_key = {"i_master_account": 1, "i_account": alias}
     assert api.fault("Account/delete_alias", alias_info=named_by_key) == "Server.Account.in_use"
     api("SIMCard/release_sim_card", i_sim_card=i_sim_card)
+    api("Account/update_account", account_info={"i_account": alias, "lastname": "Desk"})
     assert api("Account/delete_alias", alias_info=named_by_key) == {"success": 1}
     assert api.account("200") > 0
 
@@ -355,6 +356,15 @@ def test_numbers_of_what_is_closed_go_to_the_customer_or_the_pool(api):
     assert api.holder(f"+{second}") == (None, None)
     api("Customer/terminate_customer", i_customer=1)
     assert api.holder(f"+{third}") == api.holder(f"+{first}") == (None, None)
+
+
+def test_numbers_and_aliases_go_with_an_account_to_another_customer(api):
+    api("DID/add_number", number_info={"number": "+1"})
+    api("DID/assign_did_to_account", number="+1", i_account=1)
+    alias = api("Account/add_alias", alias_info={"i_master_account": 1, "id": "200"})["i_account"]
+    api("Account/move_account", i_account=1, i_customer=2)
+    assert api.holder("+1") == (2, 1)
+    assert api.info(alias)["i_customer"] == 2
 
 
 # --- SIM cards ---

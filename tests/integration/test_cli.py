@@ -735,6 +735,7 @@ def test_the_billing_clock_can_be_told_to_tick(desk):
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     dates = {"bill_status": "I", "activation_date": begun.date(), "issue_date": begun}
     desk.execute(insert(billing.accounts).values(**account, **dates))
-    assert desk("billing", "tick") == "1 accounts activated, 0 expired; 0 quotas expired\n"
-    assert desk("billing", "tick") == "0 accounts activated, 0 expired; 0 quotas expired\n"
+    rest = "0 add-on products begun, 0 ended; 0 quotas ended\n"
+    assert desk("billing", "tick") == f"1 accounts activated, 0 expired; {rest}"
+    assert desk("billing", "tick") == f"0 accounts activated, 0 expired; {rest}"
     assert desk.execute(select(billing.accounts.c.bill_status)) == [("O",)]

@@ -56,6 +56,9 @@ class World:
             "i_product": number,
             "other_product": number + 1,
             "i_account": number,
+            # SQLite counts money in 1/100,000.
+            "money_2_5": self.site.pick(sqlite=250_000, others="2.5"),
+            "money_5": self.site.pick(sqlite=500_000, others="5"),
         }
         self.do(
             """

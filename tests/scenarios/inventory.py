@@ -159,6 +159,7 @@ DEVICES = (
 
 # --- DID numbers ---
 
+HOLDER = {"i_account": "{i_account}"}
 NUMBER = {"number": "+{i_account}"}
 DID = {"i_did_number": "{i_did_number}"}
 GIVEN = {**NUMBER, "curr_i_customer": "{i_customer}", "curr_i_account": "{i_account}"}
@@ -223,6 +224,27 @@ NUMBERS = (
         before=(add_number(), ASSIGN_NUMBER),
     ),
     Scenario(
+        "DID/Status/Unassigned",
+        api=(Call("Account/move_account", {**HOLDER, "i_customer": "{other_customer}"}),),
+        sql=(
+            set_account("i_customer = {other_customer}"),
+            set_number("i_customer = {other_customer}"),
+        ),
+        told=(
+            ("DID/Status/Unassigned", TAKEN),
+            ("DID/Status/Assigned", {**GIVEN, "curr_i_customer": "{other_customer}"}),
+        ),
+        before=(
+            New("other_customer"),
+            """
+            INSERT INTO "Customers" (i_customer, i_env, name, creation_date)
+            VALUES ({other_customer}, 3, 'other-{i_customer}', '2026-02-20 10:00:00')
+            """,
+            add_number(),
+            ASSIGN_NUMBER,
+        ),
+    ),
+    Scenario(
         "DID/Status/Moved",
         api=(update_number("moved"),),
         sql=(set_number("status = 'moved', i_customer = NULL, i_account = NULL"),),
@@ -248,7 +270,7 @@ NUMBERS = (
 # --- SIM cards ---
 
 CARD = {"i_sim_card": "{i_sim_card}"}
-HOLDER = {"i_account": "{i_account}"}
+CUSTOM_FIELD = {"i_custom_field": "{i_custom_field}"}
 ATTACHED = {**HOLDER, "prev_i_sim_card": None, "curr_i_sim_card": "{i_sim_card}"}
 DETACHED = {**HOLDER, "prev_i_sim_card": "{i_sim_card}", "curr_i_sim_card": None}
 ADD_CARD = Call(
@@ -306,6 +328,51 @@ CARDS = (
         sql=(set_account("blocked = 'Y'"),),
         told=(("Account/Blocked", ACCOUNT), updated("used", "used", **HOLDER)),
         before=(ADD_CARD, ASSIGN_CARD),
+    ),
+    Scenario(
+        "SIM/Updated",
+        api=(update_account(assigned_addons=[{"i_product": "{other_product}"}]),),
+        sql=(
+            """
+            INSERT INTO "Account_Addons" (i_env, i_account, i_product, addon_effective_from)
+            VALUES (3, {i_account}, {other_product}, '2026-02-20')
+            """,
+        ),
+        told=(
+            ("Account/ProductAddon/Inserted", {**ACCOUNT, "i_product": "{other_product}"}),
+            updated("used", "used", **HOLDER),
+        ),
+        before=(ADD_CARD, ASSIGN_CARD),
+    ),
+    Scenario(
+        "SIM/Updated",
+        api=(
+            Call(
+                "Account/update_custom_fields_values",
+                {
+                    **HOLDER,
+                    "custom_fields_values": [
+                        {"i_custom_field": "{i_custom_field}", "db_value": "blue"}
+                    ],
+                },
+            ),
+        ),
+        sql=(
+            """
+            INSERT INTO "Custom_Field_Values" (i_env, i_custom_field, i_account, db_value)
+            VALUES (3, {i_custom_field}, {i_account}, 'blue')
+            """,
+        ),
+        told=(
+            ("Account/CustomField/Changed", {**ACCOUNT, **CUSTOM_FIELD}),
+            ("CustomField/Changed", {**ACCOUNT, **CUSTOM_FIELD}),
+            updated("used", "used", **HOLDER),
+        ),
+        before=(
+            ADD_CARD,
+            ASSIGN_CARD,
+            Call("Account/add_custom_field", {"name": "of-card-{i_account}"}),
+        ),
     ),
     Scenario(
         "SIM/Replaced",

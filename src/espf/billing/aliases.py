@@ -14,6 +14,7 @@ from espf.billing import accounts, clock
 from espf.billing.fields import AccountId, Flag, Key, Page, Params
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import accounts as account_table
+from espf.billing.tables import subscribers
 from espf.errors import BillingFault
 
 ALIAS = 2
@@ -104,6 +105,8 @@ def remove(scope: Scope, params: DeleteAlias) -> Result:
     alias = _find(scope, info)
     try:
         with scope.connection.begin_nested():
+            mine = subscribers.c.i_account == alias.i_account
+            scope.connection.execute(delete(subscribers).where(mine))
             which = account_table.c.i_account == alias.i_account
             scope.connection.execute(delete(account_table).where(which))
     except IntegrityError:

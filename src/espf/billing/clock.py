@@ -1,19 +1,20 @@
 """The billing clock: what time alone changes. Dates are days of the account's time zone.
 
 An account is usable from its activation date on, and no longer from its expiration date on.
-Outside of that its bill_status is I (inactive); inside, O (open). Suspended and closed accounts
-are left as they are. A quota ends with its month.
+Outside of that its bill_status is I (inactive); inside, O (open). Suspended, exported and closed
+accounts are left as they are. A quota ends with its month.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import ColumnElement, Connection, and_, select, update
 
+from espf.billing import addons
 from espf.billing.tables import accounts, service_quotas
 
 #: Accounts changed in one transaction: a midnight at which many expire holds nobody up.
@@ -26,6 +27,8 @@ class Tick:
 
     activated: int
     expired: int
+    addons_begun: int
+    addons_ended: int
     quotas_expired: int
     more: bool
 
@@ -56,23 +59,25 @@ def status_by_dates(
 
 
 def tick(connection: Connection, now: datetime, limit: int = BATCH) -> Tick:
-    """Open accounts whose activation date has come, make expired ones inactive, end quotas.
+    """Open the accounts whose activation date has come, make the expired ones inactive.
 
-    Changes at most ``limit`` accounts of either sort and as many quotas, and reads only what is due
-    within a day. Ticking again at the same moment changes nothing.
+    Add-on products begin and end, quotas end. Changes at most ``limit`` of each sort and reads only
+    what is due within a day. Ticking again at the same moment changes nothing.
     """
     expired = _move(connection, now, "O", "I", _ends, limit)
     # Two looks, so that the index finds both sorts without a look at what has expired.
     activated = _move(connection, now, "I", "O", _begins_for_good, limit)
     activated += _move(connection, now, "I", "O", _begins_for_a_while, limit - activated)
-    ended = _end_quotas(connection, now, limit)
-    return Tick(activated, expired, ended, more=limit in {activated, expired, ended})
+    begun, ended = addons.tick(connection, now, limit)
+    quotas = _end_quotas(connection, now, limit)
+    more = limit in {activated, expired, begun, ended, quotas}
+    return Tick(activated, expired, begun, ended, quotas, more=more)
 
 
 def end_of_month(day: date, time_zone_name: str) -> datetime:
     """The moment at which the month of a day is over in a time zone."""
     following = (day.replace(day=1) + timedelta(days=31)).replace(day=1)
-    midnight = datetime(following.year, following.month, 1, tzinfo=zone(time_zone_name))
+    midnight = datetime.combine(following, time(), zone(time_zone_name))
     return midnight.astimezone(UTC)
 
 

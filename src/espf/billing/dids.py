@@ -185,6 +185,12 @@ def release_from_account(scope: Scope, params: OneNumber) -> Result:
     return {"i_did_number": did.i_did_number}
 
 
+def follow(scope: Scope, i_account: int, i_customer: int) -> None:
+    """Its numbers go with an account that moves to another customer."""
+    which = did_numbers.c.i_account == i_account
+    scope.connection.execute(update(did_numbers).where(which).values(i_customer=i_customer))
+
+
 def leave_account(scope: Scope, i_account: int, *, pool: bool) -> None:
     """Take its numbers from an account that is closed: into the ``pool``, or to its customer."""
     values: dict[str, None] = {"i_account": None} | ({"i_customer": None} if pool else {})

@@ -128,6 +128,8 @@ Phone = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, p
 Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=255, pattern=_LINE)]
 Comment = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(max_length=128, pattern=_LINE)]
+#: The older way to store features: a letter, or a hyphen, for each.
+ServiceFlags = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,64}$")]
 Search = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_LINE)]
 
 AccountId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,128}$")]

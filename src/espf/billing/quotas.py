@@ -228,7 +228,8 @@ def _barred(case: _Case) -> str | None:
         )
     if account.blocked == "Y":
         return "account_blocked"
-    if account.customer_bill_status != "O":
+    # To be limited bars nobody from what a quota allows.
+    if account.customer_bill_status not in {"O", "L"}:
         return "customer_inactive"
     if account.customer_blocked == "Y":
         return "customer_blocked"

@@ -92,6 +92,12 @@ def _of(table: str, name: str) -> ForeignKey:
     return ForeignKey(f"{SCHEMA}.{table}.{name}")
 
 
+def _one_of(*owners: str) -> CheckConstraint:
+    """A row belongs to exactly one of these."""
+    counted = " + ".join(f"CASE WHEN {owner} IS NULL THEN 0 ELSE 1 END" for owner in owners)
+    return CheckConstraint(f"{counted} = 1")
+
+
 def _credit() -> ColumnElement[Decimal]:
     """What a credit limit leaves to spend."""
     limit = column("credit_limit", Money)
@@ -112,6 +118,7 @@ customers = _table(
     Column("i_customer", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("name", String(255), nullable=False),
+    # O open, S suspended, L limited, C closed, E exported, D deactivated
     Column("bill_status", String(1), nullable=False, server_default="O"),
     Column("blocked", String(1), nullable=False, server_default="N"),
     Column("iso_4217", String(3), nullable=False, server_default="USD"),
@@ -123,6 +130,8 @@ customers = _table(
     Column("companyname", String(120)),
     Column("email", String(255)),
     Column("phone1", String(64)),
+    # The older way to store features: one letter for each.
+    Column("service_flags", String(64)),
     Column("creation_date", Moment, nullable=False),
     Column(
         "available_funds",
@@ -130,7 +139,27 @@ customers = _table(
         Computed(_credit(), persisted=True),
     ),
     CheckConstraint("blocked IN ('Y', 'N')"),
-    CheckConstraint("bill_status IN ('O', 'S', 'C', 'E', 'D')"),
+    CheckConstraint("bill_status IN ('O', 'S', 'L', 'C', 'E', 'D')"),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+# A place of a customer: its accounts may be together there.
+customer_sites = _table(
+    "Customer_Sites",
+    Column("i_customer_site", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_customer", _of("Customers", "i_customer"), nullable=False),
+    Column("name", String(120), nullable=False),
+    UniqueConstraint("i_customer", "name"),
+    sqlite_autoincrement=True,
+)
+
+discount_plans = _table(
+    "Discount_Plans",
+    Column("i_vd_plan", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("name", String(120), nullable=False),
     UniqueConstraint("i_env", "name"),
     sqlite_autoincrement=True,
 )
@@ -141,6 +170,9 @@ products = _table(
     Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("name", String(120), nullable=False),
     Column("description", Text),
+    Column("i_vd_plan", _of("Discount_Plans", "i_vd_plan")),
+    # Among an account's products: 0 main, 10 low, up to 30 high.
+    Column("addon_priority", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("i_env", "name"),
     sqlite_autoincrement=True,
 )
@@ -158,7 +190,10 @@ accounts = _table(
     Column("i_account", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("i_customer", _of("Customers", "i_customer"), nullable=False),
+    Column("i_customer_site", _of("Customer_Sites", "i_customer_site")),
     Column("i_product", _of("Products", "i_product"), nullable=False),
+    # A discount plan of its own, in place of its product's.
+    Column("i_vd_plan", _of("Discount_Plans", "i_vd_plan")),
     Column("id", String(128), nullable=False),
     # Whose second name an alias is.
     Column("i_master_account", _of("Accounts", "i_account")),
@@ -170,7 +205,7 @@ accounts = _table(
     Column("opening_balance", Money, nullable=False, server_default=text("0")),
     Column("credit_limit", Money),
     Column("blocked", String(1), nullable=False, server_default="N"),
-    # O open, I inactive, S suspended, C closed
+    # O open, I inactive, S suspended, E exported, C closed
     Column("bill_status", String(1), nullable=False, server_default="O"),
     Column("activation_date", Date),
     Column("expiration_date", Date),
@@ -179,11 +214,8 @@ accounts = _table(
     Column("h323_password", String(128)),
     # 1 universal, 2 phone line, 3 mobile, 4 Internet access, 5 IPTV
     Column("i_account_role", Integer, nullable=False, server_default=text("1")),
-    Column("phone1", String(64)),
-    Column("firstname", String(120)),
-    Column("lastname", String(120)),
-    Column("companyname", String(120)),
-    Column("email", String(255)),
+    # The older way to store features: one letter for each.
+    Column("service_flags", String(64)),
     Column("time_zone_name", String(64), nullable=False, server_default="UTC"),
     Column("issue_date", Moment, nullable=False),
     Column(
@@ -199,13 +231,105 @@ accounts = _table(
         ),
     ),
     CheckConstraint("blocked IN ('Y', 'N')"),
-    CheckConstraint("bill_status IN ('O', 'I', 'S', 'C')"),
+    CheckConstraint("bill_status IN ('O', 'I', 'S', 'E', 'C')"),
     CheckConstraint("billing_model IN (-1, 0, 1, 2, 4)"),
     UniqueConstraint("i_env", "id"),
     Index("Accounts_customer", "i_customer"),
     Index("Accounts_master", "i_master_account"),
     # The billing clock looks for what is due by status and dates, each minute.
     Index("Accounts_due", "bill_status", "expiration_date", "activation_date"),
+    sqlite_autoincrement=True,
+)
+
+# Who uses an account. Apart from it, so that a change of address costs a change of balance nothing.
+subscribers = _table(
+    "Subscribers",
+    Column("i_subscriber", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account"), nullable=False, unique=True),
+    Column("salutation", String(120)),
+    Column("firstname", String(120)),
+    Column("midinit", String(120)),
+    Column("lastname", String(120)),
+    Column("companyname", String(120)),
+    Column("baddr1", String(120)),
+    Column("address_line_2", String(120)),
+    Column("city", String(120)),
+    Column("state", String(120)),
+    Column("zip", String(120)),
+    Column("country", String(120)),
+    Column("email", String(255)),
+    Column("phone1", String(64)),
+    Column("phone2", String(64)),
+    Column("faxnum", String(64)),
+    sqlite_autoincrement=True,
+)
+
+# The add-on products of an account. The billing clock makes them effective and removes them.
+account_addons = _table(
+    "Account_Addons",
+    Column("i_account_addon", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account"), nullable=False),
+    Column("i_product", _of("Products", "i_product"), nullable=False),
+    Column("addon_priority", Integer, nullable=False, server_default=text("10")),
+    Column("addon_effective_from", Moment, nullable=False),
+    Column("addon_effective_to", Moment),
+    Column("effective", String(1), nullable=False, server_default="Y"),
+    CheckConstraint("effective IN ('Y', 'N')"),
+    UniqueConstraint("i_account", "i_product"),
+    Index("Account_Addons_begin", "effective", "addon_effective_from"),
+    Index("Account_Addons_end", "addon_effective_to"),
+    sqlite_autoincrement=True,
+)
+
+# Service features: of an account, a customer, a customer site or a product. The attribute
+# flag_value is the feature's switch: Y, N, ~ as the product has it, ^ as the customer has it.
+# Several values of an attribute stand on lines of their own; i_access_policy is the value of the
+# attribute access_policy.
+service_attribute_values = _table(
+    "Service_Attribute_Values",
+    Column("i_service_attribute_value", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account")),
+    Column("i_customer", _of("Customers", "i_customer")),
+    Column("i_customer_site", _of("Customer_Sites", "i_customer_site")),
+    Column("i_product", _of("Products", "i_product")),
+    Column("service_feature", String(64), nullable=False),
+    Column("attribute", String(64), nullable=False),
+    Column("value", String(1000)),
+    Column("i_access_policy", Number),
+    _one_of("i_account", "i_customer", "i_customer_site", "i_product"),
+    UniqueConstraint("i_account", "service_feature", "attribute"),
+    UniqueConstraint("i_customer", "service_feature", "attribute"),
+    UniqueConstraint("i_customer_site", "service_feature", "attribute"),
+    UniqueConstraint("i_product", "service_feature", "attribute"),
+    sqlite_autoincrement=True,
+)
+
+# What an operator wants to know of each account or customer beside what is known anyway.
+custom_fields = _table(
+    "Custom_Fields",
+    Column("i_custom_field", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("entity", String(10), nullable=False),
+    Column("name", String(64), nullable=False),
+    CheckConstraint("entity IN ('account', 'customer')"),
+    UniqueConstraint("i_env", "entity", "name"),
+    sqlite_autoincrement=True,
+)
+
+custom_field_values = _table(
+    "Custom_Field_Values",
+    Column("i_custom_field_value", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_custom_field", _of("Custom_Fields", "i_custom_field"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account")),
+    Column("i_customer", _of("Customers", "i_customer")),
+    Column("db_value", String(1000), nullable=False),
+    _one_of("i_account", "i_customer"),
+    UniqueConstraint("i_account", "i_custom_field"),
+    UniqueConstraint("i_customer", "i_custom_field"),
     sqlite_autoincrement=True,
 )
 

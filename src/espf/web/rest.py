@@ -28,6 +28,8 @@ from espf.billing import (
     accounts,
     aliases,
     connections,
+    custom_fields,
+    customer_sites,
     customers,
     dids,
     follow_me,
@@ -37,9 +39,11 @@ from espf.billing import (
     payments,
     products,
     quotas,
+    service_features,
     sim_cards,
 )
-from espf.billing.fields import Key, Params
+from espf.billing.custom_fields import CustomFields
+from espf.billing.fields import Key, Page, Params
 from espf.billing.scope import Result, Scope
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -68,10 +72,13 @@ class Method(Generic[P]):
     writes: bool = False
 
 
+_ACCOUNT_FIELDS, _CUSTOMER_FIELDS = CustomFields("account"), CustomFields("customer")
+
 METHODS: Mapping[str, Method[Any]] = {
     "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
     "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
     "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
+    "Account/move_account": Method(accounts.MoveAccount, accounts.move, writes=True),
     "Account/get_account_info": Method(accounts.GetAccount, accounts.get_info),
     "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
     "Account/make_transaction": Method(
@@ -92,6 +99,16 @@ METHODS: Mapping[str, Method[Any]] = {
         follow_me.DeleteNumber, follow_me.delete_number, writes=True
     ),
     "Account/get_full_vd_counter_info": Method(quotas.OfAccount, quotas.get_full_vd_counter_info),
+    "Account/get_service_features": Method(service_features.OfAccount, service_features.get),
+    "Account/update_service_features": Method(
+        service_features.UpdateOfAccount, service_features.update_fields, writes=True
+    ),
+    "Account/add_custom_field": Method(custom_fields.NewField, _ACCOUNT_FIELDS.add, writes=True),
+    "Account/get_custom_fields_schema": Method(custom_fields.NoParams, _ACCOUNT_FIELDS.get_schema),
+    "Account/get_custom_fields_values": Method(custom_fields.OfAccount, _ACCOUNT_FIELDS.get_values),
+    "Account/update_custom_fields_values": Method(
+        custom_fields.UpdateOfAccount, _ACCOUNT_FIELDS.update_values, writes=True
+    ),
     "Customer/add_customer": Method(customers.AddCustomer, customers.add, writes=True),
     "Customer/update_customer": Method(
         customers.UpdateCustomer, customers.update_fields, writes=True
@@ -101,7 +118,36 @@ METHODS: Mapping[str, Method[Any]] = {
     ),
     "Customer/get_customer_info": Method(customers.GetCustomer, customers.get_info),
     "Customer/get_customer_list": Method(customers.ListCustomers, customers.get_list),
+    "Customer/get_service_features": Method(service_features.OfCustomer, service_features.get),
+    "Customer/update_service_features": Method(
+        service_features.UpdateOfCustomer, service_features.update_fields, writes=True
+    ),
+    "Customer/add_custom_field": Method(custom_fields.NewField, _CUSTOMER_FIELDS.add, writes=True),
+    "Customer/get_custom_fields_schema": Method(
+        custom_fields.NoParams, _CUSTOMER_FIELDS.get_schema
+    ),
+    "Customer/get_custom_fields_values": Method(
+        custom_fields.OfCustomer, _CUSTOMER_FIELDS.get_values
+    ),
+    "Customer/update_custom_fields_values": Method(
+        custom_fields.UpdateOfCustomer, _CUSTOMER_FIELDS.update_values, writes=True
+    ),
+    "Customer/add_customer_site": Method(customer_sites.AddSite, customer_sites.add, writes=True),
+    "Customer/get_customer_site_list": Method(customer_sites.ListSites, customer_sites.get_list),
+    "Customer/get_site_service_features": Method(service_features.OfSite, service_features.get),
+    "Customer/update_site_service_features": Method(
+        service_features.UpdateOfSite, service_features.update_fields, writes=True
+    ),
+    "DiscountPlan/add_discount_plan": Method(
+        products.NewDiscountPlan, products.add_discount_plan, writes=True
+    ),
+    "DiscountPlan/get_discount_plan_list": Method(Page, products.get_discount_plan_list),
     "Product/add_product": Method(products.AddProduct, products.add, writes=True),
+    "Product/update_product": Method(products.UpdateProduct, products.update_fields, writes=True),
+    "Product/get_service_features": Method(service_features.OfProduct, service_features.get),
+    "Product/update_service_features": Method(
+        service_features.UpdateOfProduct, service_features.update_fields, writes=True
+    ),
     "Product/get_product_info": Method(products.GetProduct, products.get_info),
     "Product/get_product_list": Method(products.ListProducts, products.get_list),
     "Product/add_accessibility": Method(
