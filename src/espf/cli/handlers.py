@@ -317,12 +317,18 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
 @click.argument("name")
 @json_option
 def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
-    """List the event types that a handler supports, and which it is subscribed to."""
+    """List the event types that a handler supports, and which it is subscribed to.
+
+    A type that was subscribed to by another of its names stands there under that one.
+    """
     with office() as at, at.database.read() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         on = set(subscriptions.subscriptions(connection, found))
         rows = [
-            {"event_type": event_type, "subscribed": event_type in on}
+            {
+                "event_type": found.spellings.get(event_type, event_type),
+                "subscribed": event_type in on,
+            }
             for event_type in subscriptions.supported_types(connection, found)
         ]
     show(rows, ["event_type", "subscribed"], as_json=as_json)
