@@ -16,6 +16,7 @@ from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
 from espf.web.espf_api import MAX_BODY, NewEvent
+from espf.web.rest import METHODS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -131,6 +132,11 @@ def test_the_limits_in_the_documents_are_those_of_the_code():
     assert f"at most {MAX_VARIABLES // 1024} K characters" in api
     assert f"{LONGEST_BODY // 1024} Ki characters are kept, of a reason {LONGEST_REASON};" in log
     assert f"at most {LONGEST_VALUE} characters" in log
+
+
+def test_every_method_of_the_billing_api_is_documented():
+    words = set(re.findall(r"\w+", (REFERENCE / "rest-api.md").read_text()))
+    assert {name.partition("/")[2] for name in METHODS} <= words
 
 
 def anchors(page):
