@@ -10,7 +10,7 @@ time of its failure there.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -54,7 +54,7 @@ NO_SUBSCRIBER = "no subscriber"
 class Wanted:
     """What the worker wants to read for one handler.
 
-    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, ``recent``: see
+    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, see
     ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
     worker can take; ``due_room`` how many that are due (among them those it has already), None:
     nobody asks for these now; ``refill`` lanes to go on with, each at these positions.
@@ -66,6 +66,11 @@ class Wanted:
     room: int
     due_room: int | None
     refill: Sequence[tuple[str, Sequence[int]]] = ()
+
+    @property
+    def only_new(self) -> bool:
+        """Whether one statement reads it."""
+        return self.due_room is None and not self.refill and not self.start.expected
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,15 @@ class Start:
     suspects: Mapping[int, int] = field(default_factory=dict)
     expected: Sequence[int] = ()
 
-    def after(self, running: Collection[int]) -> int:
-        """The position, when these transactions are running."""
-        freed = (position for number, position in self.suspects.items() if number not in running)
-        return min([self.reached, *freed])
-
 
 @dataclass
 class Found:
     """What there was.
 
     New notifications, each with whether an earlier one of its lane waits; due ones; followers by
-    lane, in the same form as new ones; and the seconds until the next one is due. ``running`` are
-    the transactions whose events cannot be seen yet, ``unseen`` positions that cannot. ``late`` are
-    those that were expected.
+    lane, in the same form as new ones; and the seconds until the next one is due. With what is new:
+    ``running`` are the transactions whose events cannot be seen yet, ``unseen`` positions that
+    cannot; ``late`` are those that were expected.
     """
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
@@ -306,30 +306,22 @@ class Queue:
 
     def read(self, connection: Connection, wanted: Sequence[Wanted]) -> list[Found]:
         """Everything that a worker wants for its handlers, in one picture of the database."""
-        dialect = self._database.dialect
-        running = dialect.running(connection)
-        found = [Found(running=running) for _ in wanted]
+        found = [Found() for _ in wanted]
         pairs = list(zip(wanted, found, strict=True))
         self._read_due(connection, [pair for pair in pairs if pair[0].due_room is not None])
         self._read_refills(connection, wanted, found)
         asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
-            self._read_new(connection, asked, running)
+            self._read_new(connection, asked)
         return found
 
-    def _read_new(
-        self,
-        connection: Connection,
-        asked: Sequence[tuple[Wanted, Found]],
-        running: Collection[int],
-    ) -> None:
+    def _read_new(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         dialect = self._database.dialect
-        items = [
-            (one.i_event_handler, one.shards, one.start.after(running), one.room)
-            for one, _ in asked
-        ]
-        rows = dialect.for_each(connection, self._read.new, _NEW_NAMES, items)
+        items = [(one.i_event_handler, one.shards, one.start.reached, one.room) for one, _ in asked]
+        suspects = [one.start.suspects for one, _ in asked]
+        rows, running = dialect.read_on(connection, self._read.new, _NEW_NAMES, items, suspects)
         for (one, into), (handler, _, after, _), some in zip(asked, items, rows, strict=True):
+            into.running = running
             into.new = _notifications(handler, some)
             expected = one.start.expected
             if expected:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event, update
 
 from espf import journal, overview, restarts, subscriptions
+from espf.db.dialect import MANY
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.leases import Leases
@@ -876,6 +877,26 @@ def test_an_event_of_a_younger_transaction_that_took_its_number_first_is_read(bo
         for _ in range(3):
             assert reading.read().new == [] or books.database.dialect.running_lag_seconds
     assert late in reading.until([late])
+
+
+@pytest.mark.databases("postgresql")
+def test_one_transaction_with_many_numbers_hides_nothing(books, monkeypatch):
+    """Each savepoint that writes has a number; an event may be committed behind any of them."""
+    reading = Reading(books, books.handler())
+    variables = {"i_account": 7}
+    for most in (2, 1000):
+        monkeypatch.setattr("espf.db.postgresql.MOST_ABOVE", most)
+        with books.database.begin() as great:
+            late = books.queue.create_event(great, 1, "Account/Blocked", variables)
+            # As long as nobody who began later has ended, no snapshot lists these.
+            for _ in range(5):
+                with great.begin_nested():
+                    books.queue.create_event(great, 1, "Account/Blocked", {"i_account": 8})
+            running = reading.read().running
+            assert (MANY in running) == (most == 2)
+            passed = books.create(i_account=9)
+            assert late not in reading.until([passed])
+        assert late in reading.until([late])
 
 
 # Again

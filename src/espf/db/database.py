@@ -122,6 +122,22 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, transaction)
 
+    async def look(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``work(connection, ...)``, a single SELECT, as ``fetch`` does, but sooner.
+
+        Where the dialect says so there is no transaction around it, which takes two round trips.
+        """
+        if not self.dialect.one_look:
+            return await self.fetch(work, *args, **kwargs)
+
+        def statement() -> T:
+            with self._translated(), self._engine.connect() as connection:
+                return work(connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, statement)
+
     def now(self, connection: Connection) -> datetime:
         """The database's clock: the only one that decides when something is due."""
         moment = to_moment(connection.exec_driver_sql(f"SELECT {self.dialect.now}").scalar_one())

@@ -52,6 +52,9 @@ class Reader:
             return
         for runner, wanted in asking:
             runner.read_begins(wanted)
-        found = await self._database.fetch(self._queue.read, [wanted for _, wanted in asking])
+        everything = [wanted for _, wanted in asking]
+        only_new = all(wanted.only_new for wanted in everything)
+        read = self._database.look if only_new else self._database.fetch
+        found = await read(self._queue.read, everything)
         for (runner, wanted), one in zip(asking, found, strict=True):
             runner.read_ended(wanted, one)
