@@ -45,12 +45,11 @@ LOCK_SECONDS = 10
 FLOOD = 20
 FLOOD_SECONDS = 0.1
 
-#: While nobody sleeps: how often to look, and after how long without a commit to go to sleep.
+#: While nobody sleeps: how often to look for work, and how often to see whether so few numbers are
+#: given meanwhile that it is better to sleep and be called.
 LOOK_SECONDS = 0.004
-SLEEP_AFTER_SECONDS = 0.05
-
-#: How often to find out whether it is quiet enough for that.
-DOZE_SECONDS = 0.02
+DOZE_SECONDS = 0.05
+CALM = 5
 
 _AWAKE, _ASLEEP = 1, 2
 
@@ -111,15 +110,17 @@ class PostgresqlDialect(Dialect):
         self._called: list[float] = []
         # Transactions of ours that make no events, as a set in the order in which they began.
         self._eventless: dict[int, None] = {}
-        self._newest: int | None = None
+        # While awake: when to see whether to sleep, and the last number then.
         self._doze_at = 0.0
-        self._quiet_since = 0.0
+        self._number: int | None = None
 
     def engine(self) -> Engine:
         """See Dialect."""
         self._engine = engine = create_engine(
             self._url,
             pool_size=READERS + self.writers,
+            # The connection that was used last has the statements prepared.
+            pool_use_lifo=True,
             hide_parameters=True,
             # BEGIN and COMMIT are ours to say; see below.
             connect_args={"autocommit": True, "connect_timeout": CONNECT_SECONDS},
@@ -152,6 +153,8 @@ class PostgresqlDialect(Dialect):
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
             "jit": "off",
+            # To plan a read takes longer than the read; whatever the values, the plan is the same.
+            "plan_cache_mode": "force_generic_plan",
         }
         return "; ".join(f"SET {name} = {value}" for name, value in settings.items())
 
@@ -283,8 +286,7 @@ class PostgresqlDialect(Dialect):
             else:
                 await asyncio.sleep(LOOK_SECONDS)
                 if time.monotonic() >= self._doze_at:
-                    self._doze_at = time.monotonic() + DOZE_SECONDS
-                    await loop.run_in_executor(self._thread, self._fall_asleep)
+                    await loop.run_in_executor(self._thread, self._doze)
         except (psycopg.Error, DBAPIError, OSError):
             # The server is away, or not set up. Whoever looks for work will say so.
             self._hang_up()
@@ -322,16 +324,14 @@ class PostgresqlDialect(Dialect):
         while (call := connection.notifies()) is not None:
             count += 1
             if call.extra == _LOOK:
-                self._asleep = False
-                self._quiet_since = time.monotonic()
+                self._stay_awake()
         return count
 
     def _listen(self) -> psycopg.Connection[Any]:
         connection = self._own_connection()
         connection.execute(f"LISTEN {self.home}")
         self._listening = connection
-        self._quiet_since = 0.0
-        self._fall_asleep()
+        self._stay_awake()
         return connection
 
     def _own_connection(self) -> psycopg.Connection[Any]:
@@ -342,31 +342,30 @@ class PostgresqlDialect(Dialect):
         assert isinstance(connection, psycopg.Connection)
         return connection
 
-    def _fall_asleep(self) -> None:
-        """Ask to be called, when it has been quiet, or when somebody else sleeps already."""
+    def _doze(self) -> None:
+        """Ask to be called, when few numbers are given, or when somebody else sleeps already."""
         assert self._listening is not None
         row = self._listening.execute(
-            "SELECT last_value, (SELECT i_event FROM event_queue ORDER BY i_event DESC LIMIT 1) "
-            "FROM worker_sleeps"
+            "SELECT s.last_value, n.last_value FROM worker_sleeps s, event_queue_i_event_seq n"
         ).fetchone()
         assert row is not None
-        now = time.monotonic()
-        flag, newest = row
-        if newest != self._newest:
-            self._newest, self._quiet_since = newest, now
-        if flag == _ASLEEP:
-            self._asleep = True
-        elif now - self._quiet_since >= SLEEP_AFTER_SECONDS:
+        flag, number = row
+        calm = self._number is not None and number - self._number <= CALM
+        self._doze_at, self._number = time.monotonic() + DOZE_SECONDS, number
+        if calm and flag != _ASLEEP:
             self._listening.execute("SELECT setval('worker_sleeps', %s)", [_ASLEEP])
-            self._asleep = True
+        self._asleep = calm or flag == _ASLEEP
 
     def _wake_up(self) -> None:
         """Have nobody called for a while; the others who sleep are to know."""
         assert self._listening is not None
         self._listening.execute("SELECT setval('worker_sleeps', %s)", [_AWAKE])
         self._listening.execute(f"NOTIFY {self.home}, '{_LOOK.decode()}'")
+        self._stay_awake()
+
+    def _stay_awake(self) -> None:
         self._asleep = False
-        self._quiet_since = time.monotonic()
+        self._doze_at, self._number = time.monotonic() + DOZE_SECONDS, None
 
     def _hang_up(self) -> None:
         self._asleep = False
