@@ -9,7 +9,7 @@ until then nothing behind it in its lane is delivered. A failed one that holds i
 time of its failure there.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -392,23 +392,21 @@ class Queue:
         self.journal.record_attempts(connection, applied, now, texts)
         journal.record(connection, [_orphan(one.result, now) for one in settled if not one.applied])
         done = [one.result.notification for one in applied if one.result.decision.status in DONE]
-        alone = [notification for notification in done if notification.alone]
-        self._remove(connection, alone)
-        shared = {n.position for n in done if not n.alone}
+        over, shared = _over(done)
+        self._remove(connection, over)
         # Others may finish the same events at this moment; whoever is last cleans up.
         if shared:
-            events = sorted({n.event.i_event for n in done if not n.alone})
+            events = sorted(shared)
             connection.exec_driver_sql(*self._database.dialect.lock_events(events)).all()
         stays = [
             one
             for one in applied
-            if one.result.decision.status not in DONE or one.result.notification.position in shared
+            if one.result.decision.status not in DONE
+            or one.result.notification.event.i_event in shared
         ]
         self._finish(connection, [one.result for one in stays if _is_plain(one.result)])
         _store(connection, [one for one in stays if not _is_plain(one.result)])
-        clean_up(
-            connection, self._database, {n.event.i_event: n.position for n in done if not n.alone}
-        )
+        clean_up(connection, self._database, shared)
         return settled
 
     def _finish(self, connection: Connection, results: Iterable[Result]) -> None:
@@ -434,23 +432,38 @@ class Queue:
             )
 
     def _remove(self, connection: Connection, notifications: Iterable[Notification]) -> None:
-        """Take notifications out with their events, which nobody else was notified of."""
-        by_handler: dict[int, list[Notification]] = defaultdict(list)
+        """Take notifications out with their events, of which nobody else was notified."""
+        events: dict[int, set[int]] = defaultdict(set)
+        positions: dict[int, list[int]] = defaultdict(list)
         for notification in notifications:
-            by_handler[notification.i_event_handler].append(notification)
+            events[notification.notified].add(notification.event.i_event)
+            positions[notification.i_event_handler].append(notification.position)
         dialect = self._database.dialect
-        for i_event_handler, some in sorted(by_handler.items()):
-            # The event first, as whoever restarts it locks it first. It may have been restarted for
-            # another handler in the meantime.
-            events = sorted(n.event.i_event for n in some)
+        # The events first, as whoever restarts one locks it first. It may have been restarted for
+        # another handler in the meantime.
+        for notified, some in sorted(events.items()):
+            as_read = f"{{t}}.notified = {notified}"
             connection.exec_driver_sql(
-                *dialect.delete_at("Event_Queue", "i_event", events, "{t}.notified = 1")
+                *dialect.delete_at("Event_Queue", "i_event", sorted(some), as_read)
             )
+        for i_event_handler, places in sorted(positions.items()):
             mine = f"{{t}}.i_event_handler = {i_event_handler}"
-            positions = sorted(n.position for n in some)
             connection.exec_driver_sql(
-                *dialect.delete_at("Event_Notifications", "position", positions, mine)
+                *dialect.delete_at("Event_Notifications", "position", sorted(places), mine)
             )
+
+
+def _over(done: Sequence[Notification]) -> tuple[list[Notification], dict[int, int]]:
+    """Notifications of events that all who were notified are done with now; the others' events.
+
+    The others as i_event -> position: these may be over, too.
+    """
+    met = Counter(n.event.i_event for n in done if n.notified > 1)
+    over = [n for n in done if n.notified == 1 or n.notified == met[n.event.i_event]]
+    if len(over) == len(done):
+        return over, {}
+    ends = {n.event.i_event for n in over}
+    return over, {n.event.i_event: n.position for n in done if n.event.i_event not in ends}
 
 
 def clean_up(connection: Connection, database: Database, positions: Mapping[int, int]) -> None:
@@ -543,7 +556,7 @@ def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
     position, attempts, shard, notified, i_event, i_env, event_type, variables, key = row[:9]
     event = Event(i_event, i_env, event_type, variables or "{}", key)
-    return Notification(i_event_handler, position, attempts, event, notified == 1, shard)
+    return Notification(i_event_handler, position, attempts, event, notified, shard)
 
 
 def _orphan(result: Result, now: datetime) -> journal.Entry:
