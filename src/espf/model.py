@@ -77,14 +77,14 @@ class Notification:
 
     ``position`` orders the notifications of a lane; it equals ``i_event``, but for a scheduled
     event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
-    ``alone``: no other handler was notified of the event. ``shard``: see ``shard_of``.
+    ``notified``: how many notifications of the event were made. ``shard``: see ``shard_of``.
     """
 
     i_event_handler: int
     position: int
     attempts: int
     event: Event
-    alone: bool = False
+    notified: int = 1
     shard: int = 0
 
 

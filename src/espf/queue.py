@@ -9,8 +9,8 @@ until then nothing behind it in its lane is delivered. A failed one that holds i
 time of its failure there.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -54,7 +54,7 @@ NO_SUBSCRIBER = "no subscriber"
 class Wanted:
     """What the worker wants to read for one handler.
 
-    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, ``recent``: see
+    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, see
     ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
     worker can take; ``due_room`` how many that are due (among them those it has already), None:
     nobody asks for these now; ``refill`` lanes to go on with, each at these positions.
@@ -66,6 +66,11 @@ class Wanted:
     room: int
     due_room: int | None
     refill: Sequence[tuple[str, Sequence[int]]] = ()
+
+    @property
+    def only_new(self) -> bool:
+        """Whether one statement reads it."""
+        return self.due_room is None and not self.refill and not self.start.expected
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,15 @@ class Start:
     suspects: Mapping[int, int] = field(default_factory=dict)
     expected: Sequence[int] = ()
 
-    def after(self, running: Collection[int]) -> int:
-        """The position, when these transactions are running."""
-        freed = (position for number, position in self.suspects.items() if number not in running)
-        return min([self.reached, *freed])
-
 
 @dataclass
 class Found:
     """What there was.
 
     New notifications, each with whether an earlier one of its lane waits; due ones; followers by
-    lane, in the same form as new ones; and the seconds until the next one is due. ``running`` are
-    the transactions whose events cannot be seen yet, ``unseen`` positions that cannot. ``late`` are
-    those that were expected.
+    lane, in the same form as new ones; and the seconds until the next one is due. With what is new:
+    ``running`` are the transactions whose events cannot be seen yet, ``unseen`` positions that
+    cannot; ``late`` are those that were expected.
     """
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
@@ -305,37 +305,46 @@ class Queue:
 
     def read(self, connection: Connection, wanted: Sequence[Wanted]) -> list[Found]:
         """Everything that a worker wants for its handlers, in one picture of the database."""
-        dialect = self._database.dialect
-        running = dialect.running(connection)
-        found = [Found(running=running) for _ in wanted]
+        found = [Found() for _ in wanted]
         pairs = list(zip(wanted, found, strict=True))
         self._read_due(connection, [pair for pair in pairs if pair[0].due_room is not None])
         self._read_refills(connection, wanted, found)
         asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
-            self._read_new(connection, asked, running)
+            self._read_new(connection, asked)
         return found
 
-    def _read_new(
-        self,
-        connection: Connection,
-        asked: Sequence[tuple[Wanted, Found]],
-        running: Collection[int],
-    ) -> None:
+    async def ask(self, wanted: Sequence[Wanted]) -> list[Found] | None:
+        """What ``read`` gives, without a thread; None: it cannot be had in this way."""
+        if not all(one.only_new for one in wanted):
+            return None
+        found = [Found() for _ in wanted]
+        asked = [pair for pair in zip(wanted, found, strict=True) if pair[0].room > 0]
+        if asked:
+            read = await self._database.ask_on(*self._reading_on(asked))
+            if read is None:
+                return None
+            _read_on(asked, *read)
+        return found
+
+    def _read_new(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         dialect = self._database.dialect
-        items = [
-            (one.i_event_handler, one.shards, one.start.after(running), one.room)
-            for one, _ in asked
-        ]
-        rows = dialect.for_each(connection, self._read.new, _NEW_NAMES, items)
-        for (one, into), (handler, _, after, _), some in zip(asked, items, rows, strict=True):
-            into.new = _notifications(handler, some)
-            expected = one.start.expected
+        _read_on(asked, *dialect.read_on(connection, *self._reading_on(asked)))
+        for one, into in asked:
+            after, expected = one.start.reached, one.start.expected
             if expected:
                 into.late = self._read_at(connection, one, expected)
             if into.new or expected:
                 upto = into.new[-1][0].position if into.new else after
-                into.unseen = dialect.unseen(connection, handler, after, upto, expected)
+                into.unseen = dialect.unseen(connection, one.i_event_handler, after, upto, expected)
+
+    def _reading_on(
+        self, asked: Sequence[tuple[Wanted, Found]]
+    ) -> tuple[str, Mapping[str, str], list[tuple[int, ...]], list[Mapping[int, int]]]:
+        items: list[tuple[int, ...]] = [
+            (one.i_event_handler, one.shards, one.start.reached, one.room) for one, _ in asked
+        ]
+        return self._read.new, _NEW_NAMES, items, [one.start.suspects for one, _ in asked]
 
     def _read_due(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         if not asked:
@@ -399,23 +408,21 @@ class Queue:
         self.journal.record_attempts(connection, applied, now, texts)
         journal.record(connection, [_orphan(one.result, now) for one in settled if not one.applied])
         done = [one.result.notification for one in applied if one.result.decision.status in DONE]
-        alone = [notification for notification in done if notification.alone]
-        self._remove(connection, alone)
-        shared = {n.position for n in done if not n.alone}
+        over, shared = _over(done)
+        self._remove(connection, over)
         # Others may finish the same events at this moment; whoever is last cleans up.
         if shared:
-            events = sorted({n.event.i_event for n in done if not n.alone})
+            events = sorted(shared)
             connection.exec_driver_sql(*self._database.dialect.lock_events(events)).all()
         stays = [
             one
             for one in applied
-            if one.result.decision.status not in DONE or one.result.notification.position in shared
+            if one.result.decision.status not in DONE
+            or one.result.notification.event.i_event in shared
         ]
         self._finish(connection, [one.result for one in stays if _is_plain(one.result)])
         _store(connection, [one for one in stays if not _is_plain(one.result)])
-        clean_up(
-            connection, self._database, {n.event.i_event: n.position for n in done if not n.alone}
-        )
+        clean_up(connection, self._database, shared)
         return settled
 
     def _finish(self, connection: Connection, results: Iterable[Result]) -> None:
@@ -441,23 +448,38 @@ class Queue:
             )
 
     def _remove(self, connection: Connection, notifications: Iterable[Notification]) -> None:
-        """Take notifications out with their events, which nobody else was notified of."""
-        by_handler: dict[int, list[Notification]] = defaultdict(list)
+        """Take notifications out with their events, of which nobody else was notified."""
+        events: dict[int, set[int]] = defaultdict(set)
+        positions: dict[int, list[int]] = defaultdict(list)
         for notification in notifications:
-            by_handler[notification.i_event_handler].append(notification)
+            events[notification.notified].add(notification.event.i_event)
+            positions[notification.i_event_handler].append(notification.position)
         dialect = self._database.dialect
-        for i_event_handler, some in sorted(by_handler.items()):
-            # The event first, as whoever restarts it locks it first. It may have been restarted for
-            # another handler in the meantime.
-            events = sorted(n.event.i_event for n in some)
+        # The events first, as whoever restarts one locks it first. It may have been restarted for
+        # another handler in the meantime.
+        for notified, some in sorted(events.items()):
+            as_read = f"{{t}}.notified = {notified}"
             connection.exec_driver_sql(
-                *dialect.delete_at("Event_Queue", "i_event", events, "{t}.notified = 1")
+                *dialect.delete_at("Event_Queue", "i_event", sorted(some), as_read)
             )
+        for i_event_handler, places in sorted(positions.items()):
             mine = f"{{t}}.i_event_handler = {i_event_handler}"
-            positions = sorted(n.position for n in some)
             connection.exec_driver_sql(
-                *dialect.delete_at("Event_Notifications", "position", positions, mine)
+                *dialect.delete_at("Event_Notifications", "position", sorted(places), mine)
             )
+
+
+def _over(done: Sequence[Notification]) -> tuple[list[Notification], dict[int, int]]:
+    """Notifications of events that all who were notified are done with now; the others' events.
+
+    The others as i_event -> position: these may be over, too.
+    """
+    met = Counter(n.event.i_event for n in done if n.notified > 1)
+    over = [n for n in done if n.notified == 1 or n.notified == met[n.event.i_event]]
+    if len(over) == len(done):
+        return over, {}
+    ends = {n.event.i_event for n in over}
+    return over, {n.event.i_event: n.position for n in done if n.event.i_event not in ends}
 
 
 def clean_up(connection: Connection, database: Database, positions: Mapping[int, int]) -> None:
@@ -482,10 +504,11 @@ def clean_up(connection: Connection, database: Database, positions: Mapping[int,
 _DONE = f"({', '.join(repr(str(status)) for status in sorted(DONE))})"
 
 # Every notification of an event is at the same place in its handler's work; so nothing has to be
-# searched for.
+# searched for. The sum keeps planners from beginning with all that waits.
 _NOBODY_WAITS = (
     "NOT EXISTS (SELECT 1 FROM Event_Handlers h JOIN Event_Notifications w "  # noqa: S608
-    "ON w.i_event_handler = h.i_event_handler AND w.position = coalesce({t}.position, {t}.i_event) "
+    "ON w.i_event_handler = h.i_event_handler + 0 "
+    "AND w.position = coalesce({t}.position, {t}.i_event) "
     f"WHERE w.status NOT IN {_DONE})"
 )
 _EVENT_IS_GONE = "NOT EXISTS (SELECT 1 FROM Event_Queue q WHERE q.i_event = {t}.i_event)"
@@ -540,6 +563,14 @@ def _next_attempt(decision: Decision, now: datetime) -> datetime | None:
     return now if decision.hold else None
 
 
+def _read_on(
+    asked: Sequence[tuple[Wanted, Found]], rows: Sequence[Sequence[Any]], running: frozenset[int]
+) -> None:
+    for (one, into), some in zip(asked, rows, strict=True):
+        into.running = running
+        into.new = _notifications(one.i_event_handler, some)
+
+
 def _notifications(
     i_event_handler: int, rows: Iterable[Sequence[Any]]
 ) -> list[tuple[Notification, bool]]:
@@ -550,7 +581,7 @@ def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
     position, attempts, shard, notified, i_event, i_env, event_type, variables, key = row[:9]
     event = Event(i_event, i_env, event_type, variables or "{}", key)
-    return Notification(i_event_handler, position, attempts, event, notified == 1, shard)
+    return Notification(i_event_handler, position, attempts, event, notified, shard)
 
 
 def _orphan(result: Result, now: datetime) -> journal.Entry:

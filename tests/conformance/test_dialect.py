@@ -422,12 +422,8 @@ async def test_when_one_worker_has_the_calls_stopped_the_others_do_not_sleep_on(
         )
         await asyncio.wait_for(waiting, 1.0)
         event(database, announce=False)
-        began = time.monotonic()
-        newest = second.dialect._newest
         async with asyncio.timeout(2.0):
-            while second.dialect._newest == newest:
-                await second.wait_for_work(5.0)
-        assert time.monotonic() - began < 0.5
+            await second.wait_for_work(5.0)
 
 
 @servers

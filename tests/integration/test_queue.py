@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event, update
 
 from espf import journal, overview, restarts, subscriptions
+from espf.db.dialect import MANY
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.leases import Leases
@@ -612,7 +613,7 @@ def test_what_only_one_handler_had_leaves_both_tables_in_the_batch_that_ends_it(
     handler = books.handler()
     books.create(i_account=7)
     (notification,) = books.waiting(handler)
-    assert notification.alone
+    assert notification.notified == 1
     books.settle(handler, FINISHED)
     assert books.live() == (0, 0)
 
@@ -621,7 +622,7 @@ def test_what_several_handlers_have_keeps_a_row_for_each_until_all_are_done(book
     first, second = books.handler("A"), books.handler("B")
     i_event = books.create(i_account=7)
     (notification,) = books.waiting(first)
-    assert not notification.alone
+    assert notification.notified == 2
     books.settle(first, FINISHED)
     assert [(row["i_event_handler"], row["status"]) for row in books.rows()] == [
         (first.i_event_handler, "finished"),
@@ -636,6 +637,28 @@ def test_what_several_handlers_have_keeps_a_row_for_each_until_all_are_done(book
     assert books.live() == (0, 0)
 
 
+def test_what_several_handlers_are_done_with_in_one_batch_leaves_both_tables_in_it(books):
+    handlers = [books.handler(name) for name in "ABC"]
+    numbers = [books.create(i_account=n) for n in range(3)]
+    tried = [n for handler in handlers for n in books.waiting(handler)]
+    # All are done with the first, two of three with the second, and the third fails for one.
+    results = [
+        Result(n, "X", 1, RETRY if (at, n.i_event_handler) == (2, 1) else FINISHED, 1)
+        for n in tried
+        if (at := numbers.index(n.event.i_event), n.i_event_handler) != (1, 3)
+    ]
+    books.store(results)
+    assert sorted((row["i_event"], row["status"]) for row in books.rows()) == [
+        (numbers[1], "finished"),
+        (numbers[1], "finished"),
+        (numbers[1], "queued"),
+        (numbers[2], "finished"),
+        (numbers[2], "finished"),
+        (numbers[2], "queued"),
+    ]
+    assert books.live() == (2, 6)
+
+
 def test_an_event_that_came_back_for_another_handler_survives_the_end_of_the_first(books):
     first, second = books.handler("A"), books.handler("B")
     i_event = books.create(i_account=7)
@@ -644,7 +667,7 @@ def test_an_event_that_came_back_for_another_handler_survives_the_end_of_the_fir
     books.restart(i_event, first)
     # It is read as the only one's, and meanwhile it comes back for another, too.
     (notification,) = books.waiting(first)
-    assert notification.alone
+    assert notification.notified == 1
     books.restart(i_event, second)
     books.store([Result(notification, "A", 1, FINISHED, 1)])
     assert numbers(books.waiting(second)) == [i_event]
@@ -876,6 +899,26 @@ def test_an_event_of_a_younger_transaction_that_took_its_number_first_is_read(bo
         for _ in range(3):
             assert reading.read().new == [] or books.database.dialect.running_lag_seconds
     assert late in reading.until([late])
+
+
+@pytest.mark.databases("postgresql")
+def test_one_transaction_with_many_numbers_hides_nothing(books, monkeypatch):
+    """Each savepoint that writes has a number; an event may be committed behind any of them."""
+    reading = Reading(books, books.handler())
+    variables = {"i_account": 7}
+    for most in (2, 1000):
+        monkeypatch.setattr("espf.db.postgresql.MOST_ABOVE", most)
+        with books.database.begin() as great:
+            late = books.queue.create_event(great, 1, "Account/Blocked", variables)
+            # As long as nobody who began later has ended, no snapshot lists these.
+            for _ in range(5):
+                with great.begin_nested():
+                    books.queue.create_event(great, 1, "Account/Blocked", {"i_account": 8})
+            running = reading.read().running
+            assert (MANY in running) == (most == 2)
+            passed = books.create(i_account=9)
+            assert late not in reading.until([passed])
+        assert late in reading.until([late])
 
 
 # Again

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espf.db.dialect import MANY
 from espf.queue import Start
 from espf.worker import frontier as frontier_module
 from espf.worker.frontier import Frontier
@@ -81,20 +82,28 @@ def run(script, read, *, lag=None):
     return database, seen
 
 
+def after(start, running):
+    """Where a read begins while these transactions run."""
+    ended = (position for number, position in start.suspects.items() if number not in running)
+    return min([start.reached, *ended])
+
+
 def page(database, after, room):
     rows = sorted(position for position in database.visible if position > after)
     return rows[:room], len(rows) < room
 
 
 @settings(max_examples=300)
-@given(steps)
-def test_where_running_transactions_are_known_nothing_is_lost(script):
-    """As on PostgreSQL."""
+@given(steps, st.integers(0, 9))
+def test_where_running_transactions_are_known_nothing_is_lost(script, most):
+    """As on PostgreSQL; also when those that began last are too many to name."""
 
     def read(database, frontier, now, room, seen):
         running = frozenset(database.open)
-        rows, complete = page(database, frontier.start.after(running), room)
+        rows, complete = page(database, after(frontier.start, running), room)
         seen.update(rows)
+        named = frozenset(sorted(running)[:most])
+        running = named if named == running else named | {MANY}
         frontier.ended(running, max(rows, default=0), now, complete=complete)
 
     database, seen = run(script, read)
@@ -120,16 +129,15 @@ def test_where_unseen_positions_are_known_nothing_is_lost(script, limit, age):
 
     def read(database, frontier, now, room, seen):
         start = frontier.start
-        after = start.after(())
-        rows, complete = page(database, after, room)
+        rows, complete = page(database, start.reached, room)
         late = {position for position in start.expected if position in database.visible}
         seen.update(rows, late)
-        upto = max(rows, default=after)
+        upto = max(rows, default=start.reached)
         numbers = {position for positions in database.open.values() for position in positions}
         for position in numbers:
             taken.setdefault(position, now)
         written = {position for position in numbers if taken[position] <= now - age * LAG}
-        unseen = {p for p in written if after < p <= upto or p in start.expected}
+        unseen = {p for p in written if start.reached < p <= upto or p in start.expected}
         frontier.ended((), max(rows, default=0), now, complete=complete, unseen=unseen)
 
     usual, frontier_module.MOST_UNSEEN = frontier_module.MOST_UNSEEN, limit
@@ -150,7 +158,7 @@ def test_what_a_list_does_not_show_yet_is_found_when_the_list_is_at_most_so_old(
         for transaction in database.open:
             began.setdefault(transaction, now)
         running = {t for t in database.open if began[t] <= now - age * LAG}
-        rows, complete = page(database, frontier.start.after(running), room)
+        rows, complete = page(database, after(frontier.start, running), room)
         seen.update(rows)
         frontier.ended(running, max(rows, default=0), now, complete=complete)
 
@@ -180,8 +188,18 @@ def test_a_transaction_that_runs_for_long_is_read_again_only_when_it_has_ended()
     frontier.ended((), 10, 0.0, complete=True)
     frontier.ended((7,), 20, 0.0, complete=True)
     frontier.ended((7,), 30, 0.0, complete=True)
-    assert frontier.start.after({7}) == 30
-    assert frontier.start.after(()) == 10
+    assert after(frontier.start, {7}) == 30
+    assert after(frontier.start, ()) == 10
+
+
+def test_one_of_too_many_to_name_is_read_from_where_they_were_met_when_it_has_a_name():
+    frontier = Frontier()
+    frontier.ended((), 10, 0.0, complete=True)
+    frontier.ended({7, MANY}, 30, 0.0, complete=True)
+    assert after(frontier.start, {7}) == 10
+    frontier.ended({7, 8}, 40, 0.0, complete=True)
+    assert after(frontier.start, {7, 8}) == 40
+    assert after(frontier.start, {7}) == 10
 
 
 def test_a_position_that_could_not_be_seen_is_asked_for_and_nothing_else():

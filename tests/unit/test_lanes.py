@@ -159,7 +159,8 @@ class Simulation:
         picture = deepcopy(self.database)
         picture.shards = set(self.owned)
         running = picture.running()
-        after = self.frontier.start.after(running)
+        start = self.frontier.start
+        after = min([start.reached, *(p for t, p in start.suspects.items() if t not in running)])
         self.pending_read = (
             room,
             running,

@@ -20,6 +20,9 @@ from espf.errors import EspfError
 #: Readers in threads at the same time.
 READERS = 4
 
+#: Stands for running transactions that are too many to name; no transaction has this number.
+MANY = 0
+
 
 class Dialect(ABC):
     """The secret that one database's file keeps."""
@@ -45,7 +48,7 @@ class Dialect(ABC):
     #: How long an event loop stands still, at most, for a write transaction to be over.
     standstill_seconds: ClassVar[float] = 0.0
 
-    #: For how long the last that was read may hide what comes before it, unknown to ``running`` and
+    #: For how long the last that was read may hide what comes before it, unknown to ``read_on`` and
     #: to ``unseen``; None: not at all.
     running_lag_seconds: ClassVar[float | None] = None
 
@@ -77,7 +80,7 @@ class Dialect(ABC):
         """
 
     def begin_numbering(self, connection: Connection) -> None:  # noqa: B027  (most need not)
-        """Have ``running`` know of this transaction before it takes a number for an event.
+        """Have ``read_on`` know of this transaction before it takes a number for an event.
 
         A trigger need not: whoever changed a billing table is known already.
         """
@@ -86,16 +89,8 @@ class Dialect(ABC):
     def next_position(self, connection: Connection) -> int:
         """Take the next number of the event sequence without making an event."""
 
-    @abstractmethod
-    def running(self, connection: Connection) -> frozenset[int]:
-        """The transactions whose events, numbered already, are not to be seen yet.
-
-        And perhaps some others. To be asked first in a read transaction. Empty where commits come
-        in the order of numbers.
-        """
-
     def make_no_events(self, connection: Connection) -> None:  # noqa: B027  (most need not)
-        """Say that this transaction makes no events: ``running`` need not name it."""
+        """Say that this transaction makes no events: ``read_on`` need not name it."""
 
     def unseen(
         self,
@@ -108,7 +103,7 @@ class Dialect(ABC):
         """Positions of a handler's work that is written, but cannot be seen in this transaction.
 
         Those after one position and up to another, and those among the ``expected``. Empty where
-        ``running`` knows, or where there is nothing to know.
+        ``read_on`` knows, or where there is nothing to know.
         """
         return frozenset()
 
@@ -132,6 +127,33 @@ class Dialect(ABC):
             cursor.execute(statement, dict(zip(names, values, strict=True)))
             found.append(cursor.fetchall())
         return found
+
+    def read_on(
+        self,
+        connection: Connection,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int]],
+        suspects: Sequence[Mapping[int, int]],  # noqa: ARG002  (for those that name some)
+    ) -> tuple[list[Sequence[Any]], frozenset[int]]:
+        """What ``for_each`` gives, and who is running, in one picture.
+
+        Running are the transactions whose events, numbered already, are not to be seen yet, and
+        perhaps some others; ``MANY`` stands for too many to name. None are named where commits come
+        in the order of numbers. ``suspects``, for each item: of transactions that ran once, where
+        to read from when they do not any more. ``{after}`` is lowered to the least of these.
+        """
+        return self.for_each(connection, select, names, items), frozenset()
+
+    async def ask_on(
+        self,
+        select: str,  # noqa: ARG002  (for those that can)
+        names: Mapping[str, str],  # noqa: ARG002
+        items: Sequence[Sequence[int]],  # noqa: ARG002
+        suspects: Sequence[Mapping[int, int]],  # noqa: ARG002
+    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+        """What ``read_on`` gives, in one round trip and without a thread; None: not here."""
+        return None
 
     def delete_at(
         self, table: str, column: str, numbers: Sequence[int], condition: str

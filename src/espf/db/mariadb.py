@@ -137,10 +137,6 @@ class MariadbDialect(Dialect):
         cursor.execute(f"DELETE FROM Event_Queue WHERE i_event = {position}")  # noqa: S608  (a number)
         return position
 
-    def running(self, connection: Connection) -> frozenset[int]:  # noqa: ARG002  (see unseen)
-        """See Dialect. The server's list of transactions may be old by any amount of time."""
-        return frozenset()
-
     def unseen(
         self,
         connection: Connection,
@@ -149,7 +145,10 @@ class MariadbDialect(Dialect):
         upto: int,
         expected: Sequence[int],
     ) -> frozenset[int]:
-        """See Dialect: what is written now, whoever has not committed it, less what can be seen."""
+        """See Dialect: what is written now, whoever has not committed it, less what can be seen.
+
+        The server's own list of transactions may be old by any amount of time.
+        """
         among = f" OR position IN ({', '.join(map(str, expected))})" if expected else ""
         statement = (
             "SELECT position FROM Event_Notifications FORCE INDEX (PRIMARY) "  # noqa: S608  (numbers)

@@ -1,7 +1,7 @@
 """PostgreSQL, 13 and later: a server, and as many workers on as many machines as wanted.
 
 ESPF's tables live in a schema of their own beside the billing's. Transactions that overlap may
-commit out of the order of their numbers; ``running`` says what is not to be seen yet. A worker
+commit out of the order of their numbers; ``read_on`` says what is not to be seen yet. A worker
 that finds nothing to do sleeps until it is notified, which a trigger does only while one sleeps:
 to notify at every commit would make the billing's commits wait for one another.
 """
@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import READERS, Dialect
+from espf.db.dialect import MANY, READERS, Dialect
 from espf.db.postgresql_triggers import PostgresqlTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
@@ -45,12 +45,11 @@ LOCK_SECONDS = 10
 FLOOD = 20
 FLOOD_SECONDS = 0.1
 
-#: While nobody sleeps: how often to look, and after how long without a commit to go to sleep.
+#: While nobody sleeps: how often to look for work, and how often to see whether so few numbers are
+#: given meanwhile that it is better to sleep and be called.
 LOOK_SECONDS = 0.004
-SLEEP_AFTER_SECONDS = 0.05
-
-#: How often to find out whether it is quiet enough for that.
-DOZE_SECONDS = 0.02
+DOZE_SECONDS = 0.05
+CALM = 5
 
 _AWAKE, _ASLEEP = 1, 2
 
@@ -75,15 +74,19 @@ _REFUSAL = re.compile(
 #: Spells types.
 _TYPES = postgresql.dialect()  # type: ignore[no-untyped-call]
 
-# The active are asked after the snapshot is taken; prepared transactions are not among them.
-_SNAPSHOT = """
-SELECT pg_current_snapshot()::text AS snapshot, ARRAY(
-  SELECT backend_xid::text FROM pg_stat_get_activity(NULL) WHERE backend_xid IS NOT NULL
-  UNION ALL SELECT transaction::text FROM pg_prepared_xacts
-) AS active
+# A snapshot lists who ran below its upper end, which is past the last transaction that has *ended*:
+# others may run above it. age() looks at the number that will be given next, and does so after the
+# snapshot was taken: whoever ran then, or may have ended since, has a number below that.
+_PICTURE = """
+WITH picture AS MATERIALIZED (
+  SELECT pg_current_snapshot()::text AS snapshot,
+    age(pg_snapshot_xmax(pg_current_snapshot())::xid) AS above
+)
 """
 
-_EPOCH, _HALF = 2**32, 2**31
+#: Numbers above the upper end of a snapshot that are named: one transaction may have a million,
+#: when it has savepoints.
+MOST_ABOVE = 1000
 
 
 class PostgresqlDialect(Dialect):
@@ -102,20 +105,22 @@ class PostgresqlDialect(Dialect):
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._listening: psycopg.Connection[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espf-listen")
-        self._beside: psycopg.Connection[Any] | None = None
         self._asleep = False
         self._called: list[float] = []
         # Transactions of ours that make no events, as a set in the order in which they began.
         self._eventless: dict[int, None] = {}
-        self._newest: int | None = None
+        self._asking: psycopg.AsyncConnection[Any] | None = None
+        # While awake: when to see whether to sleep, and the last number then.
         self._doze_at = 0.0
-        self._quiet_since = 0.0
+        self._number: int | None = None
 
     def engine(self) -> Engine:
         """See Dialect."""
         self._engine = engine = create_engine(
             self._url,
             pool_size=READERS + self.writers,
+            # The connection that was used last has the statements prepared.
+            pool_use_lifo=True,
             hide_parameters=True,
             # BEGIN and COMMIT are ours to say; see below.
             connect_args={"autocommit": True, "connect_timeout": CONNECT_SECONDS},
@@ -148,6 +153,8 @@ class PostgresqlDialect(Dialect):
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
             "jit": "off",
+            # To plan a read takes longer than the read; whatever the values, the plan is the same.
+            "plan_cache_mode": "force_generic_plan",
         }
         return "; ".join(f"SET {name} = {value}" for name, value in settings.items())
 
@@ -169,41 +176,12 @@ class PostgresqlDialect(Dialect):
         """See Dialect: taking a number gives a transaction no number of its own."""
         connection.exec_driver_sql("SELECT pg_current_xact_id()")
 
-    def running(self, connection: Connection) -> frozenset[int]:
-        """See Dialect.
-
-        A snapshot lists who ran below its upper end, which is past the last transaction that has
-        *ended*: others may run above it. Those who still do are among the active; those who have
-        ended since lie below the upper end of a later snapshot.
-        """
-        # Straight from the driver: an event that has just been committed waits for this.
-        cursor = connection.connection.cursor()
-        cursor.execute(_SNAPSHOT)
-        snapshot, active = cursor.fetchall()[0]
-        _, end, listed = str(snapshot).split(":")
-        beside = self._second_view().execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
-        later = beside.fetchone()
-        assert later is not None
-        running = set(map(int, listed.split(","))) if listed else set()
-        running.update(range(int(end), int(later[0])))
-        # The active tell only the lower half of their numbers; none is far from the end.
-        for low in active:
-            distance = (int(low) - int(end) + _HALF) % _EPOCH - _HALF
-            running.add(int(end) + distance)
-        return frozenset(number for number in running if number not in self._eventless)
-
     def make_no_events(self, connection: Connection) -> None:
         """See Dialect. Otherwise each batch of results would have new events read twice."""
         number = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
         self._eventless[int(number)] = None
         if len(self._eventless) > MOST_EVENTLESS:
             del self._eventless[next(iter(self._eventless))]
-
-    def _second_view(self) -> psycopg.Connection[Any]:
-        """A connection for one look beside a transaction, which sees what it sees."""
-        if self._beside is None or self._beside.closed:
-            self._beside = self._own_connection()
-        return self._beside
 
     def for_each(
         self,
@@ -213,23 +191,66 @@ class PostgresqlDialect(Dialect):
         items: Sequence[Sequence[int | datetime]],
     ) -> list[Sequence[Any]]:
         """See Dialect: one statement for all."""
-        for name in names:
-            select = select.replace(f"{{{name}}}", f"w.{name}")
-        arrays = ", ".join(f"%s::{sql_type}[]" for sql_type in names.values())
-        statement = (
-            f"SELECT x.*, w.item FROM unnest({arrays}) WITH ORDINALITY "  # noqa: S608  (our own names)
-            f"AS w({', '.join(names)}, item) CROSS JOIN LATERAL ({select}) x"
-        )
+        wanted, values = _wanted(names, items)
+        select = _of_w(select, names)
+        statement = f"SELECT x.*, w.item FROM {wanted} CROSS JOIN LATERAL ({select}) x"  # noqa: S608
+        rows = connection.connection.cursor().execute(statement, values).fetchall()
+        return _by_item(rows, len(items))
+
+    def read_on(
+        self,
+        connection: Connection,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int]],
+        suspects: Sequence[Mapping[int, int]],
+    ) -> tuple[list[Sequence[Any]], frozenset[int]]:
+        """See Dialect: all in one statement, which has one picture of the database by itself."""
+        # Straight from the driver: an event that has just been committed waits for this.
         cursor = connection.connection.cursor()
-        columns = [list(column) for column in zip(*items, strict=True)]
-        cursor.execute(statement, columns)
-        rows = cursor.fetchall()
-        if len(items) == 1:
-            return [rows]
-        found: list[list[Any]] = [[] for _ in items]
-        for row in rows:
-            found[row[-1] - 1].append(row)
-        return list(found)
+        cursor.execute(*_read_on(select, names, items, suspects))
+        return self._found(cursor.fetchall(), len(items))
+
+    async def ask_on(
+        self,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int]],
+        suspects: Sequence[Mapping[int, int]],
+    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+        """See Dialect: on a connection of its own."""
+        try:
+            if self._asking is None:
+                self._asking = await self._async_connection()
+            cursor = await self._asking.execute(*_read_on(select, names, items, suspects))
+            return self._found(await cursor.fetchall(), len(items))
+        except BaseException:
+            self._ask_no_more()
+            raise
+
+    async def _async_connection(self) -> psycopg.AsyncConnection[Any]:
+        _, how = self._engine.dialect.create_connect_args(self._url)
+        connection = await psycopg.AsyncConnection.connect(
+            autocommit=True, connect_timeout=CONNECT_SECONDS, **how
+        )
+        await connection.execute(self._session())
+        return connection
+
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            self._asking.pgconn.finish()
+            self._asking = None
+
+    def _found(self, rows: Sequence[Any], items: int) -> tuple[list[Sequence[Any]], frozenset[int]]:
+        *_, snapshot, above, _ = rows[0]
+        found = _by_item([row for row in rows if row[0] is not None], items)
+        return found, self._running(snapshot, above)
+
+    def _running(self, snapshot: str, above: int) -> frozenset[int]:
+        _, end, listed = snapshot.split(":")
+        running = set(map(int, listed.split(","))) if listed else set()
+        running.update(range(int(end), int(end) + above) if above <= MOST_ABOVE else [MANY])
+        return frozenset(running.difference(self._eventless))
 
     def rows(
         self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
@@ -285,8 +306,7 @@ class PostgresqlDialect(Dialect):
             else:
                 await asyncio.sleep(LOOK_SECONDS)
                 if time.monotonic() >= self._doze_at:
-                    self._doze_at = time.monotonic() + DOZE_SECONDS
-                    await loop.run_in_executor(self._thread, self._fall_asleep)
+                    await loop.run_in_executor(self._thread, self._doze)
         except (psycopg.Error, DBAPIError, OSError):
             # The server is away, or not set up. Whoever looks for work will say so.
             self._hang_up()
@@ -324,16 +344,14 @@ class PostgresqlDialect(Dialect):
         while (call := connection.notifies()) is not None:
             count += 1
             if call.extra == _LOOK:
-                self._asleep = False
-                self._quiet_since = time.monotonic()
+                self._stay_awake()
         return count
 
     def _listen(self) -> psycopg.Connection[Any]:
         connection = self._own_connection()
         connection.execute(f"LISTEN {self.home}")
         self._listening = connection
-        self._quiet_since = 0.0
-        self._fall_asleep()
+        self._stay_awake()
         return connection
 
     def _own_connection(self) -> psycopg.Connection[Any]:
@@ -344,31 +362,30 @@ class PostgresqlDialect(Dialect):
         assert isinstance(connection, psycopg.Connection)
         return connection
 
-    def _fall_asleep(self) -> None:
-        """Ask to be called, when it has been quiet, or when somebody else sleeps already."""
+    def _doze(self) -> None:
+        """Ask to be called, when few numbers are given, or when somebody else sleeps already."""
         assert self._listening is not None
         row = self._listening.execute(
-            "SELECT last_value, (SELECT i_event FROM event_queue ORDER BY i_event DESC LIMIT 1) "
-            "FROM worker_sleeps"
+            "SELECT s.last_value, n.last_value FROM worker_sleeps s, event_queue_i_event_seq n"
         ).fetchone()
         assert row is not None
-        now = time.monotonic()
-        flag, newest = row
-        if newest != self._newest:
-            self._newest, self._quiet_since = newest, now
-        if flag == _ASLEEP:
-            self._asleep = True
-        elif now - self._quiet_since >= SLEEP_AFTER_SECONDS:
+        flag, number = row
+        calm = self._number is not None and number - self._number <= CALM
+        self._doze_at, self._number = time.monotonic() + DOZE_SECONDS, number
+        if calm and flag != _ASLEEP:
             self._listening.execute("SELECT setval('worker_sleeps', %s)", [_ASLEEP])
-            self._asleep = True
+        self._asleep = calm or flag == _ASLEEP
 
     def _wake_up(self) -> None:
         """Have nobody called for a while; the others who sleep are to know."""
         assert self._listening is not None
         self._listening.execute("SELECT setval('worker_sleeps', %s)", [_AWAKE])
         self._listening.execute(f"NOTIFY {self.home}, '{_LOOK.decode()}'")
+        self._stay_awake()
+
+    def _stay_awake(self) -> None:
         self._asleep = False
-        self._quiet_since = time.monotonic()
+        self._doze_at, self._number = time.monotonic() + DOZE_SECONDS, None
 
     def _hang_up(self) -> None:
         self._asleep = False
@@ -381,9 +398,64 @@ class PostgresqlDialect(Dialect):
         """See Dialect."""
         self._thread.shutdown()
         self._hang_up()
-        if self._beside is not None:
-            with suppress(psycopg.Error):
-                self._beside.close()
+        self._ask_no_more()
+
+
+# The least position of an item's suspects that have ended; MANY are seen as ended at any time.
+_ENDED = """(
+  SELECT min(s.position)
+  FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS s(item, number, position)
+  WHERE s.item = w.item AND pg_visible_in_snapshot(s.number::xid8, pg_current_snapshot())
+)"""
+
+
+def _wanted(
+    names: Mapping[str, str], items: Sequence[Sequence[int | datetime]]
+) -> tuple[str, list[Any]]:
+    """Items as a table ``w`` of a FROM clause, numbered from 1, and what is to be bound."""
+    arrays = ", ".join(f"%s::{sql_type}[]" for sql_type in names.values())
+    table = f"unnest({arrays}) WITH ORDINALITY AS w({', '.join(names)}, item)"
+    return table, [list(column) for column in zip(*items, strict=True)]
+
+
+def _of_w(select: str, names: Mapping[str, str]) -> str:
+    for name in names:
+        select = select.replace(f"{{{name}}}", f"w.{name}")
+    return select
+
+
+def _read_on(
+    select: str,
+    names: Mapping[str, str],
+    items: Sequence[Sequence[int]],
+    suspects: Sequence[Mapping[int, int]],
+) -> tuple[str, list[Any]]:
+    """A statement that reads on and tells who is running, and what is to be bound."""
+    wanted, values = _wanted(names, items)
+    select = _of_w(select, names)
+    known = [
+        (item, number, position)
+        for item, some in enumerate(suspects, 1)
+        for number, position in some.items()
+    ]
+    if known:
+        select = select.replace("w.after", f"least(w.after, {_ENDED})")
+        values += [list(map(str, column)) for column in zip(*known, strict=True)]
+    statement = (
+        f"{_PICTURE} SELECT x.*, p.snapshot, p.above, w.item FROM picture p "  # noqa: S608
+        f"CROSS JOIN {wanted} LEFT JOIN LATERAL ({select}) x ON true"
+    )
+    return statement, values
+
+
+def _by_item(rows: list[Any], items: int) -> list[Sequence[Any]]:
+    """Rows, each with its item's number at the end, sorted out."""
+    if items == 1:
+        return [rows]
+    found: list[list[Any]] = [[] for _ in range(items)]
+    for row in rows:
+        found[row[-1] - 1].append(row)
+    return list(found)
 
 
 @lru_cache

@@ -154,10 +154,6 @@ class SqliteDialect(Dialect):
         """With one writer, all is locked."""
         return "SELECT 1", ()
 
-    def running(self, connection: Connection) -> frozenset[int]:  # noqa: ARG002  (see Dialect)
-        """With one writer, commits come in the order of numbers."""
-        return frozenset()
-
     def rows(
         self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:

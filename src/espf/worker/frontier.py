@@ -10,6 +10,7 @@ one. Numbers that nobody will ever see (rolled back, or other handlers') cost no
 from collections import deque
 from collections.abc import Collection
 
+from espf.db.dialect import MANY
 from espf.queue import Start
 
 #: So many positions are asked for one by one.
@@ -56,7 +57,8 @@ class Frontier:
         ``complete``: there was nothing more to read. ``unseen``: what could not be seen.
         """
         self._unseen = set(unseen)
-        before = self._before
+        # Those that were too many to name may be among these.
+        before = self._suspects.get(MANY, self._before)
         self._suspects = {
             transaction: self._suspects.get(transaction, before) for transaction in running
         }

@@ -52,6 +52,10 @@ class Reader:
             return
         for runner, wanted in asking:
             runner.read_begins(wanted)
-        found = await self._database.fetch(self._queue.read, [wanted for _, wanted in asking])
+        everything = [wanted for _, wanted in asking]
+        # An event that has just been committed waits for this.
+        found = await self._database.ask(self._queue.ask, everything)
+        if found is None:
+            found = await self._database.fetch(self._queue.read, everything)
         for (runner, wanted), one in zip(asking, found, strict=True):
             runner.read_ended(wanted, one)
