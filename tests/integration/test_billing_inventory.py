@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from billing_api import NOW, Api
-from espf.billing import clock, environments
+from espf.billing import clock, environments, references
 from espf.billing import tables as t
+from espf.errors import InvalidRequest
 from espf.web.rest import METHODS
 
 KI = "0123456789ABCDEF0123456789abcdef"
@@ -149,6 +150,27 @@ def test_what_belongs_to_another_environment_does_not_exist(api):
     api.i_env = 3
     for method, name in LISTS.items():
         assert len(api(method)[name]) == 1, method
+
+
+def test_an_application_names_only_what_is_in_its_environment(api):
+    one_of_each(api)
+    names = (
+        "i_invoice",
+        "i_payment_transaction",
+        "i_connection",
+        "i_access_policy",
+        "i_access_policy_phase",
+        "i_accessibility",
+        "i_ip_device_profile",
+        "i_follow_me_number",
+    )
+    with api.database.read() as connection:
+        references.check(connection, 3, dict.fromkeys(names, 1))
+        for name in names:
+            for i_env, key in ((4, 1), (3, 2)):
+                with pytest.raises(InvalidRequest) as refused:
+                    references.check(connection, i_env, {name: key})
+                assert refused.value.field == f"variables.{name}"
 
 
 def test_every_method_of_these_areas_is_tried_from_another_environment():
