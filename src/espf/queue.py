@@ -12,7 +12,7 @@ time of its failure there.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -149,6 +149,8 @@ class _Statements:
 _NEW_NAMES = {"handler": "int", "shards": "int", "after": "bigint", "room": "int"}
 _DUE_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz", "room": "int"}
 _NEXT_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz"}
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Queue:
@@ -350,22 +352,30 @@ class Queue:
     def _read_due(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         if not asked:
             return
-        dialect = self._database.dialect
         now = self._database.now(connection)
-        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in asked]
-        due = dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
-        later = dialect.for_each(
-            connection,
-            self._read.next_due,
-            _NEXT_NAMES,
-            [(handler, s, t) for handler, s, t, _ in items],
-        )
-        for (one, into), rows, first in zip(asked, due, later, strict=True):
-            into.due = [_notification(one.i_event_handler, row) for row in rows]
-            if first:
-                next_due = to_moment(first[0][0])
-                assert next_due is not None
-                into.next_due_seconds = (next_due - now).total_seconds()
+        # Nearly always there is nothing, or its time has not come.
+        due = []
+        for pair, moment in zip(asked, self._next_due(connection, asked, _LONG_AGO), strict=True):
+            if moment is not None and moment <= now:
+                due.append(pair)
+            elif moment is not None:
+                pair[1].next_due_seconds = (moment - now).total_seconds()
+        if not due:
+            return
+        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in due]
+        rows = self._database.dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
+        later = self._next_due(connection, due, now)
+        for (one, into), some, moment in zip(due, rows, later, strict=True):
+            into.due = [_notification(one.i_event_handler, row) for row in some]
+            if moment is not None:
+                into.next_due_seconds = (moment - now).total_seconds()
+
+    def _next_due(
+        self, connection: Connection, asked: Sequence[tuple[Wanted, Found]], after: datetime
+    ) -> list[datetime | None]:
+        items = [(one.i_event_handler, one.shards, after) for one, _ in asked]
+        rows = self._database.dialect.for_each(connection, self._read.next_due, _NEXT_NAMES, items)
+        return [to_moment(some[0][0]) if some else None for some in rows]
 
     def _read_refills(
         self, connection: Connection, wanted: Sequence[Wanted], found: Sequence[Found]

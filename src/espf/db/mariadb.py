@@ -246,7 +246,7 @@ class MariadbDialect(Dialect):
 
     # Waiting
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> bool:
         """Look for new events, often while there is traffic, until there are or time is up."""
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_seconds
@@ -257,13 +257,13 @@ class MariadbDialect(Dialect):
                 # The server is away, or not set up. Whoever looks for work will say so.
                 self._hang_up()
                 await asyncio.sleep(min(timeout_seconds, 1.0))
-                return
+                return True
             now = time.monotonic()
             if newest != self._newest:
                 self._newest, self._quiet_since = newest, now
-                return
+                return True
             if now >= deadline:
-                return
+                return False
             busy = now - self._quiet_since < 0.2
             pause = BUSY_LOOK_SECONDS if busy else IDLE_LOOK_SECONDS
             await asyncio.sleep(min(pause, deadline - now))
