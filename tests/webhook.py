@@ -111,7 +111,7 @@ class Webhook:
         """Give these answers to the next requests, in this order."""
         self._script.extend(answers)
 
-    async def wait_for(self, count: int, timeout_seconds: float = 10.0) -> list[Request]:
+    async def wait_for(self, count: int, timeout_seconds: float = 60.0) -> list[Request]:
         """Wait until ``count`` requests have come; returns all of them."""
         async with asyncio.timeout(timeout_seconds), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)

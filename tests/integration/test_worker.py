@@ -40,7 +40,7 @@ async def test_an_event_reaches_every_subscribed_handler_and_stays_until_all_are
         bad.always = Answer(503)
         house.handler(good.url, "Good")
         house.handler(bad.url, "Bad", RetryDelays="1h", RetryJitter=0)
-        house.event(i_account=7)
+        i_event = house.event(i_account=7)
         async with house.working():
             await asyncio.gather(good.wait_for(1), bad.wait_for(1))
             await house.come_true(
@@ -49,6 +49,7 @@ async def test_an_event_reaches_every_subscribed_handler_and_stays_until_all_are
                     == {"Good": "finished", "Bad": "retrying"}
                 )
             )
+            assert house.statuses() == {i_event: "retrying"}, "it is not over"
             assert house.live_rows() == (1, 2)
 
 
