@@ -1,6 +1,7 @@
 """Several workers over one database: shared handlers, takeovers, and commits out of order."""
 
 import asyncio
+import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, contextmanager
@@ -89,6 +90,12 @@ def assert_each_once_and_in_order(requests, made):
 def share(house, worker):
     """How many shards a worker owns."""
     return Counter(house.owners().values())[worker]
+
+
+async def runners(house, worker):
+    """What works for the handlers, when it has begun."""
+    await house.come_true(lambda: worker._runners)
+    return worker._runners.values()
 
 
 @contextmanager
@@ -394,3 +401,37 @@ async def test_transactions_that_overlap_lose_nothing(house):
             await hook.wait_for(len(made))
             await house.until("finished")
     assert_each_once_and_in_order(hook.requests, made)
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+async def test_an_event_whose_maker_is_held_up_after_taking_its_number_is_delivered(
+    house, monkeypatch
+):
+    """For any length of time: nothing is written by which a worker could know of it."""
+    monkeypatch.setattr("espf.worker.frontier.AGAIN_SECONDS", 0.1)
+    notify, held_up, goes_on = Queue._notify, threading.Event(), threading.Event()
+
+    def notify_late(queue, connection, i_event, *rest):
+        if "late" in threading.current_thread().name:
+            held_up.set()
+            goes_on.wait()
+        notify(queue, connection, i_event, *rest)
+
+    monkeypatch.setattr(Queue, "_notify", notify_late)
+    async with Webhook() as hook:
+        house.handler(hook.url)
+        async with house.working() as worker:
+            (runner,) = await runners(house, worker)
+            late = threading.Thread(target=house.event, kwargs={"i_account": 1}, name="late")
+            late.start()
+            await asyncio.to_thread(held_up.wait)
+            passed = house.event(i_account=2)
+            await hook.wait_for(1)
+            # It is not doubtful any more.
+            if house.database.dialect.running_lag_seconds:
+                await house.come_true(lambda: runner._frontier.start.reached >= passed)
+            goes_on.set()
+            late.join()
+            await hook.wait_for(2)
+            await house.until("finished")
+    assert [request.i_event for request in hook.requests] == [passed, passed - 1]
