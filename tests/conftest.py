@@ -1,10 +1,12 @@
 """What the suites share: databases with ESPF's tables, installations, and keys."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from databases import (
     Store,
@@ -29,6 +31,16 @@ __all__ = (
     "store",
     "stores",
 )
+
+
+# A slow machine is no fault of the code; and where a build is decided, each run tries the same.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture

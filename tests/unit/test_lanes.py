@@ -269,19 +269,19 @@ def scripts(*kinds):
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(scripts(), sizes)
 def test_nothing_is_lost_doubled_or_overtaken(script, sizes):
     play(script, *sizes)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(scripts(*HELD), sizes)
 def test_lanes_that_wait_for_somebody_go_on_when_they_may(script, sizes):
     play(script, *sizes)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(scripts(*HELD, *SHARED), sizes)
 def test_shards_come_and_go_in_any_state(script, sizes):
     play(script, *sizes)
