@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
 from databases import (
@@ -18,7 +19,7 @@ from databases import (
     stores,
 )
 from desk import PASSWORD, Desk
-from espf import subscriptions
+from espf import crypto, subscriptions
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -41,6 +42,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tests")
+
+
+# Checking a password is to take its time; here only child processes do it so.
+crypto._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.fixture

@@ -302,7 +302,9 @@ class MariaDB(Server):
         return ("--no-defaults", "--user=root", f"--socket={self._socket}")
 
     def _connect(self) -> "pymysql.Connection[pymysql.cursors.Cursor]":
-        return pymysql.connect(unix_socket=str(self._socket), user="root", connect_timeout=2)
+        return pymysql.connect(
+            unix_socket=str(self._socket), user="root", connect_timeout=2, ssl_disabled=True
+        )
 
     def _install(self) -> None:
         self._run(

@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from databases import whatever_the_database
 from espf.billing import environments
 from espf.billing.tables import metadata as billing_tables
 from espf.crypto import hash_password
@@ -173,6 +174,7 @@ def test_json_with_auth_info_and_json_with_a_bearer_token(http, session, i_accou
     assert one.json() == two.json()
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
@@ -255,6 +257,7 @@ def test_account_fields_without_a_value_are_null(call, i_account):
         assert shown[name] is None
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "params",
     [

@@ -166,7 +166,7 @@ def numbers(notifications):
     return [n.event.i_event for n in notifications]
 
 
-def eventually(condition, seconds=5.0):
+def eventually(condition, seconds=60.0):
     """Wait for a condition; returns what it says when that is true."""
     deadline = time.monotonic() + seconds
     while not (said := condition()):

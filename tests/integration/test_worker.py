@@ -5,13 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from databases import whatever_the_database
 from espf import restarts, subscriptions
 from espf.leases import Leases
 from house import House
 from webhook import Answer, Request, Webhook
-
-# The promise is kept in the worker's memory; one database is as good as another.
-whatever_the_database = pytest.mark.databases("sqlite")
 
 
 @pytest.fixture
@@ -118,6 +116,7 @@ async def test_hold_keeps_the_lane_waiting_until_the_failed_one_is_restarted(hou
     assert [r.i_event for r in hook.requests[2:]] == [first, *followers, late]
 
 
+@whatever_the_database
 async def test_a_held_lane_goes_on_when_the_handler_no_longer_holds(house):
     async with Webhook() as hook:
         hook.then(Answer(500))
@@ -292,6 +291,7 @@ async def test_a_lane_longer_than_memory_is_served_in_order(house, monkeypatch):
         assert seen == expected
 
 
+@whatever_the_database
 async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(house, monkeypatch):
     monkeypatch.setattr("espf.worker.runner.WINDOW", 4)
     monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 2)
@@ -314,6 +314,7 @@ async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(hou
             await house.until("finished")
 
 
+@whatever_the_database
 async def test_a_stopping_worker_finishes_what_is_in_flight_and_starts_nothing_more(house):
     async with Webhook() as hook:
         hook.always = Answer(delay=0.5)
@@ -326,6 +327,7 @@ async def test_a_stopping_worker_finishes_what_is_in_flight_and_starts_nothing_m
     assert len(hook.requests) == 1
 
 
+@whatever_the_database
 async def test_what_is_cut_off_at_the_stop_is_delivered_again_with_the_same_number(house):
     async with Webhook() as hook:
         hook.then(Answer(fault="hang"))

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 from sqlalchemy import insert, select
 
+from databases import whatever_the_database
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import DatabaseUnavailable
 from espf.model import shard_of
@@ -149,6 +150,7 @@ async def test_two_workers_share_a_handler_and_deliver_everything_once_and_in_or
     assert_each_once_and_in_order(hook.requests, made)
 
 
+@whatever_the_database
 async def test_handlers_that_cannot_be_split_go_to_one_worker_each(house):
     async with Webhook() as hook:
         handlers = [
@@ -181,6 +183,7 @@ async def test_a_worker_that_comes_gets_its_share_and_one_that_goes_leaves_it(ho
     assert_each_once_and_in_order(hook.requests, made)
 
 
+@whatever_the_database
 async def test_the_concurrency_of_a_handler_is_for_all_workers_together(house):
     async with Webhook() as hook:
         hook.always = Answer(delay=0.05)
@@ -202,6 +205,7 @@ async def test_the_concurrency_of_a_handler_is_for_all_workers_together(house):
     assert hook.most_in_progress <= 5
 
 
+@whatever_the_database
 async def test_the_rate_of_a_handler_is_for_all_workers_together(house):
     async with Webhook() as hook:
         house.handler(hook.url, EventSender__TokenRate=40, EventSender__TokenBurstiness=16)
@@ -270,6 +274,7 @@ async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(
     assert_each_once_and_in_order(hook.requests, [*made, *more])
 
 
+@whatever_the_database
 async def test_a_worker_without_a_sure_lease_sends_nothing(house, brief):
     """It may have been frozen, or cut off: somebody else may have its shards by now."""
     async with Webhook() as hook:
@@ -303,6 +308,7 @@ async def test_a_worker_that_was_frozen_overtakes_and_doubles_nothing_when_it_wa
     assert_each_once_and_in_order(hook.requests, [*first, *second, *third])
 
 
+@whatever_the_database
 async def test_a_stop_waits_for_a_slow_answer_but_gives_everything_else_back_at_once(house):
     async with Webhook() as hook:
         late = asyncio.Event()
