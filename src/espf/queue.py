@@ -73,7 +73,9 @@ class Wanted:
     @property
     def only_new(self) -> bool:
         """Whether one statement reads it."""
-        return self.due_room is None and not self.refill and not self.start.expected
+        start = self.start
+        further = self.refill or start.expected or start.again is not None
+        return self.due_room is None and not further
 
 
 @dataclass(frozen=True)
