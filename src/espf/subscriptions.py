@@ -61,8 +61,10 @@ class EventHandler:
 
     def build(self, sealer: Sealer) -> Handler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
-        handler_type = registry.handler_type(self.type)
-        return handler_type(registry.validate(self.type, _unsealed(self.options, sealer)))
+        settings = registry.validate(self.type, _unsealed(self.options, sealer))
+        handler = registry.handler_type(self.type)(settings)
+        handler.name = self.name
+        return handler
 
     def missing(self, sealer: Sealer) -> str | None:
         """What has to be set before the handler can work; None: nothing."""

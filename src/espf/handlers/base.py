@@ -226,6 +226,8 @@ class Handler(ABC):
 
     def __init__(self, settings: HandlerSettings) -> None:
         self.settings = settings
+        #: The name under which it is configured, where it is.
+        self.name = type(self).__name__
 
     def pacing(self) -> Pacing:
         """How the worker feeds this handler."""

@@ -57,7 +57,8 @@ _PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
-def _patterns(value: object) -> object:
+def words(value: object) -> object:
+    """Read words with commas, blanks or line breaks between them; what is no text stays."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
@@ -101,7 +102,7 @@ class EventSenderSettings(HandlerSettings):
 
     allowed_types: Annotated[
         tuple[Annotated[str, AfterValidator(_pattern)], ...],
-        BeforeValidator(_patterns),
+        BeforeValidator(words),
         PlainSerializer(", ".join),
     ] = Field(
         default=(),
