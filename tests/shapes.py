@@ -52,9 +52,10 @@ def check(schema: Schema, value: object) -> None:
 
 # EventSender, version 1: the event's own name; what else it carries is up to its type.
 
-#: The variables that have a documented type, where an event has them.
+#: The variables that have a documented type, where an event has them; an empty column is null.
 _TYPED: Mapping[str, Schema] = {
-    **dict.fromkeys(("i_env", "i_event", "i_account", "i_customer", "i_invoice"), INTEGER),
+    **dict.fromkeys(("i_env", "i_event"), INTEGER),
+    **{name: {"type": ["integer", "null"]} for name in ("i_account", "i_customer", "i_invoice")},
     **dict.fromkeys(("prev_balance", "curr_balance"), NUMBER),
     "event_time": TIME,
 }

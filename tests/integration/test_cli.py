@@ -448,6 +448,14 @@ def test_subscribing_to_what_will_be_skipped_says_so(desk):
 
 
 @pytest.mark.databases("sqlite")
+def test_the_handler_types_and_what_they_support(desk):
+    lines = desk("handler", "types").splitlines()
+    assert re.search(r"^EventSender +\d+ +Send events to a web application", "\n".join(lines), re.M)
+    assert "Account/New" in desk.json("handler", "types")["ConnectorSender"]
+    assert desk("handler", "types", "--markdown").startswith("# Events that handlers support\n")
+
+
+@pytest.mark.databases("sqlite")
 def test_making_a_handler_that_will_skip_some_of_its_types_says_so(desk):
     url = "EventSender.URL=http://127.0.0.1:1"
     words = ("handler", "create", 3, "Second", "--type", "EventSender", "--set", url)

@@ -58,7 +58,7 @@ ACCOUNT = {
         },
         {
             "name": "clip",
-            "effective_flag_value": None,
+            "effective_flag_value": "/",
             "attributes": [
                 {"name": "several", "effective_values": ["a", None, "b"]},
                 {"name": "none", "effective_values": []},
@@ -109,6 +109,7 @@ def test_an_account_has_its_published_shape_and_nothing_else():
             },
             {
                 "name": "clip",
+                "effective_flag_value": "N",
                 "attributes": [
                     {"name": "several", "effective_value": "a,b"},
                     {"name": "none"},
@@ -121,7 +122,13 @@ def test_an_account_has_its_published_shape_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("code", "name"),
-    [("O", "open"), ("S", "suspended"), ("I", "inactive"), ("C", "terminated")],
+    [
+        ("O", "open"),
+        ("S", "suspended"),
+        ("I", "inactive"),
+        ("E", "inactive"),
+        ("C", "terminated"),
+    ],
 )
 def test_billing_statuses(code, name):
     assert info(bill_status=code)["bill_status"] == name
@@ -157,6 +164,7 @@ def test_blocked_is_true_of_who_is_blocked(flag, blocked):
         ({"customer_bill_status": "D"}, "customer_provisionally_terminated"),
         ({"customer_bill_status": "C"}, "closed"),
         ({"bill_status": "S"}, "customer_suspended"),
+        ({"bill_status": "E"}, "customer_exported"),
         ({"bill_status": "I"}, "inactive"),
         # In Kyiv it is the 2nd already.
         ({"bill_status": "I", "expiration_date": "2026-03-02"}, "expired"),
@@ -235,6 +243,7 @@ def test_counters():
         ([], None),
         (None, None),
         ([{"name": "netaccess_policy", "attributes": []}], None),
+        ([{**ACCOUNT["service_features"][0], "effective_flag_value": "N"}], None),
         ([{"name": "netaccess_policy", "attributes": [{"name": "access_policy"}]}], None),
         (
             [

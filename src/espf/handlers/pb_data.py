@@ -13,7 +13,14 @@ Info = dict[str, Any]
 
 _Fields = Mapping[str, Callable[[Any], Any]]
 
-_BILL_STATUSES = {"O": "open", "S": "suspended", "I": "inactive", "C": "terminated"}
+#: There is no published word for an exported account (E); its status says what it is.
+_BILL_STATUSES = {
+    "O": "open",
+    "S": "suspended",
+    "I": "inactive",
+    "E": "inactive",
+    "C": "terminated",
+}
 
 _BILLING_MODELS = {
     -1: "debit_account",
@@ -23,7 +30,10 @@ _BILLING_MODELS = {
     4: "beneficiary",
 }
 
-#: What the customer's billing status makes of its accounts.
+_FLAG = "effective_flag_value"
+
+#: What the customer's billing status makes of its accounts; of a status of their own, there are no
+#: other words.
 _CUSTOMER_STATUSES = {
     "C": "closed",
     "D": "customer_provisionally_terminated",
@@ -68,9 +78,9 @@ def counter_info(counter: Info) -> Info:
 
 
 def access_policy_of(account: Info) -> int | None:
-    """The access policy in an account's service features."""
+    """The access policy in an account's service features, unless it is switched off."""
     for feature in _list(account, "service_features"):
-        if feature.get("name") == "netaccess_policy":
+        if feature.get("name") == "netaccess_policy" and feature.get(_FLAG) != "N":
             for attribute in _list(feature, "attributes"):
                 if attribute.get("name") == "access_policy":
                     return whole(_values(attribute, "effective_values", "values").split(",")[0])
@@ -88,8 +98,8 @@ def status(account: Info, now: datetime) -> str:
         return "closed"
     if inherited := _CUSTOMER_STATUSES.get(account.get("customer_bill_status") or ""):
         return inherited
-    if bill_status == "S":
-        return "customer_suspended"
+    if bill_status in {"S", "E"}:
+        return _CUSTOMER_STATUSES[bill_status]
     return _by_dates(account, now) or _by_blocks(account) or _by_funds(account) or "active"
 
 
@@ -203,6 +213,11 @@ def _billing_model(value: object) -> str | None:
     return None if number is None else _BILLING_MODELS.get(number)
 
 
+def _flag(value: object) -> str:
+    """A switch that nobody has set (/) is off."""
+    return "N" if value == "/" else str(value)
+
+
 def _yes(value: object) -> bool:
     return value in {"Y", 1}
 
@@ -237,7 +252,7 @@ _ADDON: _Fields = {
     "name": _text,
 }
 
-_FEATURE: _Fields = {"name": _text, "effective_flag_value": _text}
+_FEATURE: _Fields = {"name": _text, _FLAG: _flag}
 
 _CARD: _Fields = {
     "i_account": whole,
