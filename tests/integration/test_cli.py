@@ -449,8 +449,8 @@ def test_subscribing_to_what_will_be_skipped_says_so(desk):
 
 @pytest.mark.databases("sqlite")
 def test_the_handler_types_and_what_they_support(desk):
-    lines = desk("handler", "types").splitlines()
-    assert re.search(r"^EventSender +\d+ +Send events to a web application", "\n".join(lines), re.M)
+    table = desk("handler", "types")
+    assert re.search(r"^EventSender +\d+ +Send events to a web app", table, re.MULTILINE)
     assert "Account/New" in desk.json("handler", "types")["ConnectorSender"]
     assert desk("handler", "types", "--markdown").startswith("# Events that handlers support\n")
 
