@@ -29,14 +29,38 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 @dataclass(frozen=True)
 class EventType:
-    """One entry of the catalogue. ``version_2`` is None where no simplified form exists."""
+    """One entry of the catalogue.
+
+    ``aliases`` are other spellings of the name, from other releases. ``variables`` are what an
+    event carries beside ``i_env``, ``i_event`` and ``event_time``; a custom type's are up to who
+    creates the event. ``inherited``: CustomerToAccountsDispatcher makes it of a change of the
+    customer, too. ``version_2`` is None where no simplified form exists. ``source`` says how the
+    type is known: handbook, vendor docs, observed (in public client code) or inferred.
+    """
 
     name: str
+    aliases: tuple[str, ...]
     entity: str
     description: str
+    variables: tuple[str, ...]
+    inherited: bool
     version_2: str | None
     latest_only: bool
     source: str
+
+    def facts(self) -> dict[str, object]:
+        """The entry as a JSON object, the same for the command line and the APIs."""
+        return {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "entity": self.entity,
+            "description": self.description,
+            "variables": list(self.variables),
+            "inherited": self.inherited,
+            "version_2": self.version_2,
+            "latest_only": self.latest_only,
+            "source": self.source,
+        }
 
 
 @cache
@@ -46,14 +70,49 @@ def catalogue() -> Mapping[str, EventType]:
     return {
         name: EventType(
             name=name,
+            aliases=tuple(entry.get("aliases", ())),
             entity=entry["entity"],
             description=entry["description"],
-            version_2=entry.get("version_2"),
+            variables=tuple(entry.get("variables", ())),
+            inherited=entry.get("inherited", False),
+            version_2=name if is_custom(name) else entry.get("version_2"),
             latest_only=entry.get("latest_only", False),
             source=entry["source"],
         )
         for name, entry in entries.items()
     }
+
+
+@cache
+def aliases() -> Mapping[str, str]:
+    """The other spellings, and the name that each stands for."""
+    return {alias: entry.name for entry in catalogue().values() for alias in entry.aliases}
+
+
+def canonical(event_type: str) -> str:
+    """The name of a type in the catalogue, whichever of its spellings this is.
+
+    What the catalogue does not know is returned as it is.
+    """
+    return aliases().get(event_type, event_type)
+
+
+def facts(event_type: str) -> dict[str, object]:
+    """What is known of a type, by any spelling; of one that somebody made that is little."""
+    entry = catalogue().get(canonical(event_type))
+    if entry is None:
+        entry = EventType(
+            name=event_type,
+            aliases=(),
+            entity="custom",
+            description="",
+            variables=(),
+            inherited=False,
+            version_2=event_type,
+            latest_only=False,
+            source="",
+        )
+    return entry.facts()
 
 
 def is_custom(event_type: str) -> bool:
@@ -70,7 +129,7 @@ def version_2(event_type: str) -> str | None:
     """The name under which API version 2 sends a type; None: not at all."""
     if is_custom(event_type):
         return event_type
-    entry = catalogue().get(event_type)
+    entry = catalogue().get(canonical(event_type))
     return entry.version_2 if entry else None
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.catalogue import CUSTOM_PREFIX, catalogue, is_well_formed
+from espf.catalogue import CUSTOM_PREFIX, catalogue, is_custom, is_well_formed
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types, handler_leases
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
@@ -105,9 +105,10 @@ def add_catalogue(connection: Connection) -> None:
         )
     for handler in list_handlers(connection):
         if handler.type in registry.handler_types():
-            old = registry.supported(handler.type, known.intersection(catalogue()))
+            old = registry.supported(handler.type, known.intersection(_told_by_itself()))
             if set(old) <= set(subscriptions(connection, handler)):
-                _subscribe(connection, handler, registry.supported(handler.type, new))
+                more = [name for name in new if not is_custom(name)]
+                _subscribe(connection, handler, registry.supported(handler.type, more))
 
 
 def create_type(connection: Connection, name: str) -> int:
@@ -190,9 +191,14 @@ def create_handler(
     _subscribe(
         connection,
         EventHandler(int(key[0]), i_env, name, type_name, enabled, "{}", 1),
-        registry.supported(type_name, list(catalogue())),
+        registry.supported(type_name, _told_by_itself()),
     )
     return require_handler(connection, i_env, name)
+
+
+def _told_by_itself() -> list[str]:
+    """What a new handler is subscribed to: custom events are for who asks for them."""
+    return [name for name in catalogue() if not is_custom(name)]
 
 
 def set_options(

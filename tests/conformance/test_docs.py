@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from espf.capture.rules import shipped_rules
 from espf.catalogue import catalogue
@@ -90,15 +91,33 @@ def test_every_table_and_column_is_documented():
     }
 
 
-def test_every_captured_event_type_is_documented_with_its_variables():
+def test_the_page_of_event_types_is_what_the_command_prints():
+    printed = CliRunner().invoke(main, ["type", "list", "--markdown"])
+    assert (REFERENCE / "event-types.md").read_text() == printed.output
+
+
+def test_the_page_of_event_types_says_what_the_catalogue_says():
     text = (REFERENCE / "event-types.md").read_text()
-    rows = re.findall(r"^\| `([\w/]+)` \| .+? \| (.+?) \| `([\w/]+)` \|", text, re.MULTILINE)
-    documented = {name: (re.findall(r"`(\w+)`", names), v2) for name, names, v2 in rows}
-    captured = {}
+    rows = re.findall(r"^\| `([\w/]+)` \| (.+) \|$", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(catalogue())
+    for name, row in rows:
+        entry = catalogue()[name]
+        description, variables, version_2, notes, source = row.split(" | ")
+        assert description == entry.description
+        assert tuple(re.findall(r"`(\w+)`", variables)) == entry.variables
+        assert version_2.strip("` ") == (entry.version_2 or "")
+        assert re.findall(r"`(\S+)`", notes) == list(entry.aliases)
+        assert ("latest only" in notes, "inherited" in notes) == (
+            entry.latest_only,
+            entry.inherited,
+        )
+        assert source == entry.source
+
+
+def test_every_rule_of_the_reference_billing_has_the_catalogues_variables():
     for rule in shipped_rules():
-        names = [name for name, _ in rule.capture().variables]
-        captured[rule.event] = (names, catalogue()[rule.event].version_2)
-    assert documented == captured
+        names = tuple(name for name, _ in rule.capture().variables)
+        assert names == catalogue()[rule.event].variables, rule.event
 
 
 def test_the_page_about_what_handlers_support_is_the_one_that_is_made():

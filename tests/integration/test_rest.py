@@ -462,7 +462,7 @@ def test_a_database_that_is_locked_is_a_fault_that_says_so(api, account, store, 
     api.database._engine.dispose()
     update_it = {"account_info": {"i_account": account, "blocked": "Y"}}
     with closing(Database.open(store.url())) as beside, beside.begin() as connection:
-        connection.execute(update(accounts).values(phone1="1"))
+        connection.execute(update(accounts).values(i_account_role=2))
         assert api.fault("Account/update_account", **update_it) == "Server.unavailable"
     assert api("Account/update_account", **update_it) == {"i_account": account}
 

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from espf.catalogue import (
     VERSION_2_VARIABLES,
+    aliases,
+    canonical,
     catalogue,
+    facts,
     is_custom,
     is_well_formed,
     matches,
@@ -44,10 +47,50 @@ def test_every_entry_is_complete():
     for name, entry in catalogue().items():
         assert entry.name == name
         assert is_well_formed(name)
-        assert not is_custom(name)
+        assert entry.variables or is_custom(name)
         assert entry.description.endswith(".")
         assert entry.entity
         assert entry.source in SOURCES, name
+
+
+def test_a_type_has_one_entry_whatever_it_is_called():
+    assert canonical("Account/Id/Changed") == "Account/ID/Changed"
+    assert canonical("Account/Status/Suspend") == "Account/Status/Suspended"
+    assert canonical("Account/Status/Unsuspend") == "Account/Status/SuspensionRemoved"
+    assert canonical("Customer/Status/Suspend") == "Customer/Status/Suspended"
+    assert not aliases().keys() & catalogue().keys()
+    assert set(aliases().values()) <= catalogue().keys()
+    for name in (*catalogue(), "Custom/NextMonth", "Nothing/Known"):
+        assert canonical(name) == name
+
+
+def test_an_alias_has_the_facts_of_its_type():
+    for alias, name in aliases().items():
+        assert version_2(alias) == version_2(name)
+        assert facts(alias) == facts(name)
+
+
+def test_only_events_of_accounts_are_inherited_from_the_customer():
+    inherited = {name for name, entry in catalogue().items() if entry.inherited}
+    assert {catalogue()[name].entity for name in inherited} == {"account"}
+    # As the vendor's documents have it.
+    assert inherited >= {
+        "Account/ServiceAttribute/Changed",
+        "Account/Status/Suspended",
+        "Account/Status/SuspensionRemoved",
+    }
+    assert not inherited & {"Account/Blocked", "Account/Unblocked", "Account/Product/Changed"}
+
+
+def test_latest_only_types_are_those_of_the_vendors_documents():
+    services = ("Account/Service", "Account/Service/Msg", "Account/Service/Netaccess")
+    assert {name for name, entry in catalogue().items() if entry.latest_only} == {
+        "Account/ProductAddon/Changed",
+        "Account/ProductAddon/Deleted",
+        "Customer/Status/Limited",
+        "Customer/Status/Suspended",
+        *(f"{service}/Quota{end}" for service in services for end in ("Exceeded", "Expired")),
+    }
 
 
 def test_every_simplified_name_has_known_variables_or_is_its_own():

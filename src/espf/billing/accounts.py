@@ -5,10 +5,21 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.billing import clock, customers, quotas, sim_cards
+from espf.billing import (
+    addons,
+    clock,
+    customer_sites,
+    customers,
+    dids,
+    products,
+    quotas,
+    service_features,
+    sim_cards,
+    subscribers,
+)
 from espf.billing.closing import close_account
 from espf.billing.fields import (
     AccountId,
@@ -16,30 +27,31 @@ from espf.billing.fields import (
     BillingModel,
     Code,
     Day,
-    Email,
     Flag,
     Imsi,
     Key,
-    Line,
     Money,
     Page,
     Params,
     Password,
-    Phone,
     Search,
+    ServiceFlags,
     Switch,
     TimeZone,
     matches,
 )
 from espf.billing.scope import Result, Scope, not_found
-from espf.billing.tables import SUBORDINATE, UNLIMITED_FUNDS, accounts, products
+from espf.billing.service_features import Features, Owner
+from espf.billing.tables import SUBORDINATE, UNLIMITED_FUNDS, accounts, service_quotas
 from espf.billing.tables import customers as customer_table
+from espf.billing.tables import products as product_table
+from espf.billing.tables import subscribers as subscriber_table
 from espf.errors import BillingFault, InvalidRequest
 
 ENTITY = "Account"
 
 
-class AccountFields(Params):
+class AccountFields(subscribers.SubscriberFields):
     """What can be given to a new account and changed later."""
 
     blocked: Flag = "N"
@@ -50,12 +62,12 @@ class AccountFields(Params):
     password: Password | None = None
     h323_password: Password | None = None
     i_account_role: Code = 1
-    phone1: Phone | None = None
-    firstname: Line | None = None
-    lastname: Line | None = None
-    companyname: Line | None = None
-    email: Email | None = None
+    i_customer_site: Key | None = None
+    i_vd_plan: Key | None = None
+    service_flags: ServiceFlags | None = None
     time_zone_name: TimeZone = "UTC"
+    assigned_addons: addons.Addons = Field(default=[])
+    service_features: Features = Field(default=[])
 
 
 class NewAccount(AccountFields):
@@ -82,7 +94,7 @@ class ChangedAccount(AccountFields):
     i_account: Key
     id: AccountId = "-"
     i_product: Key = 1
-    bill_status: Literal["O", "I", "S", "C"] = "O"
+    bill_status: Literal["O", "I", "S", "E", "C"] = "O"
 
 
 class AddAccount(Params):
@@ -98,18 +110,29 @@ class UpdateAccount(Params):
 
 
 class TerminateAccount(Params):
-    """Parameters of terminate. The vendor's switches are taken; they have no effect here."""
+    """Parameters of terminate.
+
+    ``release_assigned_did``: its numbers go back to the pool; otherwise its customer keeps them.
+    The vendor's ``force`` is taken and has no effect here.
+    """
 
     i_account: Key
     force: Switch | Flag | None = None
     release_assigned_did: Switch | Flag | None = None
 
 
+class MoveAccount(Params):
+    """Parameters of move."""
+
+    i_account: Key
+    i_customer: Key
+
+
 class GetAccount(Params):
     """Names one account by ``i_account`` or ``id``.
 
-    The vendor's switches for data that the reference billing does not hold (service features,
-    aliases, ...) are taken and have no effect.
+    The vendor's switches for data that the reference billing does not hold (aliases, ...) are
+    taken and have no effect.
     """
 
     i_account: Key | None = None
@@ -139,7 +162,7 @@ class ListAccounts(Page):
     i_product: Key | None = None
     id: Search | None = None
     companyname: Search | None = None
-    bill_status: Literal["O", "I", "S", "C"] | None = None
+    bill_status: Literal["O", "I", "S", "E", "C"] | None = None
     billing_model: BillingModel | None = None
     get_not_closed_accounts: Switch = 0
     get_only_real_accounts: Switch = 0
@@ -151,26 +174,27 @@ def add(scope: Scope, params: AddAccount) -> Result:
     It is usable from today on unless ``activation_date`` says otherwise; its time zone is its
     customer's unless it is given one. Raises the faults ``Server.Account.duplicate_id``,
     ``Server.Customer.not_found``, ``.closed``, ``Server.Product.not_found``,
+    ``Server.DiscountPlan.not_found``, ``Server.CustomerSite.not_found``,
     ``Server.SIMCard.not_found`` and ``.not_available``.
     """
     info = params.account_info
     customer = customers.find(scope, info.i_customer, lock=True)
     if customer.bill_status == "C":
         raise customers.closed()
-    scope.find(products, "Product", products.c.i_product == info.i_product)
-    values = info.model_dump(exclude={"i_sim_card", "imsi"})
+    products.require(scope, info.i_product)
+    _require_references(scope, info.model_dump(include=_REFERENCES), info.i_customer)
+    values = info.model_dump(exclude={"i_sim_card", "imsi", *_ELSEWHERE})
     if "time_zone_name" not in info.model_fields_set:
         values["time_zone_name"] = customer.time_zone_name
     if info.activation_date is None:
         values["activation_date"] = clock.local_day(scope.now, values["time_zone_name"])
-    i_account = _inserted(
-        scope,
-        {
-            **values,
-            "bill_status": _status_by_dates(values, scope.now),
-            "balance": info.opening_balance,
-        },
-    )
+    values |= {
+        "bill_status": _status_by_dates(values, scope.now),
+        "balance": info.opening_balance,
+    }
+    i_account = insert_account(scope, values)
+    subscribers.add(scope, i_account, info.model_dump(include=set(subscribers.FIELDS)))
+    _write_lists(scope, i_account, info)
     wanted = info.model_dump(include={"i_sim_card", "imsi"}, exclude_none=True)
     if wanted:
         sim_cards.give(scope, sim_cards.find(scope, lock=True, **wanted), i_account, info.id)
@@ -180,39 +204,64 @@ def add(scope: Scope, params: AddAccount) -> Result:
 def update_fields(scope: Scope, params: UpdateAccount) -> Result:
     """Change the fields that are named and differ; a new id is the new msisdn of its card, too.
 
-    A closed account keeps everything but its id, which can be changed so that the number becomes
-    free for another account. Raises the faults ``Server.Account.duplicate_id``, ``.closed`` and
-    ``Server.Product.not_found``.
+    ``assigned_addons`` are all that the account is to have; of ``service_features`` those that are
+    named are set. A closed account keeps everything but its id, which can be changed so that the
+    number becomes free for another account. Raises the faults ``Server.Account.duplicate_id``,
+    ``.closed``, ``Server.Product.not_found``, ``Server.DiscountPlan.not_found`` and
+    ``Server.CustomerSite.not_found``.
     """
     info = params.account_info
     account = find(scope, info.i_account, lock=True)
-    changed = _differing(account, info.model_dump(exclude_unset=True))
+    named = info.model_dump(exclude_unset=True, exclude=_ELSEWHERE)
+    changed = _differing(account, named)
     if account.bill_status != "C":
         status = _status_change(account, changed, scope.now)
         changed = _differing(account, {**changed, **status})
-    elif changed.keys() - {"id"}:
+    elif changed.keys() - {"id"} or _ELSEWHERE & info.model_fields_set:
         raise closed()
-    if "i_product" in changed:
-        scope.find(products, "Product", products.c.i_product == changed["i_product"])
-    if not changed:
-        return {"i_account": account.i_account}
-    try:
-        with scope.connection.begin_nested():
-            scope.connection.execute(
-                update(accounts).where(accounts.c.i_account == account.i_account).values(**changed)
-            )
-    except IntegrityError:
-        raise _duplicate(changed["id"]) from None
+    _require_references(scope, changed, account.i_customer)
+    _write_columns(scope, account.i_account, changed)
     if "id" in changed:
         sim_cards.rename(scope, account.i_account, changed["id"])
+    subscriber = info.model_dump(exclude_unset=True, include=set(subscribers.FIELDS))
+    subscribers.write(scope, account.i_account, subscriber)
+    _write_lists(scope, account.i_account, info)
+    return {"i_account": account.i_account}
+
+
+def move(scope: Scope, params: MoveAccount) -> Result:
+    """Give an account to another customer, with its aliases and its numbers; it leaves its site.
+
+    Raises the faults ``Server.Account.closed``, ``Server.Customer.not_found`` and ``.closed``.
+    """
+    former = find(scope, params.i_account).i_customer
+    for i_customer in sorted({former, params.i_customer}):
+        customer = customers.find(scope, i_customer, lock=True)
+        if i_customer == params.i_customer and customer.bill_status == "C":
+            raise customers.closed()
+    account = find(scope, params.i_account, lock=True)
+    if account.bill_status == "C":
+        raise closed()
+    if account.i_customer != params.i_customer:
+        owner = {"i_customer": params.i_customer}
+        _write_columns(scope, account.i_account, {**owner, "i_customer_site": None})
+        scope.connection.execute(
+            update(service_quotas)
+            .where(service_quotas.c.i_account == account.i_account)
+            .values(**owner)
+        )
+        mine = accounts.c.i_master_account == account.i_account
+        scope.connection.execute(update(accounts).where(mine).values(**owner))
+        dids.follow(scope, account.i_account, params.i_customer)
     return {"i_account": account.i_account}
 
 
 def terminate(scope: Scope, params: TerminateAccount) -> Result:
-    """Close an account and dispose of its SIM card. Repeating it changes nothing."""
+    """Close an account and all that is its own: see closing. Repeating it changes nothing."""
     account = find(scope, params.i_account, lock=True)
     if account.bill_status != "C":
-        close_account(scope, account.i_account)
+        pool = params.release_assigned_did in {1, "Y"}
+        close_account(scope, account.i_account, release_numbers=pool)
     return {"success": 1}
 
 
@@ -229,6 +278,14 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
     info["h323_password"] = row.h323_password
     info["sim_card"] = sim_cards.held_by(scope, row.i_account)
     info["service_quotas"] = quotas.of_month(scope, row.i_account, row.time_zone_name)
+    info["assigned_addons"] = addons.of_account(scope, row.i_account)
+    if not params.without_service_features:
+        wanted = params.get_service_features
+        info["service_features"] = [
+            feature
+            for feature in service_features.of(scope.connection, Owner("i_account", row.i_account))
+            if wanted is None or feature["name"] in wanted
+        ]
     result = {"account_info": info}
     if params.with_customer_info:
         result["customer_info"] = customers.described(customers.find(scope, row.i_customer))
@@ -246,7 +303,7 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
     if params.id is not None:
         query = query.where(matches(accounts.c.id, params.id))
     if params.companyname is not None:
-        query = query.where(matches(accounts.c.companyname, params.companyname))
+        query = query.where(matches(subscriber_table.c.companyname, params.companyname))
     if params.get_not_closed_accounts:
         query = query.where(accounts.c.bill_status != "C")
     if params.get_only_real_accounts:
@@ -262,21 +319,52 @@ def find(scope: Scope, i_account: int, *, lock: bool = False) -> Row[Any]:
     return scope.find(accounts, ENTITY, accounts.c.i_account == i_account, lock=lock)
 
 
+#: Fields that are kept in tables of their own, beside the columns of the account.
+_ELSEWHERE = {"assigned_addons", "service_features", *subscribers.FIELDS}
+
+_REFERENCES = {"i_product", "i_vd_plan", "i_customer_site"}
+
+
+def _require_references(scope: Scope, values: dict[str, Any], i_customer: int) -> None:
+    """Raise a fault when one of the fields that name something names nothing."""
+    if values.get("i_product") is not None:
+        products.require(scope, values["i_product"])
+    if values.get("i_vd_plan") is not None:
+        products.require_discount_plan(scope, values["i_vd_plan"])
+    if values.get("i_customer_site") is not None:
+        customer_sites.require(scope, values["i_customer_site"], i_customer)
+
+
+def _write_columns(scope: Scope, i_account: int, changed: dict[str, Any]) -> None:
+    if not changed:
+        return
+    try:
+        with scope.connection.begin_nested():
+            scope.connection.execute(
+                update(accounts).where(accounts.c.i_account == i_account).values(**changed)
+            )
+    except IntegrityError:
+        raise _duplicate(changed["id"]) from None
+
+
+def _write_lists(scope: Scope, i_account: int, info: AccountFields) -> None:
+    if "assigned_addons" in info.model_fields_set:
+        addons.write(scope, i_account, info.assigned_addons)
+    service_features.write(scope, Owner("i_account", i_account), info.service_features)
+
+
 def closed() -> BillingFault:
     """The fault for a change to a closed account."""
     return BillingFault("Server.Account.closed", "the account is closed")
 
 
-def _inserted(scope: Scope, values: dict[str, Any]) -> int:
+def insert_account(scope: Scope, values: dict[str, Any]) -> int:
+    """Add an account with these columns. Raises the fault ``Server.Account.duplicate_id``."""
     try:
         with scope.connection.begin_nested():
-            result = scope.connection.execute(
-                insert(accounts).values(i_env=scope.i_env, issue_date=scope.now, **values)
-            )
+            return scope.insert(accounts, issue_date=scope.now, **values)
     except IntegrityError:
         raise _duplicate(values["id"]) from None
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
 
 
 def _duplicate(account_id: str) -> BillingFault:
@@ -307,8 +395,8 @@ def _status_change(account: Row[Any], changed: dict[str, Any], now: datetime) ->
     by_dates = _status_by_dates(
         {name: changed.get(name, getattr(account, name)) for name in dates}, now
     )
-    suspended = changed.get("bill_status", account.bill_status) == "S"
-    return {"bill_status": "S" if suspended else by_dates}
+    status = changed.get("bill_status", account.bill_status)
+    return {"bill_status": status if status in {"S", "E"} else by_dates}
 
 
 def _status_by_dates(values: dict[str, Any], now: datetime) -> Literal["O", "I"]:
@@ -334,10 +422,14 @@ def _with_names(scope: Scope) -> Select[Any]:
             customer.blocked.label("customer_blocked"),
             customer.iso_4217.label("iso_4217"),
             customer.available_funds.label("customer_available_funds"),
-            products.c.name.label("product_name"),
+            product_table.c.name.label("product_name"),
+            subscriber_table.c.i_subscriber,
+            *(subscriber_table.c[name] for name in subscribers.FIELDS),
         )
         .join(customer_table, customer.i_customer == accounts.c.i_customer)
-        .join(products, products.c.i_product == accounts.c.i_product)
+        .join(product_table, product_table.c.i_product == accounts.c.i_product)
+        # Another program may have added the account.
+        .outerjoin(subscriber_table, subscriber_table.c.i_account == accounts.c.i_account)
         .where(accounts.c.i_env == scope.i_env)
     )
 
@@ -346,6 +438,7 @@ _SHOWN = (
     "i_account",
     "i_customer",
     "i_product",
+    "i_master_account",
     "id",
     "billing_model",
     "i_account_balance_control_type",
@@ -357,11 +450,11 @@ _SHOWN = (
     "activation_date",
     "expiration_date",
     "i_account_role",
-    "phone1",
-    "firstname",
-    "lastname",
-    "companyname",
-    "email",
+    "i_customer_site",
+    "i_vd_plan",
+    "service_flags",
+    "i_subscriber",
+    *subscribers.FIELDS,
     "time_zone_name",
     "iso_4217",
     "customer_name",

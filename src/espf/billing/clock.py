@@ -1,20 +1,21 @@
 """The billing clock: what time alone changes. Dates are days of the account's time zone.
 
 An account is usable from its activation date on, and no longer from its expiration date on.
-Outside of that its bill_status is I (inactive); inside, O (open). Suspended and closed accounts
-are left as they are.
+Outside of that its bill_status is I (inactive); inside, O (open). Suspended, exported and closed
+accounts are left as they are. A quota ends with its month.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import ColumnElement, Connection, and_, select, update
 
-from espf.billing.tables import accounts
+from espf.billing import addons
+from espf.billing.tables import accounts, service_quotas
 
 #: Accounts changed in one transaction: a midnight at which many expire holds nobody up.
 BATCH = 500
@@ -26,6 +27,9 @@ class Tick:
 
     activated: int
     expired: int
+    addons_begun: int
+    addons_ended: int
+    quotas_expired: int
     more: bool
 
 
@@ -57,14 +61,40 @@ def status_by_dates(
 def tick(connection: Connection, now: datetime, limit: int = BATCH) -> Tick:
     """Open the accounts whose activation date has come, make the expired ones inactive.
 
-    Changes at most ``limit`` accounts of either sort and reads only accounts that are due within
-    a day. Ticking again at the same moment changes nothing.
+    Add-on products begin and end, quotas end. Changes at most ``limit`` of each sort and reads only
+    what is due within a day. Ticking again at the same moment changes nothing.
     """
     expired = _move(connection, now, "O", "I", _ends, limit)
     # Two looks, so that the index finds both sorts without a look at what has expired.
     activated = _move(connection, now, "I", "O", _begins_for_good, limit)
     activated += _move(connection, now, "I", "O", _begins_for_a_while, limit - activated)
-    return Tick(activated, expired, more=limit in {activated, expired})
+    begun, ended = addons.tick(connection, now, limit)
+    quotas = _end_quotas(connection, now, limit)
+    more = limit in {activated, expired, begun, ended, quotas}
+    return Tick(activated, expired, begun, ended, quotas, more=more)
+
+
+def end_of_month(day: date, time_zone_name: str) -> datetime:
+    """The moment at which the month of a day is over in a time zone."""
+    following = (day.replace(day=1) + timedelta(days=31)).replace(day=1)
+    midnight = datetime.combine(following, time(), zone(time_zone_name))
+    return midnight.astimezone(UTC)
+
+
+def _end_quotas(connection: Connection, now: datetime, limit: int) -> int:
+    """Let at most ``limit`` quotas expire whose month is over; return how many."""
+    quota = service_quotas.c
+    due = (
+        select(quota.i_service_quota)
+        .where(quota.expired == "N", quota.ends_at <= now)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    keys = list(connection.execute(due).scalars())
+    connection.execute(
+        update(service_quotas).where(quota.i_service_quota.in_(keys)).values(expired="Y")
+    )
+    return len(keys)
 
 
 def _move(

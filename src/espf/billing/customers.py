@@ -3,10 +3,11 @@
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf.billing import dids, service_features
 from espf.billing.closing import close_account
 from espf.billing.fields import (
     Currency,
@@ -20,10 +21,12 @@ from espf.billing.fields import (
     Params,
     Phone,
     Search,
+    ServiceFlags,
     TimeZone,
     matches,
 )
 from espf.billing.scope import Result, Scope
+from espf.billing.service_features import Features, Owner
 from espf.billing.tables import UNLIMITED_FUNDS, accounts, customers
 from espf.errors import BillingFault, InvalidRequest
 
@@ -41,6 +44,8 @@ class CustomerFields(Params):
     companyname: Line | None = None
     email: Email | None = None
     phone1: Phone | None = None
+    service_flags: ServiceFlags | None = None
+    service_features: Features = Field(default=[])
 
 
 class NewCustomer(CustomerFields):
@@ -56,7 +61,7 @@ class ChangedCustomer(CustomerFields):
 
     i_customer: Key
     name: Name = "-"
-    bill_status: Literal["O", "S", "C", "E", "D"] = "O"
+    bill_status: Literal["O", "S", "L", "C", "E", "D"] = "O"
 
 
 class AddCustomer(Params):
@@ -88,7 +93,7 @@ class ListCustomers(Page):
     """Parameters of get_list. ``name`` may hold ``%``."""
 
     name: Search | None = None
-    bill_status: Literal["O", "S", "C", "E", "D"] | None = None
+    bill_status: Literal["O", "S", "L", "C", "E", "D"] | None = None
 
 
 class TerminateCustomer(Params):
@@ -99,7 +104,7 @@ class TerminateCustomer(Params):
 
 def add(scope: Scope, params: AddCustomer) -> Result:
     """Add a customer. Raises the fault ``Server.Customer.duplicate_name``."""
-    values = params.customer_info.model_dump()
+    values = params.customer_info.model_dump(exclude={"service_features"})
     values["balance"] = values.pop("opening_balance")
     try:
         with scope.connection.begin_nested():
@@ -109,7 +114,10 @@ def add(scope: Scope, params: AddCustomer) -> Result:
     except IntegrityError:
         raise _duplicate(values["name"]) from None
     assert result.inserted_primary_key is not None
-    return {"i_customer": result.inserted_primary_key[0]}
+    i_customer = result.inserted_primary_key[0]
+    owner = Owner("i_customer", i_customer)
+    service_features.write(scope, owner, params.customer_info.service_features)
+    return {"i_customer": i_customer}
 
 
 def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
@@ -118,9 +126,10 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
     Raises the faults ``Server.Customer.duplicate_name`` and ``.closed``.
     """
     customer = find(scope, params.customer_info.i_customer, lock=True)
-    values = params.customer_info.model_dump(exclude_unset=True)
+    features = params.customer_info.service_features
+    values = params.customer_info.model_dump(exclude_unset=True, exclude={"service_features"})
     changed = {name: value for name, value in values.items() if value != getattr(customer, name)}
-    if changed and customer.bill_status == "C":
+    if (changed or features) and customer.bill_status == "C":
         raise closed()
     if changed.get("bill_status") == "C":
         raise InvalidRequest(
@@ -137,6 +146,7 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
                 )
         except IntegrityError:
             raise _duplicate(changed["name"]) from None
+    service_features.write(scope, Owner("i_customer", customer.i_customer), features)
     return {"i_customer": customer.i_customer}
 
 
@@ -163,7 +173,10 @@ def get_list(scope: Scope, params: ListCustomers) -> Result:
 
 
 def terminate(scope: Scope, params: TerminateCustomer) -> Result:
-    """Close a customer and, one after another, its accounts. Repeating it changes nothing."""
+    """Close a customer and, one after another, its accounts; its numbers go back to the pool.
+
+    Repeating it changes nothing.
+    """
     customer = find(scope, params.i_customer, lock=True)
     still_open = scope.connection.execute(
         select(accounts.c.i_account)
@@ -172,8 +185,9 @@ def terminate(scope: Scope, params: TerminateCustomer) -> Result:
         .with_for_update(key_share=True)
     ).scalars()
     for i_account in list(still_open):
-        close_account(scope, i_account)
+        close_account(scope, i_account, release_numbers=True)
     if customer.bill_status != "C":
+        dids.leave_customer(scope, customer.i_customer)
         scope.connection.execute(
             update(customers)
             .where(customers.c.i_customer == customer.i_customer)
@@ -213,6 +227,7 @@ def described(customer: Row[Any]) -> Result:
                 "companyname",
                 "email",
                 "phone1",
+                "service_flags",
                 "creation_date",
             )
         },

@@ -128,6 +128,8 @@ Phone = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, p
 Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=255, pattern=_LINE)]
 Comment = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
 Password = Annotated[str, StringConstraints(max_length=128, pattern=_LINE)]
+#: The older way to store features: a letter, or a hyphen, for each.
+ServiceFlags = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,64}$")]
 Search = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_LINE)]
 
 AccountId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,128}$")]
@@ -135,6 +137,13 @@ Imsi = Annotated[str, StringConstraints(pattern=r"^[0-9]{6,15}$")]
 Iccid = Annotated[str, StringConstraints(pattern=r"^[0-9]{18,22}$")]
 #: Ki or OPc: 128 bits.
 SimKey = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$")]
+#: A number as it is dialled, or a name in its place: no white space.
+Number = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,64}$")]
+Mac = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$")]
+Seconds = Annotated[int, BeforeValidator(_number), Field(ge=1, le=3600)]
+Percent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
+#: So many of something, where a few thousand is a lot.
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**6)]
 Service = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 

@@ -1,10 +1,11 @@
 """Payments and charges: what moves a balance."""
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
-from sqlalchemy import Column, Table, insert, select, update
+from sqlalchemy import Column, Table, select, update
 
 from espf.billing import customers
 from espf.billing.accounts import closed, find
@@ -16,6 +17,15 @@ from espf.errors import BillingFault
 
 #: No balance gets beyond this, so that an integer of 1/100,000 always holds it.
 MAX_BALANCE = Decimal(10) ** 12
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the list of transactions says of one."""
+
+    action: str
+    amount: Decimal
+    comment: str | None = None
 
 
 def _action(value: object) -> object:
@@ -39,12 +49,18 @@ def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
     charge is not limited by the funds. Raises the faults ``Server.Account.closed``,
     ``.has_no_balance`` and ``.balance_out_of_range``.
     """
-    i_customer = find(scope, params.i_account).i_customer
+    funds = params.amount if params.action == "Manual payment" else -params.amount
+    entry = Entry(params.action, params.amount, params.visible_comment)
+    return for_account(scope, params.i_account, funds, entry)
+
+
+def for_account(scope: Scope, i_account: int, funds: Decimal, entry: Entry) -> Result:
+    """Give an account (or, below 0, take from it) funds of this amount; see make_transaction."""
+    i_customer = find(scope, i_account).i_customer
     customers.find(scope, i_customer, lock=True)
-    account = find(scope, params.i_account, lock=True)
+    account = find(scope, i_account, lock=True)
     if account.bill_status == "C":
         raise closed()
-    funds = params.amount if params.action == "Manual payment" else -params.amount
     if account.i_account_balance_control_type == SUBORDINATE:
         balance = _move(scope, customer_table.c.i_customer, i_customer, -funds)
     elif account.billing_model in {-1, 0}:
@@ -56,21 +72,42 @@ def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
             "Server.Account.has_no_balance",
             "an alias or a beneficiary has no balance of its own",
         )
+    return _written(scope, "Account", balance, entry, i_customer, account.i_account)
+
+
+def for_customer(scope: Scope, i_customer: int, funds: Decimal, entry: Entry) -> Result:
+    """Lower what a customer owes (or, below 0, raise it) by this amount.
+
+    Raises the faults ``Server.Customer.not_found`` and ``.balance_out_of_range``. Who is closed may
+    still pay.
+    """
+    customers.find(scope, i_customer, lock=True)
+    balance = _move(scope, customer_table.c.i_customer, i_customer, -funds)
+    return _written(scope, "Customer", balance, entry, i_customer, None)
+
+
+def _written(
+    scope: Scope,
+    entity: str,
+    balance: Decimal,
+    entry: Entry,
+    i_customer: int,
+    i_account: int | None,
+) -> Result:
+    """Note what has moved a balance; answer the transaction's number and the new balance."""
     if abs(balance) > MAX_BALANCE:
-        raise BillingFault("Server.Account.balance_out_of_range", "the balance would be too large")
-    result = scope.connection.execute(
-        insert(transactions).values(
-            i_env=scope.i_env,
-            i_customer=i_customer,
-            i_account=account.i_account,
-            action=params.action,
-            amount=params.amount,
-            visible_comment=params.visible_comment,
-            transaction_time=scope.now,
-        )
+        code = f"Server.{entity}.balance_out_of_range"
+        raise BillingFault(code, "the balance would be too large")
+    number = scope.insert(
+        transactions,
+        i_customer=i_customer,
+        i_account=i_account,
+        action=entry.action,
+        amount=entry.amount,
+        visible_comment=entry.comment,
+        transaction_time=scope.now,
     )
-    assert result.inserted_primary_key is not None
-    return {"transaction_id": result.inserted_primary_key[0], "balance": balance}
+    return {"transaction_id": number, "balance": balance}
 
 
 def _move(scope: Scope, key: Column[int], number: int, amount: Decimal) -> Decimal:

@@ -1,10 +1,16 @@
-"""Products: what accounts buy, with the monthly quota that each gives per service."""
+"""Products: what accounts buy, with the monthly quota that each gives per service.
+
+An account has one main product and may have others as add-ons. A discount plan goes with a
+product, or with one account.
+"""
 
 from pydantic import Field
-from sqlalchemy import insert, select
+from sqlalchemy import Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf.billing import service_features
 from espf.billing.fields import (
+    Code,
     Comment,
     Key,
     Page,
@@ -16,7 +22,8 @@ from espf.billing.fields import (
     matches,
 )
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import product_quotas, products
+from espf.billing.service_features import Features, Owner
+from espf.billing.tables import discount_plans, product_quotas, products
 from espf.errors import BillingFault, InvalidRequest
 
 
@@ -27,12 +34,39 @@ class MonthlyQuota(Params):
     monthly_amount: Units
 
 
-class NewProduct(Params):
+class ProductFields(Params):
+    """What can be given to a new product and changed later."""
+
+    description: Comment | None = None
+    i_vd_plan: Key | None = None
+    addon_priority: Code = 0
+    service_features: Features = Field(default=[])
+
+
+class NewProduct(ProductFields):
     """The fields of a new product."""
 
     name: ShortName
-    description: Comment | None = None
     quotas: list[MonthlyQuota] = Field(default=[], max_length=100)
+
+
+class ChangedProduct(ProductFields):
+    """The fields to change; what is not named stays as it is, and no default is ever written."""
+
+    i_product: Key
+    name: ShortName = "-"
+
+
+class UpdateProduct(Params):
+    """Parameters of update."""
+
+    product_info: ChangedProduct
+
+
+class NewDiscountPlan(Params):
+    """Parameters of add_discount_plan."""
+
+    name: ShortName
 
 
 class AddProduct(Params):
@@ -54,27 +88,96 @@ class ListProducts(Page):
 
 
 def add(scope: Scope, params: AddProduct) -> Result:
-    """Add a product. Raises the fault ``Server.Product.duplicate_name``."""
+    """Add a product.
+
+    Raises the faults ``Server.Product.duplicate_name`` and ``Server.DiscountPlan.not_found``.
+    """
     info = params.product_info
     services = [quota.service for quota in info.quotas]
     if len(set(services)) < len(services):
         raise InvalidRequest("product_info.quotas: each service may stand there once", "quotas")
-    row = insert(products).values(i_env=scope.i_env, name=info.name, description=info.description)
-    try:
-        with scope.connection.begin_nested():
-            result = scope.connection.execute(row)
-    except IntegrityError:
-        raise BillingFault(
-            "Server.Product.duplicate_name", f"there is a product {info.name!r} already"
-        ) from None
-    assert result.inserted_primary_key is not None
-    (i_product,) = result.inserted_primary_key
+    if info.i_vd_plan is not None:
+        require_discount_plan(scope, info.i_vd_plan)
+    i_product = _inserted(
+        scope, products, "Product", info.model_dump(exclude={"quotas", "service_features"})
+    )
     if info.quotas:
         scope.connection.execute(
             insert(product_quotas),
             [{"i_product": i_product, **quota.model_dump()} for quota in info.quotas],
         )
+    service_features.write(scope, Owner("i_product", i_product), info.service_features)
     return {"i_product": i_product}
+
+
+def update_fields(scope: Scope, params: UpdateProduct) -> Result:
+    """Change the fields that are named and differ.
+
+    Raises the faults ``Server.Product.duplicate_name`` and ``Server.DiscountPlan.not_found``.
+    """
+    info = params.product_info
+    product = scope.find(products, "Product", products.c.i_product == info.i_product, lock=True)
+    values = info.model_dump(exclude_unset=True, exclude={"service_features"})
+    changed = {name: value for name, value in values.items() if value != getattr(product, name)}
+    if changed.get("i_vd_plan") is not None:
+        require_discount_plan(scope, changed["i_vd_plan"])
+    if changed:
+        try:
+            with scope.connection.begin_nested():
+                scope.connection.execute(
+                    update(products)
+                    .where(products.c.i_product == product.i_product)
+                    .values(**changed)
+                )
+        except IntegrityError:
+            raise _duplicate("Product", changed["name"]) from None
+    service_features.write(scope, Owner("i_product", product.i_product), info.service_features)
+    return {"i_product": product.i_product}
+
+
+def require(scope: Scope, i_product: int) -> None:
+    """Raise the fault ``Server.Product.not_found`` unless there is such a product."""
+    scope.find(products, "Product", products.c.i_product == i_product)
+
+
+def add_discount_plan(scope: Scope, params: NewDiscountPlan) -> Result:
+    """Add a discount plan. Raises the fault ``Server.DiscountPlan.duplicate_name``."""
+    return {
+        "i_vd_plan": _inserted(scope, discount_plans, "DiscountPlan", {"name": params.name}),
+    }
+
+
+def get_discount_plan_list(scope: Scope, params: Page) -> Result:
+    """The environment's discount plans, in the order in which they were added."""
+    rows = scope.connection.execute(
+        select(discount_plans.c.i_vd_plan, discount_plans.c.name)
+        .where(discount_plans.c.i_env == scope.i_env)
+        .order_by(discount_plans.c.i_vd_plan)
+        .limit(params.limit)
+        .offset(params.offset)
+    )
+    return {"discount_plan_list": [dict(row) for row in rows.mappings()]}
+
+
+def require_discount_plan(scope: Scope, i_vd_plan: int) -> None:
+    """Raise the fault ``Server.DiscountPlan.not_found`` unless there is such a plan."""
+    scope.find(discount_plans, "DiscountPlan", discount_plans.c.i_vd_plan == i_vd_plan)
+
+
+def _inserted(scope: Scope, table: Table, entity: str, values: dict[str, object]) -> int:
+    try:
+        with scope.connection.begin_nested():
+            result = scope.connection.execute(insert(table).values(i_env=scope.i_env, **values))
+    except IntegrityError:
+        raise _duplicate(entity, values["name"]) from None
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def _duplicate(entity: str, name: object) -> BillingFault:
+    return BillingFault(
+        f"Server.{entity}.duplicate_name", f"there is one with the name {name!r} already"
+    )
 
 
 def get_info(scope: Scope, params: GetProduct) -> Result:
@@ -100,6 +203,8 @@ def _described(scope: Scope, keys: list[int]) -> list[Result]:
             "i_product": row.i_product,
             "name": row.name,
             "description": row.description,
+            "i_vd_plan": row.i_vd_plan,
+            "addon_priority": row.addon_priority,
             "quotas": [],
         }
         for row in scope.connection.execute(

@@ -36,6 +36,12 @@ class Authorise(Params):
     event_time: Time | None = None
 
 
+class OfAccount(Params):
+    """Parameters of get_full_vd_counter_info."""
+
+    i_account: Key
+
+
 class Record(Authorise):
     """Parameters of record and top_up: so many bytes or pieces."""
 
@@ -144,6 +150,40 @@ def of_month(scope: Scope, i_account: int, time_zone_name: str) -> list[Result]:
     ]
 
 
+def get_full_vd_counter_info(scope: Scope, params: OfAccount) -> Result:
+    """What an account may still use of each service in the current month, as the vendor shows it.
+
+    What has not been allocated yet is shown as it would be.
+    """
+    account = scope.find(accounts, "Account", accounts.c.i_account == params.i_account)
+    counters = {
+        row.service: (row.monthly_amount, row.monthly_amount)
+        for row in scope.connection.execute(
+            select(product_quotas)
+            .where(product_quotas.c.i_product == account.i_product)
+            .order_by(product_quotas.c.service)
+        )
+    }
+    for each in of_month(scope, account.i_account, account.time_zone_name):
+        if each["allocated"] is None:
+            promised = counters.get(each["service"], (0, 0))[0]
+            left = max(0, promised + each["topped_up"] - each["used"])
+        else:
+            promised, left = each["allocated"], each["remaining"]
+        counters[each["service"]] = (promised + each["topped_up"], left)
+    return {
+        "vd_counter_info": [
+            {
+                "service_name": service,
+                "unit": "byte" if service == "netaccess" else "piece",
+                "allocated_amount": amount,
+                "remaining": left,
+            }
+            for service, (amount, left) in sorted(counters.items())
+        ]
+    }
+
+
 def _case(scope: Scope, params: Authorise) -> _Case:
     # Whoever counts for the same account at the same time takes turns.
     scope.find(accounts, "Account", accounts.c.i_account == params.i_account, lock=True)
@@ -188,7 +228,8 @@ def _barred(case: _Case) -> str | None:
         )
     if account.blocked == "Y":
         return "account_blocked"
-    if account.customer_bill_status != "O":
+    # To be limited bars nobody from what a quota allows.
+    if account.customer_bill_status not in {"O", "L"}:
         return "customer_inactive"
     if account.customer_blocked == "Y":
         return "customer_blocked"
@@ -251,6 +292,7 @@ def _stored(scope: Scope, case: _Case, quota: _Quota, **changes: int) -> _Quota:
                 i_customer=case.account.i_customer,
                 service=case.service,
                 month=case.month,
+                ends_at=clock.end_of_month(case.day, case.account.time_zone_name),
                 **changes,
             )
         )

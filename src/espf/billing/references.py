@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, select
 
 from espf.billing.environments import is_reference_billing
-from espf.billing.tables import accounts, customers, environments, products, sim_cards
+from espf.billing.tables import (
+    access_policies,
+    access_policy_phases,
+    accessibility,
+    accounts,
+    connections,
+    customers,
+    environments,
+    follow_me_numbers,
+    invoices,
+    ip_device_profiles,
+    payment_transactions,
+    products,
+    sim_cards,
+)
 from espf.errors import InvalidRequest
 
 _TABLES = {
@@ -14,6 +28,14 @@ _TABLES = {
     "i_customer": customers,
     "i_product": products,
     "i_sim_card": sim_cards,
+    "i_invoice": invoices,
+    "i_payment_transaction": payment_transactions,
+    "i_connection": connections,
+    "i_access_policy": access_policies,
+    "i_access_policy_phase": access_policy_phases,
+    "i_accessibility": accessibility,
+    "i_ip_device_profile": ip_device_profiles,
+    "i_follow_me_number": follow_me_numbers,
 }
 
 

@@ -6,28 +6,93 @@ The card of a closed account is disposed: it is still in the hands of somebody w
 subscriber.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
-from sqlalchemy import ColumnElement, Row, insert, or_, select, update
+from pydantic import BeforeValidator, Field, model_validator
+from sqlalchemy import ColumnElement, Row, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.billing.fields import Iccid, Imsi, Key, Page, Params, Search, SimKey, matches
+from espf.billing.fields import Iccid, Imsi, Key, Line, Page, Params, Search, SimKey, matches
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import accounts, sim_cards
+from espf.billing.tables import sim_cards
 from espf.errors import BillingFault
 
 ENTITY = "SIMCard"
 
+#: Cards that one request may change.
+MOST_CARDS = 1000
 
-class NewCard(Params):
-    """The fields of a new card. ``ki`` and ``opc`` are sealed before they are stored."""
+
+def _action(value: object) -> object:
+    """The vendor's words for its signs."""
+    return {"add": "+", "remove": "-"}.get(value, value) if isinstance(value, str) else value
+
+
+class CardFields(Params):
+    """What can be given to a new card and changed later. Keys are sealed before they are stored."""
+
+    ki: SimKey | None = None
+    opc: SimKey | None = None
+    description: Line | None = None
+
+
+class NewCard(CardFields):
+    """The fields of a new card."""
 
     imsi: Imsi
     iccid: Iccid
-    ki: SimKey | None = None
-    opc: SimKey | None = None
     status: Literal["available", "reserved"] = "available"
+
+
+class ChangedCard(CardFields):
+    """The fields to change; what is not named stays as it is, and no default is ever written."""
+
+    i_sim_card: Key
+    imsi: Imsi = "000000"
+    iccid: Iccid = "0" * 18
+    status: Literal["available", "reserved", "disposed"] = "available"
+
+
+class UpdateCard(Params):
+    """Parameters of update_fields."""
+
+    card_info: ChangedCard
+
+
+class UpdateCards(Params):
+    """Parameters of update_list: the same change for many cards."""
+
+    i_sim_cards: list[Key] = Field(min_length=1, max_length=MOST_CARDS)
+    status: Literal["available", "reserved", "disposed"] = "available"
+    description: Line | None = None
+
+    @model_validator(mode="after")
+    def _changes(self) -> "UpdateCards":
+        if not self.model_fields_set - {"i_sim_cards"}:
+            raise ValueError("status, description or both are expected")
+        return self
+
+
+class Uploaded(CardFields):
+    """A line of an upload: a card to add, or to remove."""
+
+    action: Annotated[Literal["+", "-"], BeforeValidator(_action)]
+    imsi: Imsi
+    iccid: Iccid | None = None
+
+    @model_validator(mode="after")
+    def _has_both_numbers(self) -> "Uploaded":
+        if self.action == "+" and self.iccid is None:
+            raise ValueError("a card to add has an iccid")
+        return self
+
+
+class Upload(Params):
+    """Parameters of upload."""
+
+    card_list: list[Uploaded] = Field(min_length=1, max_length=MOST_CARDS)
 
 
 class AddCard(Params):
@@ -66,8 +131,8 @@ class AssignCard(Params):
     i_account: Key
 
 
-class ReleaseCard(Params):
-    """Parameters of release."""
+class OneCard(Params):
+    """Parameters of release and remove."""
 
     i_sim_card: Key
 
@@ -78,26 +143,57 @@ def add(scope: Scope, params: AddCard) -> Result:
     Raises the faults ``Server.SIMCard.duplicate_imsi`` and ``.duplicate_iccid``; both numbers are
     unique over all environments, as they are in the world.
     """
+    values = params.card_info.model_dump()
+    with _unless_taken(scope, values["imsi"]):
+        number = scope.insert(sim_cards, **_sealed(scope, values))
+    return {"i_sim_card": number}
+
+
+def update_fields(scope: Scope, params: UpdateCard) -> Result:
+    """Change the fields that are named and differ.
+
+    Raises the faults ``Server.SIMCard.duplicate_imsi``, ``.duplicate_iccid`` and ``.in_use``: the
+    status of a card that an account holds is not changed; release it first.
+    """
     info = params.card_info
-    sealed = {
-        name: scope.sealer.seal(key) if (key := getattr(info, name)) else None
-        for name in ("ki", "opc")
-    }
-    row = {**info.model_dump(), **sealed, "i_env": scope.i_env}
-    try:
-        # A savepoint, so that the transaction can still be asked which number is taken.
-        with scope.connection.begin_nested():
-            result = scope.connection.execute(insert(sim_cards).values(**row))
-    except IntegrityError:
-        taken = scope.connection.execute(
-            select(sim_cards.c.imsi).where(sim_cards.c.imsi == info.imsi)
-        ).first()
-        name = "imsi" if taken else "iccid"
-        raise BillingFault(
-            f"Server.SIMCard.duplicate_{name}", f"there is a card with this {name} already"
-        ) from None
-    assert result.inserted_primary_key is not None
-    return {"i_sim_card": result.inserted_primary_key[0]}
+    card = find(scope, lock=True, i_sim_card=info.i_sim_card)
+    values = info.model_dump(exclude_unset=True)
+    with _unless_taken(scope, values.get("imsi"), card.i_sim_card):
+        _update(scope, card, values)
+    return {"i_sim_card": card.i_sim_card}
+
+
+def update_list(scope: Scope, params: UpdateCards) -> Result:
+    """Give many cards the same status or description: all of them or, with a fault, none.
+
+    Raises the faults ``Server.SIMCard.not_found`` and ``.in_use``.
+    """
+    values = params.model_dump(exclude_unset=True, exclude={"i_sim_cards"})
+    keys = sorted(set(params.i_sim_cards))
+    for key in keys:
+        _update(scope, find(scope, lock=True, i_sim_card=key), values)
+    return {"updated": len(keys)}
+
+
+def upload(scope: Scope, params: Upload) -> Result:
+    """Add and remove many cards, line by line: all of them or, with a fault, none.
+
+    Raises the faults of add and remove.
+    """
+    for line in params.card_list:
+        if line.action == "+":
+            card = NewCard(**line.model_dump(exclude={"action"}))
+            add(scope, AddCard(card_info=card))
+        else:
+            _remove(scope, find(scope, lock=True, imsi=line.imsi))
+    signs = [line.action for line in params.card_list]
+    return {"added": signs.count("+"), "removed": signs.count("-")}
+
+
+def remove(scope: Scope, params: OneCard) -> Result:
+    """Delete a card that no account holds. Raises ``Server.SIMCard.in_use``."""
+    _remove(scope, find(scope, lock=True, i_sim_card=params.i_sim_card))
+    return {"success": 1}
 
 
 def get_info(scope: Scope, params: GetCard) -> Result:
@@ -134,16 +230,14 @@ def assign(scope: Scope, params: AssignCard) -> Result:
     Raises the faults ``Server.SIMCard.not_available`` and ``Server.Account.closed``. Assigning the
     card that the account holds changes nothing.
     """
-    account = scope.find(accounts, "Account", accounts.c.i_account == params.i_account, lock=True)
-    if account.bill_status == "C":
-        raise BillingFault("Server.Account.closed", "the account is closed")
+    account = scope.open_account(params.i_account)
     card = find(scope, lock=True, i_sim_card=params.i_sim_card)
     if card.i_account != account.i_account:
         give(scope, card, account.i_account, account.id)
     return {"i_sim_card": card.i_sim_card}
 
 
-def release(scope: Scope, params: ReleaseCard) -> Result:
+def release(scope: Scope, params: OneCard) -> Result:
     """Take a card from its account, or out of reserve or disposal: it is available again."""
     card = find(scope, lock=True, i_sim_card=params.i_sim_card)
     _take(scope, sim_cards.c.i_sim_card == card.i_sim_card, "available")
@@ -197,6 +291,50 @@ def held_by(scope: Scope, i_account: int) -> Result | None:
     return None if row is None else dict(row._mapping)  # noqa: SLF001  (SQLAlchemy's public name)
 
 
+def _update(scope: Scope, card: Row[Any], values: dict[str, Any]) -> None:
+    if card.i_account is not None and "status" in values:
+        raise _in_use(card)
+    for name in values.keys() & {"ki", "opc"}:
+        # Sealed anew, the same key would look like another.
+        sealed = getattr(card, name)
+        if values[name] == (scope.sealer.unseal(sealed) if sealed else None):
+            del values[name]
+    scope.change(sim_cards, card, _sealed(scope, values))
+
+
+def _remove(scope: Scope, card: Row[Any]) -> None:
+    if card.i_account is not None:
+        raise _in_use(card)
+    scope.connection.execute(delete(sim_cards).where(sim_cards.c.i_sim_card == card.i_sim_card))
+
+
+def _in_use(card: Row[Any]) -> BillingFault:
+    return BillingFault(
+        f"Server.{ENTITY}.in_use", f"an account holds the card {card.imsi}: release it first"
+    )
+
+
+def _sealed(scope: Scope, values: dict[str, Any]) -> dict[str, Any]:
+    keys = {name: key for name in ("ki", "opc") if (key := values.get(name))}
+    return values | {name: scope.sealer.seal(key) for name, key in keys.items()}
+
+
+@contextmanager
+def _unless_taken(scope: Scope, imsi: str | None, but: int | None = None) -> Iterator[None]:
+    """Raise the fault that says which number another card than ``but`` has."""
+    try:
+        # A savepoint, so that the transaction can still be asked which number is taken.
+        with scope.connection.begin_nested():
+            yield
+    except IntegrityError:
+        query = select(sim_cards.c.i_sim_card).where(sim_cards.c.imsi == imsi)
+        taken = scope.connection.execute(query).scalar()
+        name = "iccid" if taken in {None, but} else "imsi"
+        raise BillingFault(
+            f"Server.SIMCard.duplicate_{name}", f"there is a card with this {name} already"
+        ) from None
+
+
 def _take(scope: Scope, which: ColumnElement[bool], status: str) -> None:
     scope.connection.execute(
         update(sim_cards)
@@ -208,5 +346,5 @@ def _take(scope: Scope, which: ColumnElement[bool], status: str) -> None:
 def _described(card: Row[Any]) -> Result:
     return {
         name: getattr(card, name)
-        for name in ("i_sim_card", "i_account", "imsi", "iccid", "msisdn", "status")
+        for name in ("i_sim_card", "i_account", "imsi", "iccid", "msisdn", "status", "description")
     }

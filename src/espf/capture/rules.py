@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from espf.catalogue import catalogue, is_custom, is_well_formed
+from espf.catalogue import canonical, catalogue, is_custom, is_well_formed
 from espf.db.trigger import (
     Capture,
     Column,
@@ -74,6 +74,7 @@ def _number(value: object) -> object:
 
 
 def _event_type(value: str) -> str:
+    value = canonical(value)
     if value in catalogue() or (is_custom(value) and is_well_formed(value)):
         return value
     near = get_close_matches(value, catalogue(), n=1)
@@ -144,12 +145,14 @@ class Guard(_Part):
     of: Side | None = None
     in_: list[Scalar] | None = Field(default=None, alias="in", min_length=1)
     above: Number = None
+    null: Literal[True] | None = None
     not_null: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _one_test(self) -> "Guard":
-        if sum(test is not None for test in (self.in_, self.above, self.not_null)) != 1:
-            raise ValueError("give one of 'in', 'above' and 'not_null'")
+        tests = (self.in_, self.above, self.null, self.not_null)
+        if sum(test is not None for test in tests) != 1:
+            raise ValueError("give one of 'in', 'above', 'null' and 'not_null'")
         return self
 
 
@@ -342,7 +345,7 @@ def _guard(guard: Guard, side: Row) -> Condition:
         return Condition("is_in", columns, values=tuple(guard.in_), of=of)
     if guard.above is not None:
         return Condition("above", columns, guard.above, of=of)
-    return Condition("not_null", columns, of=of)
+    return Condition("null" if guard.null else "not_null", columns, of=of)
 
 
 #: The rule files that come with ESPF, by name.
@@ -378,15 +381,29 @@ def parse_rules(text: str, source: str) -> tuple[CaptureRule, ...]:
     if not isinstance(tables, list) or not tables:
         raise RuleError(f"{source}: there is no rule; a rule begins with [[rule]]")
     rules: list[CaptureRule] = []
+    numbers: list[int] = []
     for number, table in enumerate(tables, 1):
-        rule = _read(table, f"{source}: rule {number}")
-        if rule in rules:
-            raise RuleError(
-                f"{source}: rule {number} ({rule.event}): repeats rule {rules.index(rule) + 1}; "
-                "each event would be sent twice"
-            )
-        rules.append(rule)
+        for each in _by_operation(table):
+            rule = _read(each, f"{source}: rule {number}")
+            if rule in rules:
+                raise RuleError(
+                    f"{source}: rule {number} ({rule.event}): repeats rule "
+                    f"{numbers[rules.index(rule)]}; each event would be sent twice"
+                )
+            rules.append(rule)
+            numbers.append(number)
     return tuple(rules)
+
+
+def _by_operation(table: object) -> list[object]:
+    """One rule for each of the operations in ``on``; only an update has tests for a change."""
+    if not isinstance(table, dict) or not isinstance(table.get("on"), list) or not table["on"]:
+        return [table]
+    without = {name: value for name, value in table.items() if name not in CHANGES}
+    return [
+        {**(table if operation == "update" else without), "on": operation}
+        for operation in table["on"]
+    ]
 
 
 def _read(table: object, place: str) -> CaptureRule:

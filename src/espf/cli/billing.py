@@ -17,11 +17,11 @@ def billing() -> None:
 
 @billing.command()
 def tick() -> None:
-    """Do what the time brings: accounts become active on their date, and expire.
+    """Do what the time brings: accounts, add-on products and quotas begin and end.
 
     'evctl run', 'worker' and 'web' do it each minute, one of them at a time.
     """
-    activated = expired = 0
+    activated = expired = begun = ended = quotas = 0
     with office() as at:
         more = True
         while more:
@@ -30,8 +30,13 @@ def tick() -> None:
             if passed is None:
                 raise NotFound("there is no reference billing in this database")
             activated, expired = activated + passed.activated, expired + passed.expired
+            begun, ended = begun + passed.addons_begun, ended + passed.addons_ended
+            quotas += passed.quotas_expired
             more = passed.more
-    click.echo(f"{activated} accounts activated, {expired} expired")
+    click.echo(
+        f"{activated} accounts activated, {expired} expired; "
+        f"{begun} add-on products begun, {ended} ended; {quotas} quotas ended"
+    )
 
 
 def pass_time(connection: Connection, database: Database) -> clock.Tick | None:

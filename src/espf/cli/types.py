@@ -1,9 +1,11 @@
 """evctl type: the event types."""
 
+from itertools import groupby
+
 import click
 
 from espf import subscriptions
-from espf.catalogue import catalogue
+from espf.catalogue import EventType, catalogue, facts
 from espf.cli.capture import reapply
 from espf.cli.group import json_option, office, show
 
@@ -29,19 +31,26 @@ def create(name: str) -> None:
 
 @type_.command("list")
 @json_option
-def list_(*, as_json: bool) -> None:
-    """List all event types."""
+@click.option("--markdown", is_flag=True, help="Print the catalogue as a page of documentation.")
+def list_(*, as_json: bool, markdown: bool) -> None:
+    """List all event types.
+
+    \b
+    Examples:
+      evctl type list
+      evctl type list --markdown > docs/reference/event-types.md
+    """  # noqa: D301
+    if markdown:
+        click.echo(_page(), nl=False)
+        return
     with office() as at, at.database.read() as connection:
         rows = subscriptions.list_types(connection)
-    entries = catalogue()
     show(
         [
             {
                 "number": row.i_event_type,
-                "name": row.name,
                 "enabled": bool(row.enabled),
-                "version_2": entries[row.name].version_2 if row.name in entries else row.name,
-                "description": entries[row.name].description if row.name in entries else None,
+                **facts(row.name),
             }
             for row in rows
         ],
@@ -69,3 +78,57 @@ def _switch(name: str, *, enabled: bool) -> None:
         subscriptions.set_type_enabled(connection, name, enabled=enabled)
         reapply(at, connection)
     click.echo(f"Event type {name} is {'enabled' if enabled else 'disabled'}")
+
+
+_HEAD = """# Event types
+
+Made by `evctl type list --markdown` from the catalogue, `src/espf/catalogue.toml`.
+
+Every type happens in the reference billing, over its [API](rest-api.md) and by plain SQL alike: the
+shipped [rules](capture-rules.md) capture it. Handlers can be subscribed to all of them, and all can
+be put into the queue over the [ESPF API](espf-api.md).
+
+- **Variables**: `i_env` stands before them, `event_time` (UTC) after them; at delivery `i_event`
+  comes last. Passwords are never among them: ask the billing API.
+- **Version 2**: the simplified event that a handler of API version 2 sends instead. A type without
+  one goes out under version 1 only.
+- **Other names**: a name that changed between releases of the vendor's. ESPF takes each spelling
+  everywhere, and sends an event under the one that its handler was subscribed to.
+- **Latest only**: of several that wait for one subscriber only the newest is delivered.
+- **Inherited**: a change of the customer makes it, too, by way of a CustomerToAccountsDispatcher.
+- **Source**: how the type is known. The vendor's *handbook* or *vendor docs* describe it, it was
+  *observed* in public client code, or it is *inferred* from others. Variables are documented in
+  public only for the balance events and those of SIM cards; the others are what a subscriber needs.
+
+One change may be several events. They come in the order of the rules: who the subscriber is, then
+the money, what it does, the blocks, the status, and the end last.
+
+`Custom/…` types are yours: [`evctl type create`](evctl.md#evctl-type-create) makes them, they carry
+the variables that you give them, and are the same in both versions.
+"""
+
+
+def _page() -> str:
+    """The catalogue as a page: a table for each group of names that begin alike."""
+    lines = [_HEAD]
+    for group, entries in groupby(catalogue().values(), lambda entry: entry.name.split("/")[0]):
+        lines += [f"## {group}", "", "| Type | When | Variables | Version 2 | Notes | Source |"]
+        lines += ["|---|---|---|---|---|---|", *map(_row, entries), ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _row(entry: EventType) -> str:
+    notes = [
+        *(f"other name `{alias}`" for alias in entry.aliases),
+        *(["latest only"] if entry.latest_only else []),
+        *(["inherited"] if entry.inherited else []),
+    ]
+    cells = [
+        f"`{entry.name}`",
+        entry.description,
+        ", ".join(f"`{name}`" for name in entry.variables),
+        f"`{entry.version_2}`" if entry.version_2 else "",
+        ", ".join(notes),
+        entry.source,
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -203,6 +203,7 @@ def _condition(condition: Condition, lookup: Lookup | None) -> str:
         "rises_above": f"{old} <= {value} AND {new} > {value}",
         "is_in": f"{here} IN ({', '.join(map(_literal, condition.values))})",
         "above": f"{here} > {value}",
+        "null": f"{here} IS NULL",
         "not_null": f"{here} IS NOT NULL",
     }[condition.test]
 

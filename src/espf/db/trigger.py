@@ -115,12 +115,15 @@ class Condition:
     ``rises_above``  the column was at or below ``value`` and no longer is
     ``is_in``        the column (of the row ``of``) holds one of ``values``
     ``above``        the column (of the row ``of``) holds more than ``value``
+    ``null``         the column (of the row ``of``) is empty
     ``not_null``     the column (of the row ``of``) holds something
 
     A comparison with an empty column never holds.
     """
 
-    test: Literal["changed", "becomes", "falls_to", "rises_above", "is_in", "above", "not_null"]
+    test: Literal[
+        "changed", "becomes", "falls_to", "rises_above", "is_in", "above", "null", "not_null"
+    ]
     columns: tuple[str, ...]
     value: Scalar | None = None
     origin: Scalar | None = None

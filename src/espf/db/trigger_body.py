@@ -65,8 +65,8 @@ class TypedBody(ABC):
         here = self._compared(capture, condition.of, name)
         value = self._constant(condition.value, kind)
         match condition.test:
-            case "not_null":
-                return f"{here} IS NOT NULL"
+            case "null" | "not_null":
+                return f"{here} IS {'NOT ' if condition.test == 'not_null' else ''}NULL"
             case "above":
                 return f"{here} > {value}"
             case "is_in":

@@ -22,8 +22,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from espf.billing import accounts, customers, payments, products, quotas, sim_cards
-from espf.billing.fields import Key, Params
+from espf.billing import (
+    access_policies,
+    accessibility,
+    accounts,
+    aliases,
+    connections,
+    custom_fields,
+    customer_sites,
+    customers,
+    dids,
+    follow_me,
+    invoices,
+    ip_devices,
+    payment_transactions,
+    payments,
+    products,
+    quotas,
+    service_features,
+    sim_cards,
+)
+from espf.billing.custom_fields import CustomFields
+from espf.billing.fields import Key, Page, Params
 from espf.billing.scope import Result, Scope
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -52,14 +72,42 @@ class Method(Generic[P]):
     writes: bool = False
 
 
+_ACCOUNT_FIELDS, _CUSTOMER_FIELDS = CustomFields("account"), CustomFields("customer")
+
 METHODS: Mapping[str, Method[Any]] = {
     "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
     "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
     "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
+    "Account/move_account": Method(accounts.MoveAccount, accounts.move, writes=True),
     "Account/get_account_info": Method(accounts.GetAccount, accounts.get_info),
     "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
     "Account/make_transaction": Method(
         payments.MakeTransaction, payments.make_transaction, writes=True
+    ),
+    "Account/add_alias": Method(aliases.AddAlias, aliases.add, writes=True),
+    "Account/get_alias_list": Method(aliases.ListAliases, aliases.get_list),
+    "Account/delete_alias": Method(aliases.DeleteAlias, aliases.remove, writes=True),
+    "Account/get_account_followme": Method(follow_me.GetFollowMe, follow_me.get),
+    "Account/update_account_followme": Method(
+        follow_me.UpdateFollowMe, follow_me.update_settings, writes=True
+    ),
+    "Account/add_followme_number": Method(follow_me.AddNumber, follow_me.add_number, writes=True),
+    "Account/update_followme_number": Method(
+        follow_me.UpdateNumber, follow_me.update_number, writes=True
+    ),
+    "Account/delete_followme_number": Method(
+        follow_me.DeleteNumber, follow_me.delete_number, writes=True
+    ),
+    "Account/get_full_vd_counter_info": Method(quotas.OfAccount, quotas.get_full_vd_counter_info),
+    "Account/get_service_features": Method(service_features.OfAccount, service_features.get),
+    "Account/update_service_features": Method(
+        service_features.UpdateOfAccount, service_features.update_fields, writes=True
+    ),
+    "Account/add_custom_field": Method(custom_fields.NewField, _ACCOUNT_FIELDS.add, writes=True),
+    "Account/get_custom_fields_schema": Method(custom_fields.NoParams, _ACCOUNT_FIELDS.get_schema),
+    "Account/get_custom_fields_values": Method(custom_fields.OfAccount, _ACCOUNT_FIELDS.get_values),
+    "Account/update_custom_fields_values": Method(
+        custom_fields.UpdateOfAccount, _ACCOUNT_FIELDS.update_values, writes=True
     ),
     "Customer/add_customer": Method(customers.AddCustomer, customers.add, writes=True),
     "Customer/update_customer": Method(
@@ -70,12 +118,132 @@ METHODS: Mapping[str, Method[Any]] = {
     ),
     "Customer/get_customer_info": Method(customers.GetCustomer, customers.get_info),
     "Customer/get_customer_list": Method(customers.ListCustomers, customers.get_list),
+    "Customer/get_service_features": Method(service_features.OfCustomer, service_features.get),
+    "Customer/update_service_features": Method(
+        service_features.UpdateOfCustomer, service_features.update_fields, writes=True
+    ),
+    "Customer/add_custom_field": Method(custom_fields.NewField, _CUSTOMER_FIELDS.add, writes=True),
+    "Customer/get_custom_fields_schema": Method(
+        custom_fields.NoParams, _CUSTOMER_FIELDS.get_schema
+    ),
+    "Customer/get_custom_fields_values": Method(
+        custom_fields.OfCustomer, _CUSTOMER_FIELDS.get_values
+    ),
+    "Customer/update_custom_fields_values": Method(
+        custom_fields.UpdateOfCustomer, _CUSTOMER_FIELDS.update_values, writes=True
+    ),
+    "Customer/add_customer_site": Method(customer_sites.AddSite, customer_sites.add, writes=True),
+    "Customer/get_customer_site_list": Method(customer_sites.ListSites, customer_sites.get_list),
+    "Customer/get_site_service_features": Method(service_features.OfSite, service_features.get),
+    "Customer/update_site_service_features": Method(
+        service_features.UpdateOfSite, service_features.update_fields, writes=True
+    ),
+    "DiscountPlan/add_discount_plan": Method(
+        products.NewDiscountPlan, products.add_discount_plan, writes=True
+    ),
+    "DiscountPlan/get_discount_plan_list": Method(Page, products.get_discount_plan_list),
     "Product/add_product": Method(products.AddProduct, products.add, writes=True),
+    "Product/update_product": Method(products.UpdateProduct, products.update_fields, writes=True),
+    "Product/get_service_features": Method(service_features.OfProduct, service_features.get),
+    "Product/update_service_features": Method(
+        service_features.UpdateOfProduct, service_features.update_fields, writes=True
+    ),
     "Product/get_product_info": Method(products.GetProduct, products.get_info),
     "Product/get_product_list": Method(products.ListProducts, products.get_list),
+    "Product/add_accessibility": Method(
+        accessibility.AddAccessibility, accessibility.add, writes=True
+    ),
+    "Product/get_accessibility_list": Method(
+        accessibility.ListAccessibility, accessibility.get_list
+    ),
+    "Product/delete_accessibility": Method(
+        accessibility.DeleteAccessibility, accessibility.remove, writes=True
+    ),
+    "AccessPolicy/add_access_policy": Method(
+        access_policies.AddPolicy, access_policies.add, writes=True
+    ),
+    "AccessPolicy/update_access_policy": Method(
+        access_policies.UpdatePolicy, access_policies.update_fields, writes=True
+    ),
+    "AccessPolicy/get_access_policy_info": Method(
+        access_policies.GetPolicy, access_policies.get_info
+    ),
+    "AccessPolicy/get_access_policy_list": Method(
+        access_policies.ListPolicies, access_policies.get_list
+    ),
+    "AccessPolicy/add_phase": Method(
+        access_policies.AddPhase, access_policies.add_phase, writes=True
+    ),
+    "AccessPolicy/update_phase": Method(
+        access_policies.UpdatePhase, access_policies.update_phase, writes=True
+    ),
+    "AccessPolicy/delete_phase": Method(
+        access_policies.DeletePhase, access_policies.delete_phase, writes=True
+    ),
+    "Connection/add_connection": Method(connections.AddConnection, connections.add, writes=True),
+    "Connection/update_connection": Method(
+        connections.UpdateConnection, connections.update_fields, writes=True
+    ),
+    "Connection/delete_connection": Method(
+        connections.OneConnection, connections.remove, writes=True
+    ),
+    "Connection/get_connection_info": Method(connections.OneConnection, connections.get_info),
+    "Connection/get_connection_list": Method(connections.ListConnections, connections.get_list),
+    "DID/add_number": Method(dids.AddNumber, dids.add, writes=True),
+    "DID/delete_number": Method(dids.OneNumber, dids.remove, writes=True),
+    "DID/update_number": Method(dids.UpdateNumber, dids.update_fields, writes=True),
+    "DID/get_number_info": Method(dids.OneNumber, dids.get_info),
+    "DID/get_number_list": Method(dids.ListNumbers, dids.get_list),
+    "DID/get_customer_numbers": Method(dids.ListOfCustomer, dids.get_customer_numbers),
+    "DID/assign_did_to_customer": Method(
+        dids.AssignToCustomer, dids.assign_to_customer, writes=True
+    ),
+    "DID/assign_did_to_account": Method(dids.AssignToAccount, dids.assign_to_account, writes=True),
+    "DID/release_did_from_customer": Method(
+        dids.OneNumber, dids.release_from_customer, writes=True
+    ),
+    "DID/release_did_from_account": Method(dids.OneNumber, dids.release_from_account, writes=True),
+    "Invoice/add_invoice": Method(invoices.AddInvoice, invoices.add, writes=True),
+    "Invoice/get_invoice_info": Method(invoices.OneInvoice, invoices.get_info),
+    "Invoice/get_invoice_list": Method(invoices.ListInvoices, invoices.get_list),
+    "Invoice/pay_invoice": Method(invoices.Pay, invoices.pay, writes=True),
+    "Invoice/apply_invoice_adjustment": Method(
+        invoices.Adjust, invoices.apply_adjustment, writes=True
+    ),
+    "Invoice/void_invoice": Method(invoices.OneInvoice, invoices.void, writes=True),
+    "IPDevice/add_ip_device": Method(ip_devices.AddDevice, ip_devices.add, writes=True),
+    "IPDevice/get_ip_device_info": Method(ip_devices.OneDevice, ip_devices.get_info),
+    "IPDevice/get_ip_device_list": Method(ip_devices.ListDevices, ip_devices.get_list),
+    "IPDevice/assign_ip_device": Method(ip_devices.AssignDevice, ip_devices.assign, writes=True),
+    "IPDevice/release_ip_device": Method(ip_devices.OneDevice, ip_devices.release, writes=True),
+    "IPDevice/delete_ip_device": Method(ip_devices.OneDevice, ip_devices.remove, writes=True),
+    "IPDevice/add_ip_device_profile": Method(
+        ip_devices.AddProfile, ip_devices.add_profile, writes=True
+    ),
+    "IPDevice/get_ip_device_profile_list": Method(
+        ip_devices.ListProfiles, ip_devices.get_profile_list
+    ),
+    "PaymentTransaction/add_payment_transaction": Method(
+        payment_transactions.AddTransaction, payment_transactions.add, writes=True
+    ),
+    "PaymentTransaction/update_payment_transaction": Method(
+        payment_transactions.UpdateTransaction, payment_transactions.update_fields, writes=True
+    ),
+    "PaymentTransaction/get_payment_transaction_info": Method(
+        payment_transactions.OneTransaction, payment_transactions.get_info
+    ),
+    "PaymentTransaction/get_payment_transaction_list": Method(
+        payment_transactions.ListTransactions, payment_transactions.get_list
+    ),
     "SIMCard/add_sim_card": Method(sim_cards.AddCard, sim_cards.add, writes=True),
+    "SIMCard/update_sim_card": Method(sim_cards.UpdateCard, sim_cards.update_fields, writes=True),
+    "SIMCard/update_sim_card_list": Method(
+        sim_cards.UpdateCards, sim_cards.update_list, writes=True
+    ),
+    "SIMCard/upload_sim_cards": Method(sim_cards.Upload, sim_cards.upload, writes=True),
+    "SIMCard/delete_sim_card": Method(sim_cards.OneCard, sim_cards.remove, writes=True),
     "SIMCard/assign_sim_card": Method(sim_cards.AssignCard, sim_cards.assign, writes=True),
-    "SIMCard/release_sim_card": Method(sim_cards.ReleaseCard, sim_cards.release, writes=True),
+    "SIMCard/release_sim_card": Method(sim_cards.OneCard, sim_cards.release, writes=True),
     "SIMCard/get_card_info": Method(sim_cards.GetCard, sim_cards.get_info),
     "SIMCard/get_card_list": Method(sim_cards.ListCards, sim_cards.get_list),
     "Usage/authorise": Method(quotas.Authorise, quotas.authorise, writes=True),

@@ -1,0 +1,130 @@
+"""Add-on products: what an account has beside its main product, from one moment to another.
+
+An add-on whose time has not begun is there, but not effective. The billing clock makes it
+effective, and removes it when its time is over.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from espf.billing.fields import Code, Comment, Key, Params, Search, Time
+from espf.billing.scope import Result, Scope
+from espf.billing.tables import account_addons as table
+from espf.billing.tables import products
+from espf.errors import InvalidRequest
+
+FIELD = "account_info.assigned_addons"
+
+
+#: The fields that are the add-on's own, and not its product's.
+_OWN = {"addon_effective_from", "addon_effective_to", "addon_priority"}
+
+
+class Addon(Params):
+    """An add-on of an account; from now on, for good and with the product's priority by default.
+
+    What the vendor shows of an add-on's product is taken and has no effect.
+    """
+
+    i_product: Key
+    name: Search | None = None
+    description: Comment | None = None
+    i_vd_plan: Key | None = None
+    addon_effective_from: Time | None = None
+    addon_effective_to: Time | None = None
+    addon_priority: Code | None = None
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> "Addon":
+        begin, end = self.addon_effective_from, self.addon_effective_to
+        if begin is not None and end is not None and end <= begin:
+            raise ValueError("addon_effective_to: a time after addon_effective_from is expected")
+        return self
+
+
+Addons = Annotated[list[Addon], Field(max_length=100)]
+
+
+def write(scope: Scope, i_account: int, wanted: list[Addon]) -> None:
+    """Let an account have these add-ons and no others. What does not differ is left alone.
+
+    Raises the fault ``Server.Product.not_found``.
+    """
+    if len({addon.i_product for addon in wanted}) < len(wanted):
+        raise InvalidRequest(f"{FIELD}: each product may stand there once", FIELD)
+    there = {row.i_product: row for row in _rows(scope.connection, i_account)}
+    for i_product, row in there.items():
+        if i_product not in {addon.i_product for addon in wanted}:
+            scope.connection.execute(delete(table).where(_is(row)))
+    for addon in wanted:
+        _write_one(scope, i_account, addon, there.get(addon.i_product))
+
+
+def _write_one(scope: Scope, i_account: int, addon: Addon, row: Row[Any] | None) -> None:
+    values = addon.model_dump(include=addon.model_fields_set & _OWN)
+    for name in ("addon_effective_from", "addon_priority"):
+        if values.get(name, ...) is None:
+            del values[name]
+    begin = values.get("addon_effective_from", row and row.addon_effective_from) or scope.now
+    end = values.get("addon_effective_to", row and row.addon_effective_to)
+    if end is not None and end <= max(begin, scope.now):
+        raise InvalidRequest(f"{FIELD}: addon_effective_to is over already", FIELD)
+    values["effective"] = "Y" if begin <= scope.now else "N"
+    if row is None:
+        product = scope.find(products, "Product", products.c.i_product == addon.i_product)
+        defaults = {"addon_priority": product.addon_priority, "addon_effective_from": begin}
+        keys = {"i_env": scope.i_env, "i_account": i_account, "i_product": addon.i_product}
+        scope.connection.execute(insert(table).values(**keys, **{**defaults, **values}))
+    elif any(getattr(row, name) != value for name, value in values.items()):
+        scope.connection.execute(update(table).where(_is(row)).values(**values))
+
+
+def of_account(scope: Scope, i_account: int) -> list[Result]:
+    """The add-ons of an account, highest priority first."""
+    rows = scope.connection.execute(
+        select(table, products.c.name, products.c.description, products.c.i_vd_plan)
+        .join(products, products.c.i_product == table.c.i_product)
+        .where(table.c.i_account == i_account)
+        .order_by(table.c.addon_priority.desc(), table.c.i_account_addon)
+    )
+    names = (
+        *("i_product", "name", "description", "i_vd_plan", "addon_priority"),
+        *("addon_effective_from", "addon_effective_to"),
+    )
+    return [{name: getattr(row, name) for name in names} for row in rows]
+
+
+def tick(connection: Connection, now: datetime, limit: int) -> tuple[int, int]:
+    """Begin and end at most ``limit`` add-ons each whose time it is; return how many of both."""
+    ended = _due(connection, table.c.addon_effective_to <= now, limit)
+    connection.execute(delete(table).where(table.c.i_account_addon.in_(ended)))
+    begun = _due(
+        connection, (table.c.effective == "N") & (table.c.addon_effective_from <= now), limit
+    )
+    connection.execute(
+        update(table).where(table.c.i_account_addon.in_(begun)).values(effective="Y")
+    )
+    return len(begun), len(ended)
+
+
+def _due(connection: Connection, condition: Any, limit: int) -> list[int]:
+    return list(
+        connection.execute(
+            select(table.c.i_account_addon)
+            .where(condition)
+            .limit(limit)
+            # Somebody else is changing the others; the next tick looks at them again.
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )
+
+
+def _rows(connection: Connection, i_account: int) -> list[Row[Any]]:
+    return list(connection.execute(select(table).where(table.c.i_account == i_account)))
+
+
+def _is(row: Row[Any]) -> Any:
+    return table.c.i_account_addon == row.i_account_addon
