@@ -105,6 +105,10 @@ async def test_a_change_in_the_billing_reaches_the_connector_with_what_the_billi
             made = await asyncio.to_thread(billing, "Account/add_account", account_info=account)
             i_account = made["i_account"]
             await come(hook, "Account/SIMCardAssignment")
+            await asyncio.to_thread(furnish, billing, i_account)
+            await come(hook, "Account/ProductAddon/Inserted")
+            await asyncio.to_thread(billing, "SIMCard/delete_sim_card", i_sim_card=i_sim_card + 1)
+            await come(hook, "SIM/Deleted")
             blocked = update(accounts).where(accounts.c.i_account == i_account).values(blocked="Y")
             desk.execute(blocked)
             await come(hook, "Account/Blocked")
@@ -133,6 +137,31 @@ async def test_a_change_in_the_billing_reaches_the_connector_with_what_the_billi
     assert pb_data["product_info"]["i_product"] == i_product
 
     last = {event_type: each.json["pb_data"] for event_type, each in by_type(hook.requests)}
+    furnished = last["Account/ProductAddon/Inserted"]
+    assert set(furnished) == {
+        *("account_info", "sim_info", "access_policy_info", "product_info"),
+        "full_vd_counter_info",
+    }
+    (addon,) = furnished["account_info"]["assigned_addons"]
+    assert (addon["name"], addon["addon_priority"]) == ("Roaming", 20)
+    assert furnished["account_info"]["service_features"] == [
+        {
+            "name": "netaccess_policy",
+            "effective_flag_value": "Y",
+            "attributes": [
+                {
+                    "name": "access_policy",
+                    "effective_value": str(furnished["access_policy_info"]["i_access_policy"]),
+                }
+            ],
+        }
+    ]
+    assert furnished["access_policy_info"]["attributes"] == [
+        {"group_name": "lte", "name": "cs_profile", "value": "cs-gold"}
+    ]
+    assert furnished["full_vd_counter_info"][0]["service_name"] == "netaccess"
+    assert last["SIM/Deleted"]["sim_info"]["i_sim_card"] == i_sim_card + 1
+
     assert last["Account/Blocked"]["account_info"]["blocked"] is True
     assert last["Account/Blocked"]["account_info"]["status"] == "blocked"
     assert last["Account/Status/Closed"]["account_info"]["bill_status"] == "terminated"
@@ -141,6 +170,26 @@ async def test_a_change_in_the_billing_reaches_the_connector_with_what_the_billi
     assert last["Account/SIMCardAssignment"]["prev_sim_info"]["status"] == "disposed"
     assert "s3rvice-pass" not in text
     assert '"ki"' not in text
+
+
+def furnish(billing, i_account):
+    """Give an account an access policy and an add-on."""
+    attributes = [{"group_name": "lte", "name": "cs_profile", "values": ["cs-gold"]}]
+    policy = billing(
+        "AccessPolicy/add_access_policy",
+        access_policy_info={"name": "Gold", "attributes": attributes},
+    )
+    chosen = {"name": "access_policy", "values": [str(policy["i_access_policy"])]}
+    feature = {"name": "netaccess_policy", "flag_value": "Y", "attributes": [chosen]}
+    roaming = billing("Product/add_product", product_info={"name": "Roaming", "addon_priority": 20})
+    billing(
+        "Account/update_account",
+        account_info={
+            "i_account": i_account,
+            "service_features": [feature],
+            "assigned_addons": [{"i_product": roaming["i_product"]}],
+        },
+    )
 
 
 def types(requests):

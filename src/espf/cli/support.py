@@ -42,7 +42,7 @@ _PAGE = """\
 
 Made from the catalogue and the handler types by `evctl handler types --markdown`; do not edit.
 
-A new handler is subscribed to every type that its handler type supports (✓), and to no `Custom/…` type, which any handler that supports it can be [subscribed](evctl.md#evctl-handler-subscribe) to. What the events mean and carry is told in [event types](event-types.md).
+A new handler is subscribed to every type that its handler type supports (✓), and to no `Custom/…` type, which any handler that supports it can be [subscribed](evctl.md#evctl-handler-subscribe) to. What the events mean and carry is told in [event types](event-types.md). Names of one type from several releases stand side by side.
 
 **Version 2** is the name under which an EventSender with `EventSender.APIVersion` 2 sends the event. Where there is none, such a handler skips it, and version 1 sends it.
 
@@ -82,7 +82,8 @@ def page(names: Iterable[str]) -> str:
     columns = {name: set(registry.supported(name, catalogue())) for name in names}
     rows = []
     for entry in catalogue().values():
-        cells = [f"`{entry.name}`", f"`{entry.version_2}`" if entry.version_2 else ""]
+        others = "".join(f", `{alias}`" for alias in entry.aliases)
+        cells = [f"`{entry.name}`{others}", f"`{entry.version_2}`" if entry.version_2 else ""]
         for name, supported in columns.items():
             mark = "✓" if entry.name in supported else ""
             known = DOCUMENTED.get(entry.name) if name == "EventSender" else None
