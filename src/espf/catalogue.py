@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -97,6 +97,13 @@ def canonical(event_type: str) -> str:
     return aliases().get(event_type, event_type)
 
 
+def spellings(event_type: str) -> tuple[str, ...]:
+    """All names of a type, the catalogue's first."""
+    name = canonical(event_type)
+    entry = catalogue().get(name)
+    return (name, *entry.aliases) if entry else (name,)
+
+
 def facts(event_type: str) -> dict[str, object]:
     """What is known of a type, by any spelling; of one that somebody made that is little."""
     entry = catalogue().get(canonical(event_type))
@@ -147,3 +154,8 @@ def matches(event_type: str, pattern: str) -> bool:
     else:
         expression = tail
     return re.fullmatch(expression, event_type) is not None
+
+
+def fits_any(event_type: str, patterns: Iterable[str]) -> bool:
+    """Whether a type, by any of its names, fits one of the patterns."""
+    return any(matches(name, pattern) for pattern in patterns for name in spellings(event_type))

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from espf import journal
+from espf.catalogue import spellings
 from espf.db.dialect import Moment, to_moment
 from espf.db.tables import (
     RARE_VERDICTS,
@@ -416,9 +417,11 @@ def _fits(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
     """What a row that has the columns of an event must be like."""
     conditions: list[ColumnElement[bool]] = [
         table.c[name] == value
-        for name in ("i_env", "event_type", "ordering_key")
+        for name in ("i_env", "ordering_key")
         if (value := getattr(wanted, name)) is not None
     ]
+    if wanted.event_type is not None:
+        conditions.append(table.c.event_type.in_(spellings(wanted.event_type)))
     if wanted.since is not None:
         conditions.append(table.c.created_at >= wanted.since)
     if wanted.until is not None:

@@ -174,8 +174,7 @@ class Queue:
 
         Raises NotFound for an unknown type, InvalidRequest for variables that cannot be sent.
         """
-        event_type = event_type.strip()
-        require_type(connection, event_type)
+        event_type = require_type(connection, event_type.strip())
         if variables.get("i_env", i_env) != i_env:
             raise InvalidRequest("variables.i_env: another environment than yours", "variables")
         if "i_event" in variables:

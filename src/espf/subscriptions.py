@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,15 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.catalogue import CUSTOM_PREFIX, catalogue, is_custom, is_well_formed
+from espf.catalogue import (
+    CUSTOM_PREFIX,
+    aliases,
+    canonical,
+    catalogue,
+    facts,
+    is_custom,
+    is_well_formed,
+)
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types, handler_leases
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
@@ -30,6 +38,7 @@ class EventHandler:
     """A configured, named instance of a handler type, in one environment.
 
     ``stored`` holds the options that were set, as JSON; ``version`` grows with each change.
+    ``spellings`` are the types that it was subscribed to by another name than the catalogue's.
     """
 
     i_event_handler: int
@@ -40,6 +49,7 @@ class EventHandler:
     stored: str
     version: int
     paused: bool = False
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -63,7 +73,7 @@ class EventHandler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
         settings = registry.validate(self.type, _unsealed(self.options, sealer))
         handler = registry.handler_type(self.type)(settings)
-        handler.name = self.name
+        handler.name, handler.spellings = self.name, self.spellings
         return handler
 
     def missing(self, sealer: Sealer) -> str | None:
@@ -91,6 +101,7 @@ def add_catalogue(connection: Connection) -> None:
     A handler that hears every known type that its type supports hears the new ones, too; any
     other keeps the choice that somebody made for it.
     """
+    _fold_aliases(connection)
     known = set(connection.execute(select(event_types.c.name)).scalars())
     number = connection.execute(
         select(func.coalesce(func.max(event_types.c.i_event_type), 0)).where(
@@ -109,6 +120,22 @@ def add_catalogue(connection: Connection) -> None:
             if set(old) <= set(subscriptions(connection, handler)):
                 more = [name for name in new if not is_custom(name)]
                 _subscribe(connection, handler, registry.supported(handler.type, more))
+
+
+def _fold_aliases(connection: Connection) -> None:
+    """Two spellings may have been two types before: let them be one, and nobody lose events."""
+    for alias, name in aliases().items():
+        gone = connection.execute(delete(event_types).where(event_types.c.name == alias))
+        if not gone.rowcount:
+            continue
+        column = event_subscriptions.c.event_type
+        for handler in list_handlers(connection):
+            mine = event_subscriptions.c.i_event_handler == handler.i_event_handler
+            heard = subscriptions(connection, handler)
+            connection.execute(delete(event_subscriptions).where(mine, column == alias))
+            if alias in heard and name not in heard:
+                _subscribe(connection, handler, [name])
+                _spell(connection, handler, name, alias)
 
 
 def create_type(connection: Connection, name: str) -> int:
@@ -133,7 +160,7 @@ def create_type(connection: Connection, name: str) -> int:
 
 def set_type_enabled(connection: Connection, name: str, *, enabled: bool) -> None:
     """Switch a type on or off; a type that is off is left out of the triggers."""
-    require_type(connection, name)
+    name = require_type(connection, name)
     connection.execute(
         update(event_types).where(event_types.c.name == name).values(enabled=int(enabled))
     )
@@ -144,13 +171,22 @@ def list_types(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(event_types).order_by(event_types.c.i_event_type)))
 
 
-def require_type(connection: Connection, name: str) -> None:
-    """Raise NotFound, with near misses, when there is no such type."""
+def describe_types(connection: Connection) -> list[dict[str, Any]]:
+    """All types: number, whether it is enabled, and what the catalogue says of it."""
+    return [
+        {"number": row.i_event_type, "enabled": bool(row.enabled), **facts(row.name)}
+        for row in list_types(connection)
+    ]
+
+
+def require_type(connection: Connection, name: str) -> str:
+    """The name of a type, by any of its spellings; NotFound, with near misses, if there is none."""
     names = list(connection.execute(select(event_types.c.name)).scalars())
-    if name not in names:
-        near = [known for known in names if known.lower() == name.lower()]
-        hint = f"; did you mean {near[0]}?" if near else "; see 'evctl type list'"
-        raise NotFound(f"there is no event type {name!r}{hint}")
+    if (known_as := canonical(name)) in names:
+        return known_as
+    near = [known for known in (*names, *aliases()) if known.lower() == name.lower()]
+    hint = f"; did you mean {near[0]}?" if near else "; see 'evctl type list'"
+    raise NotFound(f"there is no event type {name!r}{hint}")
 
 
 # Event handlers
@@ -275,29 +311,43 @@ def require_handler(connection: Connection, i_env: int, name: str) -> EventHandl
 
 
 def subscribe(connection: Connection, handler: EventHandler, event_type: str) -> None:
-    """Subscribe a handler to one type. Raises Conflict when it is already."""
-    require_type(connection, event_type)
-    if not registry.supported(handler.type, [event_type]):
+    """Subscribe a handler to one type; it gets the events under the name that is used here.
+
+    Raises Conflict when it is subscribed already, by this name.
+    """
+    name = require_type(connection, event_type)
+    if not registry.supported(handler.type, [name]):
         raise InvalidRequest(
             f"handlers of type {handler.type} do not support {event_type}", "event_type"
         )
-    if event_type in subscriptions(connection, handler):
+    if name not in subscriptions(connection, handler):
+        _subscribe(connection, handler, [name])
+    elif handler.spellings.get(name, name) == event_type:
         raise Conflict(f"handler {handler.name} is subscribed to {event_type} already")
-    _subscribe(connection, handler, [event_type])
+    _spell(connection, handler, name, event_type)
 
 
 def unsubscribe(connection: Connection, handler: EventHandler, event_type: str) -> None:
     """End a subscription; what waits already is still delivered. Raises Conflict when not on."""
-    require_type(connection, event_type)
+    name = require_type(connection, event_type)
     removed = connection.execute(
         delete(event_subscriptions).where(
             event_subscriptions.c.i_env == handler.i_env,
-            event_subscriptions.c.event_type == event_type,
+            event_subscriptions.c.event_type == name,
             event_subscriptions.c.i_event_handler == handler.i_event_handler,
         )
     )
     if not removed.rowcount:
         raise Conflict(f"handler {handler.name} is not subscribed to {event_type}")
+
+
+def _spell(connection: Connection, handler: EventHandler, name: str, spelling: str) -> None:
+    """Note by which name a handler wants to hear of a type."""
+    there = require_handler(connection, handler.i_env, handler.name).spellings
+    others = {known: used for known, used in there.items() if known != name}
+    wanted = others if spelling == name else {**others, name: spelling}
+    if wanted != there:
+        _touch(connection, handler, spellings=json.dumps(wanted))
 
 
 def subscriptions(connection: Connection, handler: EventHandler) -> list[str]:
@@ -369,6 +419,7 @@ def _handler(row: Row[Any]) -> EventHandler:
         stored=row.settings,
         version=row.version,
         paused=bool(row.paused),
+        spellings=json.loads(row.spellings or "{}"),
     )
 
 

@@ -179,12 +179,9 @@ async def test_an_event_keeps_its_id_over_attempts_and_no_other_has_it(hook):
     assert first["event_id"] == again["event_id"]
     ids = [request.headers["x-request-id"] for request in hook.requests]
     assert len(set(ids)) == 2, "each attempt is a request of its own"
-    others = [
-        an_event(i_account=541, i_event=6),
-        an_event(i_account=542),
-        an_event("SIM/Created", i_account=541),
-    ]
-    assert len({event_id(other) for other in [an_event(i_account=541), *others]}) == 4
+    # In another installation the same number is another event.
+    others = [an_event(i_account=541, i_event=6), an_event(i_account=542)]
+    assert len({event_id(other) for other in [an_event(i_account=541), *others]}) == 3
 
 
 @pytest.mark.parametrize("moment", [None, "yesterday", 7])

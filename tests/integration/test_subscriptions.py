@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 
 from espf import overview, subscriptions
 from espf.catalogue import catalogue, is_custom
@@ -238,3 +238,66 @@ def test_custom_types_count_up_and_their_numbers_are_apart(connection):
     numbers = {row.name: row.i_event_type for row in subscriptions.list_types(connection)}
     assert numbers["Account/New"] < 10_001
     assert len(set(numbers.values())) == len(numbers)
+
+
+# --- Types with several names ---
+
+
+OLD, NEW = "Account/Status/Suspend", "Account/Status/Suspended"
+
+
+def test_every_name_of_a_type_is_the_same_subscription(connection, database, sealer):
+    handler = sender(connection, sealer)
+    subscriptions.unsubscribe(connection, handler, OLD)
+    assert NEW not in subscriptions.subscriptions(connection, handler)
+    assert not heard(connection, database, handler, OLD)
+    subscriptions.subscribe(connection, handler, OLD)
+    assert heard(connection, database, handler, NEW)
+    assert heard(connection, database, handler, OLD)
+    with pytest.raises(Conflict, match="is subscribed to Account/Status/Suspend already"):
+        subscriptions.subscribe(connection, again(connection, handler), OLD)
+    found = overview.search(connection, overview.Filter(event_type=OLD), 10)
+    assert [one.event_type for one in found] == [NEW, NEW, NEW]
+
+
+def test_a_handler_is_built_with_the_names_that_it_was_subscribed_by(connection, sealer):
+    handler = sender(connection, sealer)
+    subscriptions.subscribe(connection, handler, OLD)
+    changed = again(connection, handler)
+    assert changed.version > handler.version
+    assert changed.build(sealer).spellings == {NEW: OLD}
+    subscriptions.subscribe(connection, changed, NEW)
+    assert again(connection, handler).build(sealer).spellings == {}
+
+
+def test_a_type_is_switched_off_by_any_of_its_names(connection):
+    subscriptions.set_type_enabled(connection, "Account/Id/Changed", enabled=False)
+    (row,) = [row for row in subscriptions.list_types(connection) if not row.enabled]
+    assert row.name == "Account/ID/Changed"
+
+
+def test_a_misspelt_name_is_refused_with_the_near_one(connection):
+    with pytest.raises(NotFound, match="did you mean Account/Status/Suspend"):
+        subscriptions.require_type(connection, "account/status/suspend")
+
+
+def test_what_was_two_types_before_becomes_one_and_nobody_loses_events(
+    connection, database, sealer
+):
+    both, old, neither = (sender(connection, sealer, name) for name in ("B", "O", "N"))
+    for handler in (old, neither):
+        subscriptions.unsubscribe(connection, handler, NEW)
+    # As databases of the first release have it.
+    connection.execute(insert(event_types).values(i_event_type=9000, name=OLD))
+    for handler in (both, old):
+        row = {"i_env": 3, "event_type": OLD, "i_event_handler": handler.i_event_handler}
+        connection.execute(insert(event_subscriptions).values(**row, active=1))
+    subscriptions.add_catalogue(connection)
+    assert [heard(connection, database, handler, NEW) for handler in (both, old, neither)] == [
+        True,
+        True,
+        False,
+    ]
+    assert again(connection, old).spellings == {NEW: OLD}
+    assert again(connection, both).spellings == {}
+    assert OLD not in {row.name for row in subscriptions.list_types(connection)}

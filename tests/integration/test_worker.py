@@ -35,6 +35,33 @@ async def test_an_event_is_delivered_journalled_and_leaves_the_live_tables(house
     assert "verdict=finished" in line
 
 
+@whatever_the_database
+@pytest.mark.parametrize("is_short", [True, False])
+async def test_an_event_goes_out_under_the_name_that_its_handler_subscribed_to(
+    house, is_short, monkeypatch
+):
+    if not is_short:
+        monkeypatch.setattr("espf.worker.runner.PostHandler", str)
+    async with Webhook() as old, Webhook() as new:
+        handler = house.handler(old.url, "Old")
+        house.handler(new.url, "New")
+        with house.database.begin() as connection:
+            subscriptions.subscribe(connection, handler, "Account/Status/Suspend")
+        house.event("Account/Status/Suspended", i_account=7)
+        house.event("Account/Blocked", i_account=7)
+        async with house.working():
+            requests = await asyncio.gather(old.wait_for(2), new.wait_for(2))
+            await house.until("finished")
+    assert [[request.json["event_type"] for request in some] for some in requests] == [
+        ["Account/Status/Suspend", "Account/Blocked"],
+        ["Account/Status/Suspended", "Account/Blocked"],
+    ]
+    assert {one.event_type for one in house.events()} == {
+        "Account/Status/Suspended",
+        "Account/Blocked",
+    }
+
+
 async def test_an_event_reaches_every_subscribed_handler_and_stays_until_all_are_done(house):
     async with Webhook() as good, Webhook() as bad:
         bad.always = Answer(503)

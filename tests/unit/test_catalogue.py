@@ -10,9 +10,11 @@ from espf.catalogue import (
     canonical,
     catalogue,
     facts,
+    fits_any,
     is_custom,
     is_well_formed,
     matches,
+    spellings,
     version_2,
 )
 
@@ -68,6 +70,14 @@ def test_an_alias_has_the_facts_of_its_type():
     for alias, name in aliases().items():
         assert version_2(alias) == version_2(name)
         assert facts(alias) == facts(name)
+
+
+def test_a_type_fits_a_pattern_by_any_of_its_names():
+    for name in spellings("Account/Status/Suspend"):
+        assert fits_any(name, ["Customer/*", "Account/Status/Suspend"])
+        assert fits_any(name, ["Account/Status/Suspended"])
+        assert not fits_any(name, ["Account/Status/Closed"])
+    assert spellings("Custom/NextMonth") == ("Custom/NextMonth",)
 
 
 def test_only_events_of_accounts_are_inherited_from_the_customer():

@@ -329,7 +329,8 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
 def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
     """List the event types that a handler supports, and which it is subscribed to.
 
-    NOTE says which of them it will skip, and why.
+    A type that was subscribed to by another of its names stands there under that one. NOTE says
+    which of them it will skip, and why.
     """
     with office() as at, at.database.read() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
@@ -338,7 +339,7 @@ def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
         remarks = _remarks(at, found, known)
         rows = [
             {
-                "event_type": event_type,
+                "event_type": found.spellings.get(event_type, event_type),
                 "subscribed": event_type in on,
                 "note": remarks.get(event_type),
             }

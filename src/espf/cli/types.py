@@ -5,7 +5,7 @@ from itertools import groupby
 import click
 
 from espf import subscriptions
-from espf.catalogue import EventType, catalogue, facts
+from espf.catalogue import EventType, catalogue
 from espf.cli.capture import reapply
 from espf.cli.group import json_option, office, show
 
@@ -44,16 +44,9 @@ def list_(*, as_json: bool, markdown: bool) -> None:
         click.echo(_page(), nl=False)
         return
     with office() as at, at.database.read() as connection:
-        rows = subscriptions.list_types(connection)
+        rows = subscriptions.describe_types(connection)
     show(
-        [
-            {
-                "number": row.i_event_type,
-                "enabled": bool(row.enabled),
-                **facts(row.name),
-            }
-            for row in rows
-        ],
+        rows,
         ["number", "name", "enabled", "version_2", "description"],
         as_json=as_json,
     )

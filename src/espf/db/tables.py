@@ -91,6 +91,8 @@ event_handlers = _table(
     Column("paused", SmallInteger, nullable=False, server_default=text("0")),
     # A JSON object of option name -> value; secrets are sealed.
     Column("settings", LongText, nullable=False),
+    # A JSON object of the types that it was subscribed to by another name: the catalogue's -> that.
+    Column("spellings", Text),
     # Counts changes, so that a worker sees that it has to read the row anew.
     Column("version", Integer, nullable=False, server_default=text("1")),
     UniqueConstraint("i_env", "name"),

@@ -8,8 +8,9 @@ journal and alerts belong to the worker.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
@@ -224,10 +225,18 @@ class Handler(ABC):
 
     Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
 
+    #: The types that it was subscribed to by another name than the catalogue's: name -> that one.
+    spellings: Mapping[str, str] = MappingProxyType({})
+
     def __init__(self, settings: HandlerSettings) -> None:
         self.settings = settings
         #: The name under which it is configured, where it is.
         self.name = type(self).__name__
+
+    def spelt(self, event: Event) -> Event:
+        """An event under the name that the handler was subscribed to."""
+        name = self.spellings.get(event.event_type)
+        return event if name is None else replace(event, event_type=name)
 
     def pacing(self) -> Pacing:
         """How the worker feeds this handler."""

@@ -148,8 +148,8 @@ class ConnectorSender(Handler):
 
 
 def event_id(event: Event) -> UUID:
-    """The same for each attempt, and another one for each event of any installation."""
-    return uuid5(_EVENT_IDS, f"{event.i_event}\n{event.event_type}\n{event.payload}")
+    """The same for each attempt and each handler; no other event of any installation has it."""
+    return uuid5(_EVENT_IDS, f"{event.i_event}\n{event.payload}")
 
 
 def enriched(event: Event, handler_id: str, pb_data: Info) -> bytes:

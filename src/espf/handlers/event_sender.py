@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, matches, version_2
+from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler
 from espf.handlers.http import status_line
@@ -289,7 +289,7 @@ class EventSender(PostHandler):
     def _unsent(self, event_type: str) -> str | None:
         """Why events of a type are not sent; None: they are."""
         allowed = self.settings.allowed_types
-        if allowed and not any(matches(event_type, pattern) for pattern in allowed):
+        if allowed and not fits_any(event_type, allowed):
             return f"EventSender.AllowedTypes does not name {event_type}"
         if self.settings.api_version == 2 and version_2(event_type) is None:
             return f"{event_type} has no version 2 form; EventSender.APIVersion 1 sends it"

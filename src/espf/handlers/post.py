@@ -80,7 +80,7 @@ class Poster:
         Where there is nothing to send, that is what became of it.
         """
         try:
-            post = self._handler.post(notification.event)
+            post = self._handler.post(self._handler.spelt(notification.event))
         except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
             return self._raised(error)
         if post.headers is not self._headers or post.url != self._url:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from espf.catalogue import matches
+from espf.catalogue import fits_any
 from espf.errors import InvalidRequest, NotFound, SettingsError
 from espf.handlers.base import Handler, HandlerSettings
 
@@ -135,11 +135,7 @@ def secret_options(name: str) -> frozenset[str]:
 def supported(name: str, event_types: Iterable[str]) -> list[str]:
     """Those of the event types that handlers of this type can handle, in the order given."""
     patterns = handler_type(name).supports
-    return [
-        event_type
-        for event_type in event_types
-        if any(matches(event_type, pattern) for pattern in patterns)
-    ]
+    return [event_type for event_type in event_types if fits_any(event_type, patterns)]
 
 
 @cache

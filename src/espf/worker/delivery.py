@@ -82,7 +82,7 @@ async def deliver(
     try:
         async with asyncio.timeout(handler.time_limit_seconds()) as clock:
             with batch.member(clock) if batch is not None else nullcontext():
-                await handler.handle(notification.event, context)
+                await handler.handle(handler.spelt(notification.event), context)
     except HandlerError as error:
         outcome = error
     except TimeoutError:

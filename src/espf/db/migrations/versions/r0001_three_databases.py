@@ -79,6 +79,7 @@ _table(
     sa.Column("enabled", sa.SmallInteger, nullable=False, server_default=sa.text("1")),
     sa.Column("paused", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("settings", _LongText, nullable=False),
+    sa.Column("spellings", sa.Text),
     sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
     sa.UniqueConstraint("i_env", "name"),
     sqlite_autoincrement=True,
