@@ -160,7 +160,9 @@ async def test_a_change_in_the_billing_reaches_the_connector_with_what_the_billi
         {"group_name": "lte", "name": "cs_profile", "value": "cs-gold"}
     ]
     assert furnished["full_vd_counter_info"][0]["service_name"] == "netaccess"
-    assert last["SIM/Deleted"]["sim_info"]["i_sim_card"] == i_sim_card + 1
+    gone = last["SIM/Deleted"]["sim_info"]
+    assert gone["i_sim_card"] == i_sim_card + 1
+    assert {"imsi", "iccid"} < gone.keys(), "they cannot be asked for any more"
 
     assert last["Account/Blocked"]["account_info"]["blocked"] is True
     assert last["Account/Blocked"]["account_info"]["status"] == "blocked"
