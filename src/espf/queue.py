@@ -314,20 +314,37 @@ class Queue:
             self._read_new(connection, asked)
         return found
 
+    async def ask(self, wanted: Sequence[Wanted]) -> list[Found] | None:
+        """What ``read`` gives, without a thread; None: it cannot be had in this way."""
+        if not all(one.only_new for one in wanted):
+            return None
+        found = [Found() for _ in wanted]
+        asked = [pair for pair in zip(wanted, found, strict=True) if pair[0].room > 0]
+        if asked:
+            read = await self._database.ask_on(*self._reading_on(asked))
+            if read is None:
+                return None
+            _read_on(asked, *read)
+        return found
+
     def _read_new(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         dialect = self._database.dialect
-        items = [(one.i_event_handler, one.shards, one.start.reached, one.room) for one, _ in asked]
-        suspects = [one.start.suspects for one, _ in asked]
-        rows, running = dialect.read_on(connection, self._read.new, _NEW_NAMES, items, suspects)
-        for (one, into), (handler, _, after, _), some in zip(asked, items, rows, strict=True):
-            into.running = running
-            into.new = _notifications(handler, some)
-            expected = one.start.expected
+        _read_on(asked, *dialect.read_on(connection, *self._reading_on(asked)))
+        for one, into in asked:
+            after, expected = one.start.reached, one.start.expected
             if expected:
                 into.late = self._read_at(connection, one, expected)
             if into.new or expected:
                 upto = into.new[-1][0].position if into.new else after
-                into.unseen = dialect.unseen(connection, handler, after, upto, expected)
+                into.unseen = dialect.unseen(connection, one.i_event_handler, after, upto, expected)
+
+    def _reading_on(
+        self, asked: Sequence[tuple[Wanted, Found]]
+    ) -> tuple[str, Mapping[str, str], list[tuple[int, ...]], list[Mapping[int, int]]]:
+        items: list[tuple[int, ...]] = [
+            (one.i_event_handler, one.shards, one.start.reached, one.room) for one, _ in asked
+        ]
+        return self._read.new, _NEW_NAMES, items, [one.start.suspects for one, _ in asked]
 
     def _read_due(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         if not asked:
@@ -543,6 +560,14 @@ def _next_attempt(decision: Decision, now: datetime) -> datetime | None:
         assert decision.delay is not None
         return now + decision.delay
     return now if decision.hold else None
+
+
+def _read_on(
+    asked: Sequence[tuple[Wanted, Found]], rows: Sequence[Sequence[Any]], running: frozenset[int]
+) -> None:
+    for (one, into), some in zip(asked, rows, strict=True):
+        into.running = running
+        into.new = _notifications(one.i_event_handler, some)
 
 
 def _notifications(

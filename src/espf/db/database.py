@@ -8,11 +8,11 @@ billing application that shares the database is never held up by our event loop.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
@@ -122,21 +122,16 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, transaction)
 
-    async def look(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run ``work(connection, ...)``, a single SELECT, as ``fetch`` does, but sooner.
-
-        Where the dialect says so there is no transaction around it, which takes two round trips.
-        """
-        if not self.dialect.one_look:
-            return await self.fetch(work, *args, **kwargs)
-
-        def statement() -> T:
-            with self._translated(), self._engine.connect() as connection:
-                return work(connection, *args, **kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, statement)
+    async def ask_on(
+        self,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int]],
+        suspects: Sequence[Mapping[int, int]],
+    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+        """See Dialect."""
+        with self._translated():
+            return await self.dialect.ask_on(select, names, items, suspects)
 
     def now(self, connection: Connection) -> datetime:
         """The database's clock: the only one that decides when something is due."""

@@ -48,10 +48,6 @@ class Dialect(ABC):
     #: How long an event loop stands still, at most, for a write transaction to be over.
     standstill_seconds: ClassVar[float] = 0.0
 
-    #: Whether a statement alone has one picture of the database, with no transaction around it,
-    #: also for what ``read_on`` and ``unseen`` tell.
-    one_look: ClassVar[bool] = False
-
     #: For how long the last that was read may hide what comes before it, unknown to ``read_on`` and
     #: to ``unseen``; None: not at all.
     running_lag_seconds: ClassVar[float | None] = None
@@ -148,6 +144,16 @@ class Dialect(ABC):
         to read from when they do not any more. ``{after}`` is lowered to the least of these.
         """
         return self.for_each(connection, select, names, items), frozenset()
+
+    async def ask_on(
+        self,
+        select: str,  # noqa: ARG002  (for those that can)
+        names: Mapping[str, str],  # noqa: ARG002
+        items: Sequence[Sequence[int]],  # noqa: ARG002
+        suspects: Sequence[Mapping[int, int]],  # noqa: ARG002
+    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+        """What ``read_on`` gives, in one round trip and without a thread; None: not here."""
+        return None
 
     def delete_at(
         self, table: str, column: str, numbers: Sequence[int], condition: str

@@ -94,7 +94,6 @@ class PostgresqlDialect(Dialect):
 
     now = "clock_timestamp()"
     driver_error = psycopg.Error
-    one_look = True
 
     def __init__(self, url: URL) -> None:
         query = dict(url.query)
@@ -110,6 +109,7 @@ class PostgresqlDialect(Dialect):
         self._called: list[float] = []
         # Transactions of ours that make no events, as a set in the order in which they began.
         self._eventless: dict[int, None] = {}
+        self._asking: psycopg.AsyncConnection[Any] | None = None
         # While awake: when to see whether to sleep, and the last number then.
         self._doze_at = 0.0
         self._number: int | None = None
@@ -206,24 +206,44 @@ class PostgresqlDialect(Dialect):
         suspects: Sequence[Mapping[int, int]],
     ) -> tuple[list[Sequence[Any]], frozenset[int]]:
         """See Dialect: all in one statement, which has one picture of the database by itself."""
-        wanted, values = _wanted(names, items)
-        select = _of_w(select, names)
-        known = [
-            (item, number, position)
-            for item, some in enumerate(suspects, 1)
-            for number, position in some.items()
-        ]
-        if known:
-            select = select.replace("w.after", f"least(w.after, {_ENDED})")
-            values += [list(map(str, column)) for column in zip(*known, strict=True)]
-        statement = (
-            f"{_PICTURE} SELECT x.*, p.snapshot, p.above, w.item FROM picture p "  # noqa: S608
-            f"CROSS JOIN {wanted} LEFT JOIN LATERAL ({select}) x ON true"
-        )
         # Straight from the driver: an event that has just been committed waits for this.
-        rows = connection.connection.cursor().execute(statement, values).fetchall()
+        cursor = connection.connection.cursor()
+        cursor.execute(*_read_on(select, names, items, suspects))
+        return self._found(cursor.fetchall(), len(items))
+
+    async def ask_on(
+        self,
+        select: str,
+        names: Mapping[str, str],
+        items: Sequence[Sequence[int]],
+        suspects: Sequence[Mapping[int, int]],
+    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+        """See Dialect: on a connection of its own."""
+        try:
+            if self._asking is None:
+                self._asking = await self._async_connection()
+            cursor = await self._asking.execute(*_read_on(select, names, items, suspects))
+            return self._found(await cursor.fetchall(), len(items))
+        except BaseException:
+            self._ask_no_more()
+            raise
+
+    async def _async_connection(self) -> psycopg.AsyncConnection[Any]:
+        _, how = self._engine.dialect.create_connect_args(self._url)
+        connection = await psycopg.AsyncConnection.connect(
+            autocommit=True, connect_timeout=CONNECT_SECONDS, **how
+        )
+        await connection.execute(self._session())
+        return connection
+
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            self._asking.pgconn.finish()
+            self._asking = None
+
+    def _found(self, rows: Sequence[Any], items: int) -> tuple[list[Sequence[Any]], frozenset[int]]:
         *_, snapshot, above, _ = rows[0]
-        found = _by_item([row for row in rows if row[0] is not None], len(items))
+        found = _by_item([row for row in rows if row[0] is not None], items)
         return found, self._running(snapshot, above)
 
     def _running(self, snapshot: str, above: int) -> frozenset[int]:
@@ -378,6 +398,7 @@ class PostgresqlDialect(Dialect):
         """See Dialect."""
         self._thread.shutdown()
         self._hang_up()
+        self._ask_no_more()
 
 
 # The least position of an item's suspects that have ended; MANY are seen as ended at any time.
@@ -401,6 +422,30 @@ def _of_w(select: str, names: Mapping[str, str]) -> str:
     for name in names:
         select = select.replace(f"{{{name}}}", f"w.{name}")
     return select
+
+
+def _read_on(
+    select: str,
+    names: Mapping[str, str],
+    items: Sequence[Sequence[int]],
+    suspects: Sequence[Mapping[int, int]],
+) -> tuple[str, list[Any]]:
+    """A statement that reads on and tells who is running, and what is to be bound."""
+    wanted, values = _wanted(names, items)
+    select = _of_w(select, names)
+    known = [
+        (item, number, position)
+        for item, some in enumerate(suspects, 1)
+        for number, position in some.items()
+    ]
+    if known:
+        select = select.replace("w.after", f"least(w.after, {_ENDED})")
+        values += [list(map(str, column)) for column in zip(*known, strict=True)]
+    statement = (
+        f"{_PICTURE} SELECT x.*, p.snapshot, p.above, w.item FROM picture p "  # noqa: S608
+        f"CROSS JOIN {wanted} LEFT JOIN LATERAL ({select}) x ON true"
+    )
+    return statement, values
 
 
 def _by_item(rows: list[Any], items: int) -> list[Sequence[Any]]:

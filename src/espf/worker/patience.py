@@ -43,11 +43,9 @@ class PatientDatabase:
         """See Database.fetch."""
         return await self._insist("read", lambda: self._database.fetch(work, *args, **kwargs))
 
-    async def look(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """See Database.look."""
-        return await self._insist("read", lambda: self._database.look(work, *args, **kwargs))
+    async def ask(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what reads without a thread."""
+        return await self._insist("read", lambda: work(*args, **kwargs))
 
     async def _insist(self, what: str, transaction: Callable[[], Awaitable[T]]) -> T:
         pause = _FIRST_PAUSE_SECONDS

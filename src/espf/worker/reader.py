@@ -53,8 +53,9 @@ class Reader:
         for runner, wanted in asking:
             runner.read_begins(wanted)
         everything = [wanted for _, wanted in asking]
-        only_new = all(wanted.only_new for wanted in everything)
-        read = self._database.look if only_new else self._database.fetch
-        found = await read(self._queue.read, everything)
+        # An event that has just been committed waits for this.
+        found = await self._database.ask(self._queue.ask, everything)
+        if found is None:
+            found = await self._database.fetch(self._queue.read, everything)
         for (runner, wanted), one in zip(asking, found, strict=True):
             runner.read_ended(wanted, one)
