@@ -133,10 +133,14 @@ class Requests(BaseHTTPRequestHandler):
         self._answer(status, said)
 
     def _event(self) -> Json:
+        # Read first: what is left of a body would be taken for the next request.
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > LONGEST_BODY:
+            self.close_connection = True
+            raise ConnectorError(413, "VALIDATION_ERROR", f"at most {LONGEST_BODY} bytes are taken")
+        body = self.rfile.read(length)
         if self.path != PATH:
             raise ConnectorError(404, "VALIDATION_ERROR", f"events go to {PATH}")
-        # Read first: what is left of a body would be taken for the next request.
-        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), LONGEST_BODY))
         given = self.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), self.server.authorization.encode()):
             raise ConnectorError(401, "AUTHENTICATION_ERROR", "wrong token")

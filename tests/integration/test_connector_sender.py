@@ -195,7 +195,8 @@ async def test_an_event_that_does_not_say_when_it_happened(hook, moment):
 
 async def test_nothing_is_asked_that_was_not_chosen(hook):
     billing = Billing()
-    assert (await sent(hook, billing=billing, Data=""))["pb_data"] == {}
+    for event in (an_event(i_account=541), an_event("SIM/Created", i_sim_card=7)):
+        assert (await sent(hook, event, billing, Data=""))["pb_data"] == {}
     assert billing.calls == []
 
 

@@ -61,7 +61,11 @@ def types(*, as_json: bool, markdown: bool) -> None:
     """List the handler types, and how many types of the catalogue each supports.
 
     --json has all of them by name.
-    """
+
+    \b
+    Example: the page of the documentation
+      evctl handler types --markdown > docs/reference/events-that-handlers-support.md
+    """  # noqa: D301
     found = registry.handler_types()
     if markdown:
         click.echo(page(found), nl=False)

@@ -37,7 +37,9 @@ CLOCK_SECONDS = 2.0
 #: How the billing says that there is no such thing in this environment, or no such method.
 _ABSENT = (".not_found", ".unknown_method", ".unknown_service")
 
-_NEEDS_ACCOUNT: frozenset[Part] = frozenset({"account_info", "access_policy_info", "product_info"})
+#: Parts that are made of the account's details, and all that are about the account.
+_OF_DETAILS: frozenset[Part] = frozenset({"account_info", "access_policy_info", "product_info"})
+_OF_ACCOUNT: frozenset[Part] = _OF_DETAILS | {"full_vd_counter_info"}
 
 
 def happened_at(event: Event) -> datetime | None:
@@ -66,9 +68,10 @@ class Enrichment:
         refuses to answer.
         """
         ask = _Questions(event, context, self._memory)
-        card = await ask.card() if "sim_info" in self._parts or not ask.i_account else None
+        leads_on = not ask.i_account and self._parts & _OF_ACCOUNT
+        card = await ask.card() if "sim_info" in self._parts or leads_on else None
         ask.i_account = ask.i_account or (card or {}).get("i_account")
-        account = await ask.account() if self._parts & _NEEDS_ACCOUNT else None
+        account = await ask.account() if self._parts & _OF_DETAILS else None
         found: Info = {
             "account_info": account and pb_data.account_info(account, datetime.now(UTC)),
             "sim_info": card,

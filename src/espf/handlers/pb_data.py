@@ -45,9 +45,10 @@ _CUSTOMER_STATUSES = {
 
 def account_info(account: Info, now: datetime) -> Info:
     """The account as ``Account/get_account_info`` describes it; ``now`` is for its status."""
+    told = account.get("status")
     return {
         **_picked(account, _ACCOUNT),
-        "status": account.get("status") or status(account, now),
+        "status": told if isinstance(told, str) and told else status(account, now),
         "assigned_addons": [_picked(addon, _ADDON) for addon in _list(account, "assigned_addons")],
         "service_features": [_feature(each) for each in _list(account, "service_features")],
     }
