@@ -571,6 +571,25 @@ def test_a_policy_is_shown_with_its_phases_by_threshold(api):
     ]
 
 
+def choose(policy):
+    feature = {
+        "name": "netaccess_policy",
+        "attributes": [{"name": "access_policy", "values": [policy]}],
+    }
+    return {"i_account": 1, "service_features": [feature]}
+
+
+def test_a_policy_that_is_chosen_is_one_of_the_environment(api):
+    api("AccessPolicy/add_access_policy", access_policy_info={"name": "ours"})
+    api.i_env = 4
+    api("AccessPolicy/add_access_policy", access_policy_info={"name": "theirs"})
+    api.i_env = 3
+    assert api("Account/update_service_features", **choose("1")) == {"i_account": 1}
+    for unknown in ("2", "3"):
+        code = api.fault("Account/update_service_features", **choose(unknown))
+        assert code == "Server.AccessPolicy.not_found"
+
+
 def test_a_product_is_accessible_over_a_service_once(api):
     access = {"i_product": 1, "service": "voice"}
     api("Product/add_accessibility", accessibility_info=access)
@@ -590,6 +609,23 @@ def counters(api):
         row["service_name"]: (row["allocated_amount"], row["remaining"], row["unit"])
         for row in rows
     }
+
+
+def test_counters_name_the_discount_plan_of_the_account_or_its_product(api):
+    for name in ("of the product", "of the account"):
+        api("DiscountPlan/add_discount_plan", name=name)
+    api("Product/update_product", product_info={"i_product": 1, "i_vd_plan": 1})
+    with api.database.begin() as connection:
+        row = {"i_product": 1, "service": "msg", "monthly_amount": 1}
+        connection.execute(insert(t.product_quotas).values(**row))
+
+    def plan():
+        (row,) = api("Account/get_full_vd_counter_info", i_account=1)["vd_counter_info"]
+        return row["i_vd_plan"], row["vdp_name"], row["addon_priority"]
+
+    assert plan() == (1, "of the product", 0)
+    api("Account/update_account", account_info={"i_account": 1, "i_vd_plan": 2})
+    assert plan() == (2, "of the account", 0)
 
 
 def test_counters_show_what_is_left_of_each_service(api):

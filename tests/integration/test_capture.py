@@ -591,6 +591,26 @@ def test_numbers_are_not_used_again_after_the_clean_up(bed):
     assert len(bed.events()) == 3
 
 
+def test_a_table_may_have_more_rules_than_a_function_has_arguments(empty):
+    numbers = range(130)
+    several = "".join(
+        f"""
+        [[rule]]
+        event = "Custom/N{number}"
+        table = "Accounts"
+        on = "update"
+        changed = ["blocked"]
+        variables = ["i_account"]
+        """
+        for number in numbers
+    )
+    rules = parse_rules(several, "many.toml")
+    empty.apply(rules)
+    empty.subscribe(types=[rule.event for rule in rules])
+    empty.sql(on_account("blocked = 'Y'"))
+    assert [name for name, _variables in empty.events()] == [f"Custom/N{each}" for each in numbers]
+
+
 # --- plan, apply, verify ---
 
 
@@ -724,9 +744,10 @@ def test_a_rule_that_does_not_fit_the_database_is_refused_and_nothing_changes(
 
 
 def test_an_apply_that_fails_half_way_leaves_the_old_triggers(bed):
-    """SQLite refuses more than 500 arms, which is seen only when the trigger is created."""
+    """SQLite refuses too deep an expression, which is seen only when the trigger is created."""
     before = names(bed)
-    text = "".join(CUSTOM.replace("Renamed", f"Renamed{n}") for n in range(501))
+    guards = ", ".join(f'{{ column = "name", in = ["{n}"] }}' for n in range(1001))
+    text = f"{CUSTOM}\nwhere = [{guards}]"
     rules = [*bed.rules[1:], *parse_rules(text, "test.toml")]
     wanted = triggers.compile_rules(rules)
     with bed.database.begin() as connection:

@@ -479,17 +479,35 @@ def policy_chosen(event_type: str, method: str, key: str, owner: Mapping[str, An
     )
     return Scenario(
         event_type,
-        before=(insert_value(key, "netaccess_policy", "access_policy", "i_access_policy", 7),),
+        before=(
+            New("slow"),
+            New("fast"),
+            """
+            INSERT INTO "Access_Policies" (i_access_policy, i_env, name, attributes)
+            VALUES ({slow}, 3, 'slow-{slow}', '[]'), ({fast}, 3, 'fast-{fast}', '[]')
+            """,
+            insert_value(key, "netaccess_policy", "access_policy", "i_access_policy", "{slow}"),
+        ),
         api=(
             set_feature(
                 method,
                 key,
                 name="netaccess_policy",
-                attributes=[{"name": "access_policy", "values": ["8"]}],
+                # The zero keeps it a text.
+                attributes=[{"name": "access_policy", "values": ["0{fast}"]}],
             ),
         ),
-        sql=(f'UPDATE "Service_Attribute_Values" SET i_access_policy = 8 WHERE {key} = {{{key}}}',),
-        told=(general, (event_type, {**owner, **moved("i_access_policy", 7, 8)}), last),
+        sql=(
+            f"""
+            UPDATE "Service_Attribute_Values" SET i_access_policy = {{fast}}
+            WHERE {key} = {{{key}}}
+            """,
+        ),
+        told=(
+            general,
+            (event_type, {**owner, **moved("i_access_policy", "{slow}", "{fast}")}),
+            last,
+        ),
     )
 
 

@@ -19,7 +19,9 @@ from espf.billing.tables import (
     SUBORDINATE,
     accounts,
     customers,
+    discount_plans,
     product_quotas,
+    products,
     service_quotas,
 )
 from espf.errors import BillingFault
@@ -171,9 +173,11 @@ def get_full_vd_counter_info(scope: Scope, params: OfAccount) -> Result:
         else:
             promised, left = each["allocated"], each["remaining"]
         counters[each["service"]] = (promised + each["topped_up"], left)
+    plan = _discount_plan(scope, account)
     return {
         "vd_counter_info": [
             {
+                **plan,
                 "service_name": service,
                 "unit": "byte" if service == "netaccess" else "piece",
                 "allocated_amount": amount,
@@ -182,6 +186,18 @@ def get_full_vd_counter_info(scope: Scope, params: OfAccount) -> Result:
             for service, (amount, left) in sorted(counters.items())
         ]
     }
+
+
+def _discount_plan(scope: Scope, account: Row[Any]) -> Result:
+    """The plan under which an account uses services: its own or its product's."""
+    product = scope.connection.execute(
+        select(products).where(products.c.i_product == account.i_product)
+    ).one()
+    number = product.i_vd_plan if account.i_vd_plan is None else account.i_vd_plan
+    name = scope.connection.execute(
+        select(discount_plans.c.name).where(discount_plans.c.i_vd_plan == number)
+    ).scalar()
+    return {"i_vd_plan": number, "vdp_name": name, "addon_priority": product.addon_priority}
 
 
 def _case(scope: Scope, params: Authorise) -> _Case:

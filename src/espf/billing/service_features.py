@@ -15,7 +15,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, s
 
 from espf.billing.fields import Key, Params, Search, Switch
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import accounts, customer_sites, customers, products
+from espf.billing.tables import access_policies, accounts, customer_sites, customers, products
 from espf.billing.tables import service_attribute_values as table
 from espf.errors import BillingFault, InvalidRequest
 
@@ -192,7 +192,7 @@ def update_fields(
 
 
 def write(scope: Scope, owner: Owner, features: Iterable[Feature]) -> None:
-    """Store what differs from what is there."""
+    """Store what differs from what is there. Raises ``Server.AccessPolicy.not_found``."""
     there = {(row.service_feature, row.attribute): row for row in _rows(scope.connection, owner)}
     wanted = _wanted(features)
     for (feature, attribute), text in wanted.items():
@@ -201,7 +201,8 @@ def write(scope: Scope, owner: Owner, features: Iterable[Feature]) -> None:
             scope.connection.execute(delete(table).where(_is(row)))
         elif text is not None:
             column = "i_access_policy" if attribute == POLICY else "value"
-            _store(scope, owner, row, feature, attribute, {column: _stored(attribute, text)})
+            value = _policy(scope, text) if attribute == POLICY else text
+            _store(scope, owner, row, feature, attribute, {column: value})
 
 
 def _wanted(features: Iterable[Feature]) -> dict[tuple[str, str], str | None]:
@@ -248,8 +249,11 @@ def _is(row: Row[Any]) -> ColumnElement[bool]:
     return table.c.i_service_attribute_value == key
 
 
-def _stored(attribute: str, text: str) -> str | int:
-    return int(text) if attribute == POLICY else text
+def _policy(scope: Scope, text: str) -> int:
+    """The number of an access policy. Raises ``Server.AccessPolicy.not_found``."""
+    number = int(text)
+    scope.find(access_policies, "AccessPolicy", access_policies.c.i_access_policy == number)
+    return number
 
 
 def of(connection: Connection, owner: Owner) -> list[Result]:
