@@ -10,11 +10,18 @@ from importlib.resources import files
 CUSTOM_PREFIX = "Custom/"
 
 #: The variables of a simplified (version 2) event, beside ``i_event``, by the name's first word.
+#: Whole numbers are those whose names begin with ``i_``, texts are the others.
 VERSION_2_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "Customer": ("i_customer",),
     "Subscriber": ("i_account",),
     "DID": ("number",),
     "Invoice": ("i_customer", "i_invoice"),
+    "SIM": ("i_env",),
+}
+
+#: Those that it carries only when the event has them.
+VERSION_2_OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "SIM": ("i_account", "i_sim_card", "curr_status", "prev_status", "event_time"),
 }
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from espf.capture.rules import shipped_rules
 from espf.catalogue import catalogue
 from espf.cli import main
+from espf.cli.support import page
 from espf.db.tables import metadata
+from espf.handlers.registry import handler_types
 from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
@@ -117,6 +119,12 @@ def test_every_rule_of_the_reference_billing_has_the_catalogues_variables():
     for rule in shipped_rules():
         names = tuple(name for name, _ in rule.capture().variables)
         assert names == catalogue()[rule.event].variables, rule.event
+
+
+def test_the_page_about_what_handlers_support_is_the_one_that_is_made():
+    ours = [name for name, each in handler_types().items() if each.__module__.startswith("espf.")]
+    made = (REFERENCE / "events-that-handlers-support.md").read_text()
+    assert made == page(ours), "make it anew with evctl handler types --markdown"
 
 
 def test_every_member_of_a_request_is_documented():

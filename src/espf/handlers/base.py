@@ -230,6 +230,8 @@ class Handler(ABC):
 
     def __init__(self, settings: HandlerSettings) -> None:
         self.settings = settings
+        #: The name under which it is configured, where it is.
+        self.name = type(self).__name__
 
     def spelt(self, event: Event) -> Event:
         """An event under the name that the handler was subscribed to."""

@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from espf.catalogue import VERSION_2_VARIABLES, fits_any, version_2
+from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler
 from espf.handlers.http import status_line
@@ -46,17 +46,19 @@ from espf.model import Event, compact
 LONGEST_DELAY = timedelta(hours=24)
 
 #: Client errors that pass by themselves: time-out, too early, too many requests.
-_TEMPORARY = frozenset({408, 425, 429})
+TEMPORARY = frozenset({408, 425, 429})
 
 #: The receiver does not know us. That is no event's fault.
-_UNKNOWN_SENDER = frozenset({401, 407})
+UNKNOWN_SENDER = frozenset({401, 407})
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f]*:[0-9a-f:.]*(%\w+)?")
 _PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
-def _patterns(value: object) -> object:
+def words(value: object) -> object:
+    """Read words with commas, blanks or line breaks between them; what is no text stays."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
@@ -85,10 +87,14 @@ def _url(value: str) -> str:
         raise ValueError(f"expected http:// or https://, not {scheme[0]}")
     parts = urlsplit(value)
     if parts.username is not None:
-        raise ValueError("credentials do not belong here; set EventSender.AuthMethod")
+        raise ValueError("credentials do not belong here; there are options for them")
     if not parts.hostname or not _HOST.fullmatch(parts.hostname) or parts.port == 0:
         raise ValueError("a host is expected, for example http://127.0.0.1:5000")
     return value
+
+
+#: The type of an option that says where requests go.
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 
 
 class EventSenderSettings(HandlerSettings):
@@ -96,7 +102,7 @@ class EventSenderSettings(HandlerSettings):
 
     allowed_types: Annotated[
         tuple[Annotated[str, AfterValidator(_pattern)], ...],
-        BeforeValidator(_patterns),
+        BeforeValidator(words),
         PlainSerializer(", ".join),
     ] = Field(
         default=(),
@@ -191,7 +197,7 @@ class EventSenderSettings(HandlerSettings):
         le=10_000,
         description="Async mode: requests per second, on average.",
     )
-    url: Annotated[str, Field(max_length=2048), AfterValidator(_url)] = Field(
+    url: Url = Field(
         alias="EventSender.URL",
         description="Where the events go, such as http://127.0.0.1:5000. Without http:// or "
         "https:// it means http://.",
@@ -294,15 +300,11 @@ class EventSender(PostHandler):
         if self.settings.api_version == 2:
             # A type without a simplified form does not come here.
             name = version_2(name) or name
-            # SIM/* and Custom/* keep the variables that they have.
-            wanted = VERSION_2_VARIABLES.get(name.partition("/")[0])
-            if wanted is not None:
-                variables = compact(_chosen(event, wanted, name))
+            # Custom/* keeps the variables that it has.
+            if name.partition("/")[0] in VERSION_2_VARIABLES:
+                variables = compact(_chosen(event, name))
         if self.settings.with_unique_id:
-            # The text is a JSON object. It is not parsed: what the trigger wrote goes out.
-            rest = variables.strip()[:-1].rstrip()
-            comma = "" if rest == "{" else ","
-            variables = f'{rest}{comma}"i_event":{event.i_event}}}'
+            variables = numbered(variables, event.i_event)
         start = self._starts.get(name)
         if start is None:
             start = self._starts[name] = f'{{"event_type":{compact(name)},"variables":'
@@ -341,12 +343,37 @@ class EventSender(PostHandler):
         return headers
 
 
-def _chosen(event: Event, names: tuple[str, ...], simplified: str) -> dict[str, object]:
-    chosen = {name: event.variables.get(name) for name in names}
-    missing = [name for name, value in chosen.items() if value is None]
-    if missing:
+def numbered(variables: str, i_event: int) -> str:
+    """The variables, a JSON object as text, with ``i_event`` as the last one.
+
+    They are not parsed: what the trigger wrote goes out.
+    """
+    rest = variables.strip()[:-1].rstrip()
+    comma = "" if rest == "{" else ","
+    return f'{rest}{comma}"i_event":{i_event}}}'
+
+
+def _chosen(event: Event, simplified: str) -> dict[str, int | str]:
+    """The variables of an event's simplified form, in its types."""
+    group = simplified.partition("/")[0]
+    mandatory = VERSION_2_VARIABLES[group]
+    found = {
+        name: value
+        for name in (*mandatory, *VERSION_2_OPTIONAL.get(group, ()))
+        if (value := _typed(name, event.variables.get(name))) is not None
+    }
+    if missing := [name for name in mandatory if name not in found]:
         raise Rejected(f"the event has no {' and no '.join(missing)}, which {simplified} needs")
-    return chosen
+    return found
+
+
+def _typed(name: str, value: object) -> int | str | None:
+    """A variable as its simplified form has it; None: there is none that could be sent."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    if not name.startswith("i_"):
+        return str(value)
+    return int(value) if _INTEGER.fullmatch(str(value)) else None
 
 
 def _judge(reply: Answer) -> None:
@@ -354,16 +381,16 @@ def _judge(reply: Answer) -> None:
         return
     status = reply.status
     reason = status_line(status)
-    if said := _first_line(reply.text):
+    if said := first_line(reply.text):
         reason += f": {said}"
-    if status in _UNKNOWN_SENDER:
+    if status in UNKNOWN_SENDER:
         raise Misconfigured(reason)
-    if 400 <= status < 500 and status not in _TEMPORARY:
+    if 400 <= status < 500 and status not in TEMPORARY:
         raise Rejected(reason)
     raise TryLater(reason, after=retry_after(reply.headers.get("retry-after"), datetime.now(UTC)))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     """The start of what a server said, fit for one line of a log."""
     line = next((line for line in text.splitlines() if line.strip()), "").strip()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:200])

@@ -38,7 +38,18 @@ EXCHANGE_LIMIT = 16 * 1024
 _MASK = "***"
 
 #: Headers whose values are told in the journal. Any other may hold a credential.
-_HARMLESS = frozenset({"accept", "content-type", "content-language", "date", "host", "user-agent"})
+_HARMLESS = frozenset(
+    {
+        "accept",
+        "content-type",
+        "content-language",
+        "date",
+        "host",
+        "user-agent",
+        "x-b3-traceid",
+        "x-request-id",
+    }
+)
 
 
 @dataclass(frozen=True)
