@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -1146,3 +1147,27 @@ def test_too_many_connections_are_waited_out(tmp_path):
         with process(desk, "worker") as worker:
             assert "too many connections" in line_with(worker, "waiting for the database")
             assert worker.poll() is None
+
+
+@pytest.mark.parametrize("command", ["worker", "web", "run"])
+@whatever_the_database
+def test_a_process_ends_when_its_tables_are_upgraded_under_it(desk, command):
+    impatient = "from espf.cli import main, process; process.TABLES_LOOK_SECONDS = 0.1; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", impatient, command],
+        cwd=desk.folder,
+        env={**os.environ, **desk.environment, "ESPF_LISTEN": f"127.0.0.1:{free_port()}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        try:
+            line_with(running, "listening" if command == "web" else "working for handler")
+            assert running.poll() is None
+            desk.sql("UPDATE espf_alembic_version SET version_num = '9999'")
+            assert running.wait(20) == 2
+            os.set_blocking(running.stderr.fileno(), True)
+            said = running.stderr.read()
+        finally:
+            running.kill()
+    assert said.count("a newer ESPF has made this database (revision 9999)") == 1
+    assert "Traceback" not in said
