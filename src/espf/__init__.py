@@ -4,7 +4,7 @@ This face is what a handler type in another package needs.
 """
 
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply
+from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply, Route
 from espf.model import Event
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Pacing",
     "Rejected",
     "Reply",
+    "Route",
     "Skipped",
     "TryLater",
 ]

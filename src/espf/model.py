@@ -124,11 +124,15 @@ class Result:
 
 @dataclass(slots=True)
 class Settled:
-    """What has become true of a result. ``applied`` is False when it came under an old epoch."""
+    """What has become true of a result. ``applied`` is False when it came under an old epoch.
+
+    ``at`` is the moment that the journal has.
+    """
 
     result: Result
     applied: bool
     next_attempt_at: datetime | None
+    at: datetime
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the

@@ -6,7 +6,7 @@ are turned into numbers of events first, since those count up as time passes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -260,6 +260,14 @@ def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
         yield Source(query.where(*_among(log.verdict, verdicts)), log.i_event)
 
 
+def narrowed(connection: Connection, wanted: Filter) -> Filter:
+    """The same, with numbers beside its times, for whoever looks again and again."""
+    live, past = (_range(connection, table, wanted) for table in (event_queue, provisioning_log))
+    above = None if live.above is None or past.above is None else min(live.above, past.above)
+    below = None if live.below is None or past.below is None else max(live.below, past.below)
+    return replace(wanted, after=above, before=below)
+
+
 def variables(connection: Connection, i_event: int) -> str | None:
     """The variables of an event as JSON text, wherever it is now; None: no such event."""
     payload: str | None = connection.execute(
@@ -404,12 +412,11 @@ class _Range:
 def _range(connection: Connection, table: Table, wanted: Filter) -> _Range:
     above, below = wanted.after, wanted.before
     number, at = table.c.i_event, table.c.created_at
-    if wanted.since is not None:
-        begin = first_at(connection, number, at, wanted.since - CLOCK_SLACK) - 1
-        above = begin if above is None else max(above, begin)
-    if wanted.until is not None:
-        end = first_at(connection, number, at, wanted.until + CLOCK_SLACK)
-        below = end if below is None else min(below, end)
+    # Whoever names a number has come there already, page by page or step by step.
+    if wanted.since is not None and above is None:
+        above = first_at(connection, number, at, wanted.since - CLOCK_SLACK) - 1
+    if wanted.until is not None and below is None:
+        below = first_at(connection, number, at, wanted.until + CLOCK_SLACK)
     return _Range(wanted.i_event, above, below)
 
 

@@ -26,6 +26,7 @@ from espf.db.tables import (
     event_notifications,
     event_queue,
     event_subscriptions,
+    provisioning_log,
 )
 from espf.errors import InvalidRequest
 from espf.leases import Leases
@@ -440,7 +441,7 @@ class Queue:
         now = self._database.now(connection)
         valid = self._leases.valid(connection, {result.claim for result in results})
         settled = [
-            Settled(result, result.claim in valid, _next_attempt(result.decision, now))
+            Settled(result, result.claim in valid, _next_attempt(result.decision, now), now)
             for result in results
         ]
         applied = [one for one in settled if one.applied]
@@ -463,6 +464,49 @@ class Queue:
         _store(connection, [one for one in stays if not _is_plain(one.result)])
         clean_up(connection, self._database, shared)
         return settled
+
+    def settle_once(
+        self,
+        connection: Connection,
+        results: Sequence[Result],
+        texts: journal.Texts,
+        tries: list[list[Settled]],
+    ) -> list[Settled]:
+        """See ``settle``; for whoever tries until it works.
+
+        Where a try was committed and nobody could be told, what it came to is found in ``tries``,
+        and nothing is stored again. It takes a batch with its ``texts`` and ``tries``, both empty
+        at first.
+        """
+        for settled in tries:
+            if self._is_stored(connection, max(settled, key=lambda one: one.applied)):
+                return settled
+        settled = self.settle(connection, results, texts)
+        tries.append(settled)
+        return settled
+
+    def _is_stored(self, connection: Connection, one: Settled) -> bool:
+        """Whether the journal has a result; then it has all that were settled together."""
+        notification = one.result.notification
+        n, log = event_notifications.c, provisioning_log.c
+        # That commit may still be under way; so long it keeps this row.
+        connection.execute(
+            select(n.status)
+            .where(
+                n.i_event_handler == notification.i_event_handler,
+                n.position == notification.position,
+            )
+            .with_for_update()
+        ).all()
+        found = connection.execute(
+            select(log.i_log).where(
+                log.i_event == notification.event.i_event,
+                log.i_event_handler == notification.i_event_handler,
+                log.attempt == notification.attempts + 1,
+                log.logged_at == one.at,
+            )
+        )
+        return found.first() is not None
 
     def _finish(self, connection: Connection, results: Iterable[Result]) -> None:
         """Note that handlers are done with events that others were notified of, too."""

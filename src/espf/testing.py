@@ -27,7 +27,7 @@ from espf.errors import (
     Skipped,
     TryLater,
 )
-from espf.handlers.base import Billing, Context, Handler, HandlerSettings, Reply
+from espf.handlers.base import STRAIGHT, Billing, Context, Handler, HandlerSettings, Reply, Route
 from espf.handlers.base import Http as HttpProtocol
 from espf.handlers.http import Exchange, Http, HttpClient
 from espf.handlers.registry import read_settings
@@ -237,7 +237,12 @@ class _StandIn:
         self.reached = asyncio.Event()
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,  # noqa: ARG002  (all ways lead here)
     ) -> Reply:
         assert timeout_seconds > 0, "a request needs a time-out"
         self.sent.append("\n".join([url, *headers.values(), body.decode("utf-8", "replace")]))

@@ -145,6 +145,7 @@ def test_the_secrets_of_event_sender():
     assert registry.secret_options("EventSender") == {
         "EventSender.BasicAuth.Key",
         "EventSender.CustomAuth.Credentials",
+        "EventSender.ProxyAuth.Key",
         "EventSender.SignatureAuth.Key",
     }
 

@@ -164,6 +164,25 @@ class Answer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way to a server, where it is not the usual one.
+
+    ``proxy`` is the URL of an HTTP proxy, ``http://HOST:PORT``; ``proxy_user`` and
+    ``proxy_password`` are what it is told, when there is a user. ``ca_file`` is a file of PEM
+    certificates that are trusted with TLS, instead of those that the system trusts.
+    """
+
+    proxy: str | None = None
+    proxy_user: str = ""
+    proxy_password: str = field(default="", repr=False)
+    ca_file: str | None = None
+
+
+#: The usual way: straight, and what the system trusts is trusted.
+STRAIGHT = Route()
+
+
 @dataclass(slots=True)
 class Post:
     """An HTTP POST that is to be sent. The same ``headers`` object says: the same headers."""
@@ -172,17 +191,24 @@ class Post:
     headers: Mapping[str, str]
     body: bytes
     timeout_seconds: float
+    route: Route = STRAIGHT
 
 
 class Http(Protocol):
     """HTTP as handlers have it: one attempt's road out, which notes what was said."""
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
     ) -> Reply:
         """POST and read the reply. Redirects are not followed.
 
-        Raises TryLater when there is no reply in time or no connection.
+        Raises TryLater when there is no reply in time or no connection, Misconfigured when
+        ``url`` or ``route`` cannot be right.
         """
         ...
 
@@ -291,4 +317,8 @@ class PostHandler(Handler):
     async def handle(self, event: Event, context: Context) -> None:
         """See Handler."""
         post = self.post(event)
-        self.judge(await context.http.post(post.url, post.body, post.headers, post.timeout_seconds))
+        self.judge(
+            await context.http.post(
+                post.url, post.body, post.headers, post.timeout_seconds, post.route
+            )
+        )

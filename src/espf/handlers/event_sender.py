@@ -25,7 +25,7 @@ from pydantic import (
 
 from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler
+from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler, Route
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import (
     Credentials,
@@ -97,6 +97,16 @@ def _url(value: str) -> str:
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 
 
+def _proxy(value: str) -> str:
+    if not value.strip():
+        return ""
+    value = _url(value)
+    parts = urlsplit(value)
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("an HTTP proxy is expected, for example http://10.0.0.1:3128")
+    return value
+
+
 class EventSenderSettings(HandlerSettings):
     """The options of an EventSender."""
 
@@ -144,6 +154,14 @@ class EventSenderSettings(HandlerSettings):
         alias="EventSender.BasicAuth.User",
         description="The user of the Basic method.",
     )
+    ca_file: str = Field(
+        default="",
+        alias="EventSender.CAFile",
+        max_length=1024,
+        description="With https://: a file of PEM certificates of authorities, on every machine "
+        "that runs a worker, that are trusted instead of those of the system. Empty: those of the "
+        "system.",
+    )
     custom_auth_credentials: Credentials = Field(
         default=SecretStr(""),
         alias="EventSender.CustomAuth.Credentials",
@@ -167,6 +185,22 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=3600,
         description="Seconds to wait for the reply to one request.",
+    )
+    proxy: Annotated[str, Field(max_length=2048), AfterValidator(_proxy)] = Field(
+        default="",
+        alias="EventSender.Proxy",
+        description="The HTTP proxy that requests go through, such as http://10.0.0.1:3128. "
+        "Empty: none; what the environment says of proxies is ignored.",
+    )
+    proxy_auth_user: User = Field(
+        default="",
+        alias="EventSender.ProxyAuth.User",
+        description="The user that the proxy knows us by. Empty: it asks for none.",
+    )
+    proxy_auth_key: Password = Field(
+        default=SecretStr(""),
+        alias="EventSender.ProxyAuth.Key",
+        description="The password of ProxyAuth.User.",
     )
     signature_auth_key: Password = Field(
         default=SecretStr(""),
@@ -226,6 +260,13 @@ class EventSenderSettings(HandlerSettings):
             raise ValueError(f"is mandatory with AuthMethod {method}")
         return value
 
+    @field_validator("proxy_auth_key")
+    @classmethod
+    def _belongs_to_a_user(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if value.get_secret_value() and not info.data.get("proxy_auth_user", "?"):
+            raise ValueError("needs EventSender.ProxyAuth.User, too")
+        return value
+
 
 class EventSender(PostHandler):
     """Send events to a web application over HTTP."""
@@ -235,6 +276,12 @@ class EventSender(PostHandler):
 
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)
+        self._route = Route(
+            proxy=self.settings.proxy or None,
+            proxy_user=self.settings.proxy_auth_user,
+            proxy_password=self.settings.proxy_auth_key.get_secret_value(),
+            ca_file=self.settings.ca_file or None,
+        )
         # Why events of a type are not sent, by type; None: they are.
         self._unsent_types: dict[str, str | None] = {}
         # How a body begins, by type.
@@ -260,11 +307,14 @@ class EventSender(PostHandler):
         return self.settings.request_timeout + 10.0
 
     def secrets(self) -> tuple[str, ...]:
-        """The secret options, and the password in the form in which Basic sends it."""
+        """The secret options, and the passwords in the form in which Basic sends them."""
         settings = self.settings
-        user, key = settings.basic_auth_user, settings.basic_auth_key.get_secret_value()
-        sent = basic(user, key).partition(" ")[2]
-        return (*super().secrets(), *((sent,) if key else ()))
+        logins = (
+            (settings.basic_auth_user, settings.basic_auth_key.get_secret_value()),
+            (settings.proxy_auth_user, settings.proxy_auth_key.get_secret_value()),
+        )
+        sent = (basic(user, key).partition(" ")[2] for user, key in logins if key)
+        return (*super().secrets(), *sent)
 
     def remark(self, event_type: str) -> str | None:
         """Why the events of a type will be skipped, if they will be."""
@@ -279,7 +329,13 @@ class EventSender(PostHandler):
         if unsent is not None:
             raise Skipped(unsent)
         settings = self.settings
-        return Post(settings.url, self._headers(), self._body(event), settings.request_timeout)
+        return Post(
+            settings.url,
+            self._headers(),
+            self._body(event),
+            settings.request_timeout,
+            self._route,
+        )
 
     def judge(self, reply: Answer) -> None:
         """The reply's status is the verdict."""

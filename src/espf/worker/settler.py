@@ -79,7 +79,8 @@ class Settler:
     async def _store(self, batch: list[tuple[Result, Tell]]) -> None:
         texts = Texts()
         results = [result for result, _ in batch]
-        settled = await self._database.write(self._queue.settle, results, texts)
+        tries: list[list[Settled]] = []
+        settled = await self._database.write(self._queue.settle_once, results, texts, tries)
         self._storing -= 1
         self._stored.set()
         self._queue.journal.committed(texts)
