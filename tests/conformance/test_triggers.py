@@ -12,8 +12,8 @@ from espf.errors import RuleError
 
 
 @pytest.fixture
-def site(database_kind, store):
-    site = Site(database_kind, store.empty())
+def site(database_kind, bulk, store):
+    site = Site(database_kind, store.empty(), bulk=bulk)
     yield site
     site.close()
 

@@ -88,6 +88,7 @@ def compile_rules(
             operation=operation,
             watched=tuple(dict.fromkeys(column for rule in group for column in rule.watched)),
             captures=tuple(rule.capture() for rule in group),
+            bulk=group[0].bulk,
         )
         for (table, operation), group in grouped.items()
     ]

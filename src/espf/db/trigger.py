@@ -51,12 +51,14 @@ class Table:
     """A table as the database has it; ``name`` is exact and complete.
 
     ``made_from`` is told by SQLite: for each generated column, the columns that may change it.
+    ``one_by_one`` says why changes of many rows cannot be captured together, where that is so.
     """
 
     name: TableName
     columns: Mapping[str, ColumnType]
     primary_key: tuple[str, ...] = ()
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    one_by_one: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,15 @@ class Trigger:
     """All captures of one table and operation, in the order in which their events are emitted.
 
     ``watched`` columns let the trigger be left at once when none of them changed; empty means
-    that the operation itself is the change (insert, delete).
+    that the operation itself is the change (insert, delete). ``bulk``: most statements change many
+    rows, so that all changes of a statement are to be captured together, where that is quicker.
     """
 
     table: TableName
     operation: Operation
     watched: tuple[str, ...]
     captures: tuple[Capture, ...]
+    bulk: bool = False
 
 
 #: The tables that the rules name, as the database has them.
@@ -195,6 +199,9 @@ class TriggerMaker(ABC):
 
     #: Whether a change of triggers is undone by a rollback.
     transactional: ClassVar[bool] = True
+
+    #: Whether a trigger for bulk statements is another one.
+    knows_bulk: ClassVar[bool] = False
 
     #: Bytes of a name that the database keeps.
     longest_name: ClassVar[int] = 63
