@@ -101,9 +101,15 @@ class SqliteTriggers(TriggerMaker):
         """See TriggerMaker."""
         return f"DROP TRIGGER {_identifier(name)}"
 
-    def script(self, compiled: Sequence[Compiled]) -> str:
+    def script(
+        self,
+        connection: Connection,  # noqa: ARG002  (a file has no accounts)
+        compiled: Sequence[Compiled],
+        unwanted: Sequence[str],
+    ) -> str:
         """See TriggerMaker."""
-        statements = [statement for each in compiled for statement in each.statements]
+        statements = [*map(self.drop, unwanted)]
+        statements += [statement for each in compiled for statement in each.statements]
         return "".join(f"{statement};\n\n" for statement in statements)
 
 

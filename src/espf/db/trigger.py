@@ -242,8 +242,13 @@ class TriggerMaker(ABC):
         yield
 
     @abstractmethod
-    def script(self, compiled: Sequence[Compiled]) -> str:
-        """The statements as a script for the database's own shell."""
+    def script(
+        self, connection: Connection, compiled: Sequence[Compiled], unwanted: Sequence[str]
+    ) -> str:
+        """A script for the database's own shell that drops the unwanted and makes the others.
+
+        Whoever runs it, the triggers have the rights of the account that is connected.
+        """
 
     def trigger_name(self, table: TableName, operation: Operation) -> str:
         """``espf_<table>_<operation>``, cut to what the database keeps and still unique."""
