@@ -11,8 +11,8 @@ Hence five choices, each measured:
   it spares a write that is none.
 - Two statements, not three: that nobody is subscribed shows in that nobody was notified. Such an
   event leaves a number unused, as one that is rolled back does.
-- What is not needed in a statement is computed outside, and all variables are put together by one
-  call.
+- As few expressions as can be, for each is set up anew: all variables are put together by one
+  call, and what a statement can compute by itself, it does.
 - A row-level trigger, unless the table is said to be written in bulk. A statement-level one gets
   the changed rows as tables and makes all events by one statement: cheaper for many rows, dearer
   for one, and PostgreSQL cannot choose by the number of rows.
@@ -294,18 +294,19 @@ class _Body(TypedBody):
             head = "\n#variable_conflict use_column"
             alone = "  espf_alone boolean := true;\n"
             events = f"{self._statement()}  IF espf_alone THEN\n{events}  END IF;\n"
-        # As a function: a query would be planned by the settings of whoever writes.
-        sleeps = f"pg_sequence_last_value({self._relation('worker_sleeps')}) = 2"
         return (
             f"{head}\nDECLARE\n  espf_env integer; espf_number bigint; espf_lane text;\n"
-            "  espf_shard integer; espf_variables text;\n"
-            "  espf_heard integer; espf_made boolean := false;\n"
-            f"{alone}"
-            f"BEGIN\n{events}"
-            f"  IF espf_made AND {sleeps} THEN\n"
-            f"    PERFORM pg_notify({_literal(self._channel)}, '');\n"
-            "  END IF;\n  RETURN NULL;\nEND"
+            f"  espf_variables text; espf_heard integer;\n{alone}"
+            f"BEGIN\n{events}  RETURN NULL;\nEND"
         )
+
+    def _call(self) -> str:
+        """Wakes a worker that sleeps.
+
+        Asked as a function: a query would be planned by the settings of whoever writes.
+        """
+        sleeps = f"pg_sequence_last_value({self._relation('worker_sleeps')}) = 2"
+        return f"IF {sleeps} THEN PERFORM pg_notify({_literal(self._channel)}, ''); END IF;"
 
     def formats(self) -> Sequence[str]:
         """The settings that the function needs besides the search path."""
@@ -329,24 +330,25 @@ class _Body(TypedBody):
         tests = " AND ".join(map(partial(self._condition, capture), capture.conditions)) or "true"
         event_type = _literal(capture.event_type)
         home = self._home
+        env, set_env = "espf_env", f"\n    espf_env := {self._environment(capture)};"
+        if self._is_environment(capture):
+            env, set_env = self._value(capture, capture.environment), ""
         return f"""\
-  IF {tests} THEN
-    espf_env := {self._environment(capture)};
+  IF {tests} THEN{set_env}
     espf_number := nextval({self._relation("event_queue_i_event_seq")});
     espf_lane := {self._key(capture)};
-    espf_shard := coalesce((7 * ascii(right(espf_lane, 2)) + ascii(right(espf_lane, 1))) % 16, 0);
     INSERT INTO {home}.event_notifications (i_event_handler, position, i_event, shard)
-      SELECT s.i_event_handler, espf_number, espf_number, espf_shard
+      SELECT s.i_event_handler, espf_number, espf_number, {_shard("espf_lane")}
       FROM {home}.event_subscriptions s
-      WHERE s.i_env = espf_env AND s.event_type = {event_type} AND s.active = 1;
-    GET DIAGNOSTICS espf_heard = ROW_COUNT;
-    IF espf_heard > 0 THEN
-      espf_variables := {self._variables(capture)};
+      WHERE s.i_env = {env} AND s.event_type = {event_type} AND s.active = 1;
+    IF FOUND THEN
+      GET DIAGNOSTICS espf_heard = ROW_COUNT;
+      espf_variables := {self._variables(capture, env)};
       INSERT INTO {home}.event_queue
         (i_event, i_env, event_type, ordering_key, variables, created_at, notified)
-      VALUES (espf_number, espf_env, {event_type}, espf_lane, espf_variables,
+      VALUES (espf_number, {env}, {event_type}, espf_lane, espf_variables,
         clock_timestamp(), espf_heard);
-      espf_made := true;
+      {self._call()}
     END IF;
   END IF;
 """  # noqa: S608  (all quoted)
@@ -400,10 +402,10 @@ class _Body(TypedBody):
       FROM espf_events
     )
     INSERT INTO {home}.event_notifications (i_event_handler, position, i_event, shard)
-      SELECT unnest(handlers), number, number,
-        coalesce((7 * ascii(right(lane, 2)) + ascii(right(lane, 1))) % 16, 0)
-      FROM espf_events;
-    espf_made := FOUND;
+      SELECT unnest(handlers), number, number, {_shard("lane")} FROM espf_events;
+    IF FOUND THEN
+      {self._call()}
+    END IF;
 """  # noqa: S608  (all quoted)
 
     def _arm(self, capture: Capture) -> str:
@@ -475,6 +477,13 @@ class _Body(TypedBody):
         quoted = _identifier(name)
         return f"NEW.{quoted}{cast} IS DISTINCT FROM OLD.{quoted}{cast}"
 
+    def _is_environment(self, capture: Capture) -> bool:
+        """Whether whatever the environment holds can be asked for as it is."""
+        value = capture.environment
+        if isinstance(value, Constant) or value.of == "looked_up":
+            return False
+        return self._type(capture, value.of, value.name).native in {"int2", "int4"}
+
     def _environment(self, capture: Capture) -> str:
         """An environment that fits its column, or nothing: then nobody can be subscribed."""
         value = self._value(capture, capture.environment)
@@ -539,6 +548,11 @@ class _Body(TypedBody):
             for theirs, ours in lookup.match
         )
         return f"(SELECT l.{_identifier(name)} FROM {_table(lookup.table)} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
+
+
+def _shard(lane: str) -> str:
+    """Which worker delivers a lane."""
+    return f"coalesce((7 * ascii(right({lane}, 2)) + ascii(right({lane}, 1))) % 16, 0)"
 
 
 def _firings(name: str, trigger: Trigger, table: Table) -> tuple[_Firing, ...]:

@@ -268,9 +268,11 @@ def _key(capture: Capture) -> str:
             return "NULL"
         return _literal(f"{capture.key_prefix}:{capture.key.value}")
     column = _plain(capture.key, capture.lookup)
+    prefix = _literal(capture.key_prefix + ":")
     return (
-        f"CASE WHEN typeof({column}) <> 'blob' AND {column} NOT GLOB '*[^ -~]*' "
-        f"THEN {_literal(capture.key_prefix + ':')} || substr({column}, 1, {LONGEST_KEY}) END"
+        f"CASE WHEN typeof({column}) = 'integer' THEN {prefix} || {column} "
+        f"WHEN typeof({column}) <> 'blob' AND {column} NOT GLOB '*[^ -~]*' "
+        f"THEN {prefix} || substr({column}, 1, {LONGEST_KEY}) END"
     )
 
 
