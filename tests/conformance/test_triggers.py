@@ -5,6 +5,7 @@ what was captured.
 """
 
 import subprocess
+from contextlib import closing
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -882,52 +883,50 @@ BULK = '[[table]]\nname = "Order"\nbulk = true\n'
 
 @pytest.mark.databases("postgresql")
 def test_every_part_of_a_bulk_trigger_is_verified_and_a_change_of_mind_leaves_none(database_url):
-    site = Site("postgresql", database_url)
-    site.sql(ORDERS)
-    site.apply(RULES + BULK)
-    function = 'EXECUTE FUNCTION espf."espf_public.Order_update"()'
-    update = 'CREATE TRIGGER "espf_public.Order_update" AFTER UPDATE ON "Order"'
-    crossed = "REFERENCING OLD TABLE AS espf_after NEW TABLE AS espf_before FOR EACH STATEMENT"
-    moved = 'CREATE TRIGGER espf_moved AFTER UPDATE ON "Order" FOR EACH ROW WHEN'
-    for alteration in (
-        'DROP TRIGGER espf_moved ON "Order"',
-        'ALTER TABLE "Order" DISABLE TRIGGER espf_moved',
-        f'DROP TRIGGER espf_moved ON "Order"; {moved} (OLD."Group" <> NEW."Group") {function}',
-        f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} FOR EACH ROW {function}',
-        f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} {crossed} {function}',
-    ):
-        site.sql(alteration)
-        assert site.drifts(RULES + BULK) == ["altered"], alteration
+    with closing(Site("postgresql", database_url)) as site:
+        site.sql(ORDERS)
         site.apply(RULES + BULK)
-        assert site.drifts(RULES + BULK) == []
-    assert site.drifts(RULES) == ["altered"] * 3
-    site.apply(RULES)
-    assert site.drifts(RULES) == []
-    with site.cursor("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'espf%'") as cursor:
-        assert cursor.fetchone() == (3,)
-    site.close()
+        function = 'EXECUTE FUNCTION espf."espf_public.Order_update"()'
+        update = 'CREATE TRIGGER "espf_public.Order_update" AFTER UPDATE ON "Order"'
+        crossed = "REFERENCING OLD TABLE AS espf_after NEW TABLE AS espf_before FOR EACH STATEMENT"
+        moved = 'CREATE TRIGGER espf_moved AFTER UPDATE ON "Order" FOR EACH ROW WHEN'
+        for alteration in (
+            'DROP TRIGGER espf_moved ON "Order"',
+            'ALTER TABLE "Order" DISABLE TRIGGER espf_moved',
+            f'DROP TRIGGER espf_moved ON "Order"; {moved} (OLD."Group" <> NEW."Group") {function}',
+            f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} FOR EACH ROW {function}',
+            f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} {crossed} {function}',
+        ):
+            site.sql(alteration)
+            assert site.drifts(RULES + BULK) == ["altered"], alteration
+            site.apply(RULES + BULK)
+            assert site.drifts(RULES + BULK) == []
+        assert site.drifts(RULES) == ["altered"] * 3
+        site.apply(RULES)
+        assert site.drifts(RULES) == []
+        with site.cursor("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'espf%'") as cursor:
+            assert cursor.fetchone() == (3,)
 
 
 @pytest.mark.databases("postgresql")
 def test_a_table_whose_rows_cannot_be_captured_together_is_refused_with_the_reason(database_url):
-    site = Site("postgresql", database_url)
-    site.sql(
-        "CREATE TABLE keyless (n INTEGER, i_env INTEGER)",
-        "CREATE TABLE parent (n INTEGER PRIMARY KEY, i_env INTEGER)",
-        "CREATE TABLE child () INHERITS (parent)",
-    )
-    rule = '[[rule]]\nevent = "Custom/X"\ntable = "{table}"\n{on}\nvariables = []\n'
-    update = 'on = "update"\nchanged = ["n"]'
-    for table, on, said in (
-        ("keyless", update, "public.keyless has no primary key"),
-        ("parent", 'on = "insert"', "public.parent inherits or is inherited"),
-        ("child", 'on = "delete"', "public.child inherits or is inherited"),
-    ):
-        text = rule.format(table=table, on=on)
-        with pytest.raises(RuleError, match=f"{said}.*take 'bulk' from"):
-            site.apply(f'{text}[[table]]\nname = "{table}"\nbulk = true\n')
-        site.apply(text)
-    site.close()
+    with closing(Site("postgresql", database_url)) as site:
+        site.sql(
+            "CREATE TABLE keyless (n INTEGER, i_env INTEGER)",
+            "CREATE TABLE parent (n INTEGER PRIMARY KEY, i_env INTEGER)",
+            "CREATE TABLE child () INHERITS (parent)",
+        )
+        rule = '[[rule]]\nevent = "Custom/X"\ntable = "{table}"\n{on}\nvariables = []\n'
+        update = 'on = "update"\nchanged = ["n"]'
+        for table, on, said in (
+            ("keyless", update, "public.keyless has no primary key"),
+            ("parent", 'on = "insert"', "public.parent inherits or is inherited"),
+            ("child", 'on = "delete"', "public.child inherits or is inherited"),
+        ):
+            text = rule.format(table=table, on=on)
+            with pytest.raises(RuleError, match=f"{said}.*take 'bulk' from"):
+                site.apply(f'{text}[[table]]\nname = "{table}"\nbulk = true\n')
+            site.apply(text)
 
 
 @pytest.mark.databases("sqlite", "mariadb")

@@ -115,7 +115,7 @@ WHERE i.indrelid = CAST(:table AS regclass) AND i.indisprimary
 ORDER BY array_position(i.indkey, a.attnum)
 """
 
-#: A change of a parent's rows is no statement on the child, and one of a child's is one on both.
+#: A statement on a parent changes rows of its children, too, and is none on them.
 _KIN = """
 SELECT count(*) FROM pg_catalog.pg_inherits
 WHERE CAST(:table AS regclass) IN (inhrelid, inhparent)
@@ -356,7 +356,7 @@ class _Body(TypedBody):
     def _statement(self) -> str:
         """What a statement-level trigger does first: a row that changed alone is captured as usual.
 
-        So an update of one row costs little more than with a row-level trigger.
+        For one row, the statement that captures many costs three times as much.
         """
         side, table = self._lead()
         more = f"{side}.{self._extra('espf_more')}"
