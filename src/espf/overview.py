@@ -42,7 +42,7 @@ from espf.db.tables import (
 )
 from espf.db.walk import first_at
 from espf.errors import InvalidRequest
-from espf.model import Status
+from espf.model import Status, shard_of
 
 #: What people call a queued notification by what it waits for.
 SCHEDULED = "scheduled"
@@ -168,6 +168,9 @@ def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     n, q = event_notifications.c, event_queue.c
     limits = _range(connection, event_queue, wanted)
     fits = _fits(event_queue, wanted)
+    if wanted.ordering_key is not None:
+        # No index of what waits knows the key. So not every event has to be looked at.
+        fits.append(n.shard == shard_of(wanted.ordering_key))
     for handler in handlers:
         mine = _live(literal(handler.name, String), q.i_event == n.i_event).where(
             n.i_event_handler == handler.i_event_handler,
