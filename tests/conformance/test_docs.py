@@ -16,6 +16,9 @@ from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
 from espf.web.espf_api import MAX_BODY, NewEvent
+from espf.web.rest import METHODS
+
+SESSIONS = ("login", "refresh_access_token", "ping", "logout")
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -116,6 +119,17 @@ def test_every_rule_of_the_reference_billing_has_the_catalogues_variables():
     for rule in shipped_rules():
         names = tuple(name for name, _ in rule.capture().variables)
         assert names == catalogue()[rule.event].variables, rule.event
+
+
+@pytest.mark.parametrize("method", [*METHODS, *(f"Session/{name}" for name in SESSIONS)])
+def test_every_method_of_the_billing_is_documented(method):
+    service, _, name = method.partition("/")
+    by_service = sections((REFERENCE / "rest-api.md").read_text(), "##")
+    # Some belong together though their services differ, and are named in full.
+    places = [text for heading, text in by_service.items() if heading.split()[0] == service]
+    whole = "".join(by_service.values())
+    named = any(f"`{name}`" in text or f"### {name}\n" in text for text in places)
+    assert named or f"`{method}`" in whole
 
 
 def test_every_member_of_a_request_is_documented():
