@@ -5,15 +5,17 @@ Each test is a documented shape: the transport, the session, and the fields with
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from databases import whatever_the_database
 from espf.billing import environments
+from espf.billing.tables import accounts
 from espf.billing.tables import metadata as billing_tables
 from espf.crypto import hash_password
 from espf.db import tables
@@ -343,3 +345,91 @@ def test_card_methods_have_the_documented_fields(call, i_account):
     assert call("SIMCard/release_sim_card", i_sim_card=1).json() == {"i_sim_card": 1}
     released = call("SIMCard/get_card_info", imsi="001010000000001").json()["card_info"]
     assert released["status"] == "available"
+
+
+# --- Service features, custom fields, add-ons ---
+
+
+def test_a_service_feature_has_the_documented_members(call, i_account):
+    wanted = {
+        "name": "netaccess_static_ip",
+        "flag_value": "Y",
+        "attributes": [{"name": "address", "values": ["10.0.0.1"]}],
+    }
+    reply = call("Account/update_service_features", i_account=i_account, service_features=[wanted])
+    assert reply.json() == {"i_account": i_account}
+    (feature,) = call("Account/get_service_features", i_account=i_account).json()[
+        "service_features"
+    ]
+    assert feature == {
+        "name": "netaccess_static_ip",
+        "flag_value": "Y",
+        "effective_flag_value": "Y",
+        "locked": 0,
+        "attributes": [
+            {"name": "address", "values": ["10.0.0.1"], "effective_values": ["10.0.0.1"]}
+        ],
+    }
+    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
+    assert info["service_features"] == [feature]
+
+
+def test_an_add_on_has_the_documented_members(call, i_account):
+    added = {"name": "Extra", "description": "More", "addon_priority": 10}
+    i_product = call("Product/add_product", product_info=added).json()["i_product"]
+    addon = {"i_product": i_product, "addon_effective_to": "2090-01-01 00:00:00"}
+    change = {"i_account": i_account, "assigned_addons": [addon]}
+    assert call("Account/update_account", account_info=change).json() == {"i_account": i_account}
+    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
+    (shown,) = info["assigned_addons"]
+    assert DATETIME.fullmatch(shown.pop("addon_effective_from"))
+    assert shown == {**added, **addon, "i_vd_plan": None}
+
+
+def test_custom_fields_have_the_documented_members(call, i_account):
+    field = call("Account/add_custom_field", name="Colour").json()
+    values = [{"name": "Colour", "db_value": "blue", "text_value": "Blue"}]
+    reply = call(
+        "Account/update_custom_fields_values", i_account=i_account, custom_fields_values=values
+    )
+    assert reply.status_code == 200
+    shown = call("Account/get_custom_fields_values", i_account=i_account).json()
+    assert shown == {
+        "custom_fields_values": [{**field, "name": "Colour", "db_value": "blue"}],
+    }
+
+
+# --- The examples of the page ---
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "rest-api.md"
+
+#: The methods of the page's examples that need no token, in their order.
+EXAMPLES = (
+    "Account/add_account",
+    "Account/update_account",
+    "Account/update_service_features",
+    "Usage/authorise",
+)
+
+
+def test_the_examples_of_the_page_work(call, database):
+    blocks = re.findall(r"^```\n(\{\"params.+?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    requests = [block.split("\n\n") for block in blocks if "password" not in block]
+    assert len(requests) == len(EXAMPLES)
+    call("Customer/add_customer", customer_info={"name": "Acme", "credit_limit": 100})
+    quota = {"service": "netaccess", "monthly_amount": 5 * 10**9}
+    call("Product/add_product", product_info={"name": "LTE", "quotas": [quota]})
+    call("Product/add_product", product_info={"name": "Extra"})
+    for number in range(1, 8):
+        call("AccessPolicy/add_access_policy", access_policy_info={"name": f"policy {number}"})
+    card = {"imsi": "001010000000001", "iccid": "8900101000000000001"}
+    call("SIMCard/add_sim_card", card_info=card)
+    for method, (request, reply) in zip(EXAMPLES, requests, strict=True):
+        if method == "Usage/authorise":
+            # The example is about a month in which the account was there already.
+            with database.begin() as connection:
+                connection.execute(update(accounts).values(activation_date=date(2026, 1, 1)))
+        # The page's account has another number than the first one here.
+        params = json.loads(request.replace("541", "1"))["params"]
+        answer = call(method, **params)
+        assert answer.text == reply.strip().replace("541", "1"), method

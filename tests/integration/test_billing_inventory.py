@@ -110,6 +110,8 @@ FOREIGN = {
     "SIMCard/update_sim_card_list": {"i_sim_cards": [1], "status": "disposed"},
     "SIMCard/upload_sim_cards": {"card_list": [{"action": "-", "imsi": "001010000000001"}]},
     "SIMCard/delete_sim_card": {"i_sim_card": 1},
+    "SIMCard/get_custom_fields_values": {"i_sim_card": 1},
+    "SIMCard/update_custom_fields_values": {"i_sim_card": 1, "custom_fields_values": []},
 }
 LISTS = {
     "AccessPolicy/get_access_policy_list": "access_policy_list",
@@ -123,7 +125,7 @@ LISTS = {
 OURS = {
     "Account": {"alias", "followme", "vd_counter"},
     "Product": {"accessibility"},
-    "SIMCard": {"update_", "upload_", "delete_"},
+    "SIMCard": {"update_", "upload_", "delete_", "fields_values"},
 }
 
 
@@ -384,6 +386,19 @@ def test_saving_the_same_key_again_writes_nothing(api):
     api("SIMCard/update_sim_card", card_info={"i_sim_card": 1, "ki": KI})
     with api.database.read() as connection:
         assert connection.execute(select(t.sim_cards.c.ki)).scalar() == before
+
+
+def test_a_card_goes_with_its_custom_fields(api):
+    api("SIMCard/add_sim_card", card_info=card(1))
+    api("SIMCard/add_custom_field", name="batch")
+    api("Account/add_custom_field", name="colour")
+    wanted = {"i_sim_card": 1, "custom_fields_values": [{"name": "batch", "db_value": "B7"}]}
+    assert api("SIMCard/update_custom_fields_values", **wanted) == {"i_sim_card": 1}
+    fields = api("SIMCard/get_custom_fields_values", i_sim_card=1)["custom_fields_values"]
+    assert fields == [{"i_custom_field": 1, "name": "batch", "db_value": "B7"}]
+    api("SIMCard/delete_sim_card", i_sim_card=1)
+    with api.database.read() as connection:
+        assert connection.execute(select(t.custom_field_values)).all() == []
 
 
 def test_an_upload_is_all_or_nothing(api):
