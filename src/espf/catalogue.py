@@ -159,3 +159,22 @@ def matches(event_type: str, pattern: str) -> bool:
 def fits_any(event_type: str, patterns: Iterable[str]) -> bool:
     """Whether a type, by any of its names, fits one of the patterns."""
     return any(matches(name, pattern) for pattern in patterns for name in spellings(event_type))
+
+
+class LatestOnly(dict[str, bool]):
+    """Of which types only the newest counts that waits for a subscriber: name -> whether.
+
+    Those that the catalogue marks, and those that fit one of the ``patterns``. A look-up costs
+    next to nothing: each event is asked for.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        given = tuple(patterns)
+        entries = catalogue().values()
+        marked = (e.name for e in entries if e.latest_only or fits_any(e.name, given))
+        self.patterns = (*marked, *given)
+
+    def __missing__(self, event_type: str) -> bool:
+        found = any(matches(event_type, pattern) for pattern in self.patterns)
+        self[event_type] = found
+        return found

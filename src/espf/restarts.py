@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, literal, select, u
 from espf import journal
 from espf.db.database import Database
 from espf.db.tables import (
+    dispatches,
     event_handlers,
     event_notifications,
     event_queue,
@@ -319,7 +320,7 @@ def remove_handler(
         pass
     # What is done waits for other handlers, and goes with them.
     connection.execute(delete(event_notifications).where(mine))
-    for table in (handler_leases, handler_breakers):
+    for table in (handler_leases, handler_breakers, dispatches):
         connection.execute(delete(table).where(table.c.i_event_handler == handler.i_event_handler))
     delete_handler(connection, handler)
     return int(waiting)

@@ -331,7 +331,7 @@ async def asked_twice(hook, event_time, cache_ttl=5, event_type="Account/Blocked
     for i_event in (1, 2):
         given = {"i_account": 541, **variables, "event_time": event_time}
         event = an_event(event_type, i_event=i_event, **given)
-        await handler._enrichment.of(event, Context(http=None, billing=billing, attempt=1))
+        await handler._enrichment.of(event, Context(None, billing, attempt=1, outlet=None))
     own = billing.called.count("Account/get_account_info")
     assert own == (0 if variables else 2), "what is the subscriber's own is never remembered"
     return billing.called.count("Product/get_product_info")

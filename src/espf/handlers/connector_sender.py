@@ -21,6 +21,7 @@ from espf.handlers.base import (
     HandlerSettings,
     Pacing,
     parse_delays,
+    words,
 )
 from espf.handlers.enrichment import Enrichment, Part, happened_at
 from espf.handlers.event_sender import (
@@ -30,7 +31,6 @@ from espf.handlers.event_sender import (
     first_line,
     numbered,
     retry_after,
-    words,
 )
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import Credentials, custom

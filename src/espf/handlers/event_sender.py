@@ -17,7 +17,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PlainSerializer,
     SecretStr,
     ValidationInfo,
     field_validator,
@@ -25,7 +24,7 @@ from pydantic import (
 
 from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler, Route
+from espf.handlers.base import Answer, HandlerSettings, Pacing, Patterns, Post, PostHandler, Route
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import (
     Credentials,
@@ -53,22 +52,7 @@ UNKNOWN_SENDER = frozenset({401, 407})
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f]*:[0-9a-f:.]*(%\w+)?")
-_PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-
-
-def words(value: object) -> object:
-    """Read words with commas, blanks or line breaks between them; what is no text stays."""
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-
-def _pattern(value: str) -> str:
-    if not _PATTERN.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is neither the name of an event type, such as Account/Blocked, "
-            "nor a pattern, such as Customer/*"
-        )
-    return value
 
 
 def _number(value: object) -> object:
@@ -110,11 +94,7 @@ def _proxy(value: str) -> str:
 class EventSenderSettings(HandlerSettings):
     """The options of an EventSender."""
 
-    allowed_types: Annotated[
-        tuple[Annotated[str, AfterValidator(_pattern)], ...],
-        BeforeValidator(words),
-        PlainSerializer(", ".join),
-    ] = Field(
+    allowed_types: Patterns = Field(
         default=(),
         alias="EventSender.AllowedTypes",
         description="Names or patterns of the event types to send, such as Account/Blocked or "

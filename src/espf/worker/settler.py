@@ -101,7 +101,7 @@ def _line(one: Settled) -> str:
     line = (
         f"verdict={verdict} i_event={event.i_event} type={logged(event.event_type)}"
         f"{f' key={logged(event.ordering_key)}' if event.ordering_key else ''}"
-        f" handler={logged(result.handler)} attempt={notification.attempts + 1}"
+        f" handler={logged(result.handler)} attempt={result.attempt}"
     )
     if decision.reason:
         line += f" reason={logged(decision.reason)}"
