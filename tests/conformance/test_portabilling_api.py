@@ -98,7 +98,7 @@ def http(database, sealer):
         connection.execute(
             insert(tables.users).values(login=LOGIN, password_hash=PASSWORD_HASH, i_env=1)
         )
-    app = Starlette(routes=rest.routes(database, Users(database), sealer))
+    app = Starlette(routes=rest.routes(database, Users(database, sealer), sealer))
     with TestClient(app) as client:
         yield client
 

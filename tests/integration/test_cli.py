@@ -126,7 +126,7 @@ def test_init_shows_a_random_password_once(bare):
     first = bare("init")
     assert (words := first.split("password ")[1].split())[1:4] == ["(shown", "only", "now)"]
     database = bare.database()
-    assert Users(database).by_password("admin", words[0]).i_env == 1
+    assert Users(database, bare.sealer()).by_password("admin", words[0]).i_env == 1
     database.close()
     again = bare("init")
     assert words[0] not in again
@@ -138,7 +138,7 @@ def test_init_uses_the_password_of_the_environment_once(desk):
     said = desk("init", "--demo", ESPF_ADMIN_PASSWORD="another password")
     assert "its password stays as it is" in said
     database = desk.database()
-    users = Users(database)
+    users = Users(database, desk.sealer())
     assert users.by_password("admin", PASSWORD).superuser
     with pytest.raises(Denied):
         users.by_password("admin", "another password")
@@ -205,7 +205,7 @@ def test_a_password_that_is_too_short_stops_init_before_anything_is_stored(bare)
 
 def test_the_handlers_may_log_in_after_init(desk):
     database = desk.database()
-    user = Users(database).by_password(SERVICE_LOGIN, service_password(desk.sealer()))
+    user = Users(database, desk.sealer()).by_password(SERVICE_LOGIN, service_password(desk.sealer()))
     database.close()
     assert user.rights == {"sim.keys"}
 
@@ -689,9 +689,9 @@ def test_an_administrator_from_making_to_a_new_password(desk):
     assert (listed["boss"]["superuser"], listed["boss"]["rights"]) == (True, "sim.keys")
     assert desk("user", "password", "jane", stdin="a new password\n").startswith("The password of")
     database = desk.database()
-    assert Users(database).by_password("jane", "a new password").i_env == 3
+    assert Users(database, desk.sealer()).by_password("jane", "a new password").i_env == 3
     with pytest.raises(Denied):
-        Users(database).by_password("jane", "a good password")
+        Users(database, desk.sealer()).by_password("jane", "a good password")
     database.close()
 
 

@@ -39,12 +39,13 @@ class Api:
     With a token, where credentials are not the point: checking a password takes its time.
     """
 
-    def __init__(self, client, database):
+    def __init__(self, client, database, sealer):
         self.client = client
         self.database = database
+        self.sealer = sealer
         with database.read() as connection:
             admin = next(user for user in users.list_all(connection) if user.login == "admin")
-        self.token = f"Bearer {Users(database).open_session(admin).access_token}"
+        self.token = f"Bearer {Users(database, sealer).open_session(admin).access_token}"
 
     def post(self, body, authorization=None):
         content = body if isinstance(body, bytes | str) else json.dumps(body)
@@ -107,7 +108,7 @@ def api(desk):
             )
         )
     with TestClient(build_app(database, desk.sealer()), raise_server_exceptions=True) as client:
-        yield Api(client, database)
+        yield Api(client, database, desk.sealer())
     database.close()
 
 
@@ -196,7 +197,7 @@ def test_variables_arrive_as_they_were(api, value):
 
 
 def test_a_token_is_as_good_as_a_password(api):
-    sessions = Users(api.database)
+    sessions = Users(api.database, api.sealer)
     tokens = sessions.open_session(sessions.by_password("admin", PASSWORD))
     assert api.create(authorization=f"Bearer {tokens.access_token}") == 1
     assert api.create(authorization=f"bearer  {tokens.access_token} ") == 2

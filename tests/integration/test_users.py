@@ -15,13 +15,13 @@ PASSWORD_HASH = crypto.hash_password(PASSWORD)
 
 
 @pytest.fixture
-def house(database):
+def house(database, sealer):
     """Users over a database with one administrator, jane."""
     with database.begin() as connection:
         connection.execute(
             users.users.insert().values(login="jane", password_hash=PASSWORD_HASH, i_env=3)
         )
-    return Users(database)
+    return Users(database, sealer)
 
 
 @pytest.fixture

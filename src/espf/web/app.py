@@ -18,7 +18,7 @@ from espf.web.security import authenticate
 
 def build_app(database: Database, sealer: Sealer) -> FastAPI:
     """The application over an open database."""
-    users = Users(database)
+    users = Users(database, sealer)
     app = FastAPI(
         title="ESPF",
         summary="External System Provisioning Framework",

@@ -29,7 +29,8 @@ from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import BillingFault, DatabaseUnavailable, Denied, EspfError, InvalidRequest
 from espf.model import compact, format_time
-from espf.users import SIM_KEYS, Tokens, User, Users
+from espf.tokens import Forged
+from espf.users import SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
 
 MAX_BODY = 1024 * 1024
@@ -110,10 +111,11 @@ class AuthInfo(Params):
 
 
 class Login(Params):
-    """Parameters of Session/login."""
+    """Parameters of Session/login. ``scopes`` makes a token that may do less."""
 
     login: Text
     password: Text
+    scopes: Text | None = None
 
 
 class Refresh(Params):
@@ -241,7 +243,8 @@ class _RestApi:
             user = await security.by_password(self._users, who.login, who.password)
         except Denied as error:
             raise BillingFault("Server.Session.auth_failed", str(error)) from None
-        tokens = await asyncio.to_thread(self._users.open_session, user)
+        scopes = SCOPES if who.scopes is None else frozenset(who.scopes.split())
+        tokens = await asyncio.to_thread(self._users.open_session, user, scopes)
         return {"session_id": tokens.session_id, **_shown(tokens)}
 
     async def _refresh(self, params: dict[str, Any]) -> Result:
@@ -282,11 +285,12 @@ def _shown(tokens: Tokens) -> Result:
 
 
 def _unknown_caller(error: Denied, *, by_token: bool) -> BillingFault:
-    code = (
-        "Client.Session.check_auth.failed_to_process_access_token"
-        if by_token
-        else "Server.Session.check_auth.auth_failed"
-    )
+    if isinstance(error, Forged):
+        code = "Client.Session.check_auth.failed_to_process_jwt"
+    elif by_token:
+        code = "Client.Session.check_auth.failed_to_process_access_token"
+    else:
+        code = "Server.Session.check_auth.auth_failed"
     return BillingFault(code, str(error))
 
 
