@@ -199,7 +199,12 @@ def _make_notifications(
 # No more
 
 
-def cancel(connection: Connection, database: Database, i_event: int) -> None:
+def cancel(
+    connection: Connection,
+    database: Database,
+    i_event: int,
+    reason: str = "cancelled by an administrator",
+) -> None:
     """Call off a scheduled event. Raises NotFound, or Conflict when it is not (any more)."""
     notified = connection.execute(
         select(event_queue.c.notified).where(event_queue.c.i_event == i_event).with_for_update()
@@ -215,7 +220,7 @@ def cancel(connection: Connection, database: Database, i_event: int) -> None:
         connection,
         i_event,
         Status.CANCELLED,
-        "cancelled by an administrator",
+        reason,
         database.now(connection),
     )
 

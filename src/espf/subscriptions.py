@@ -141,6 +141,21 @@ def list_types(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(event_types).order_by(event_types.c.i_event_type)))
 
 
+def describe_types(connection: Connection) -> list[dict[str, Any]]:
+    """All types with what the catalogue tells of them; a custom one is its own version 2."""
+    entries = catalogue()
+    return [
+        {
+            "number": row.i_event_type,
+            "name": row.name,
+            "enabled": bool(row.enabled),
+            "version_2": entries[row.name].version_2 if row.name in entries else row.name,
+            "description": entries[row.name].description if row.name in entries else None,
+        }
+        for row in list_types(connection)
+    ]
+
+
 def require_type(connection: Connection, name: str) -> None:
     """Raise NotFound, with near misses, when there is no such type."""
     names = list(connection.execute(select(event_types.c.name)).scalars())
@@ -261,6 +276,18 @@ def require_handler(connection: Connection, i_env: int, name: str) -> EventHandl
             return handler
     names = ", ".join(handler.name for handler in handlers) or "there are none"
     raise NotFound(f"there is no handler {name!r} in environment {i_env} (known: {names})")
+
+
+def find_handler(connection: Connection, i_env: int, i_event_handler: int) -> EventHandler:
+    """The handler of this number, in this environment. Raises NotFound."""
+    row = connection.execute(
+        select(event_handlers).where(
+            event_handlers.c.i_event_handler == i_event_handler, event_handlers.c.i_env == i_env
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no handler {i_event_handler} in environment {i_env}")
+    return _handler(row)
 
 
 # Subscriptions

@@ -14,7 +14,8 @@ from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
-from espf.web.espf_api import MAX_BODY, NewEvent
+from espf.web.contract import MAX_BODY
+from espf.web.espf_api import NewEvent
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"

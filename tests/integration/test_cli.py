@@ -205,7 +205,9 @@ def test_a_password_that_is_too_short_stops_init_before_anything_is_stored(bare)
 
 def test_the_handlers_may_log_in_after_init(desk):
     database = desk.database()
-    user = Users(database, desk.sealer()).by_password(SERVICE_LOGIN, service_password(desk.sealer()))
+    user = Users(database, desk.sealer()).by_password(
+        SERVICE_LOGIN, service_password(desk.sealer())
+    )
     database.close()
     assert user.rights == {"sim.keys"}
 

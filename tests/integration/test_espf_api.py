@@ -18,7 +18,7 @@ from espf.model import format_time
 from espf.overview import Filter
 from espf.users import Users
 from espf.web.app import build_app
-from espf.web.espf_api import MAX_BODY
+from espf.web.contract import MAX_BODY
 
 PATH = "/espf/v1/event/create"
 NEXT_MONTH = {"event_type": "Custom/NextMonth"}

@@ -124,12 +124,8 @@ def list_(status: str, before: int | None, limit: int, *, as_json: bool, **choic
 def show_(i_event: int, *, as_json: bool) -> None:
     """Show an event: its variables, where each handler stands, and every attempt."""
     with office() as at, at.database.read() as connection:
-        parts = overview.search(connection, Filter(i_event=i_event), 1000)
-        attempts = journal.of_event(connection, i_event)
-        variables = overview.variables(connection, i_event)
-    if not parts:
-        raise NotFound(f"there is no event {i_event}")
-    first = parts[0]
+        story = overview.story(connection, i_event)
+    first = story.parts[0]
     fields = {
         "i_event": i_event,
         "i_env": first.i_env,
@@ -137,17 +133,17 @@ def show_(i_event: int, *, as_json: bool) -> None:
         "key": first.ordering_key,
         "created_at": first.created_at,
         "start_time": first.start_time,
-        "variables": variables,
+        "variables": story.variables,
     }
     if as_json:
-        all_ = {**fields, "handlers": [asdict(p) for p in parts]}
-        show_fields({**all_, "attempts": [asdict(a) for a in attempts]}, as_json=True)
+        all_ = {**fields, "handlers": [asdict(p) for p in story.parts]}
+        show_fields({**all_, "attempts": [asdict(a) for a in story.attempts]}, as_json=True)
         return
     show_fields(fields, as_json=False)
     click.echo()
     columns = ["handler", "status", "attempts", "next_attempt_at", "reason"]
-    show([asdict(part) for part in parts], columns, as_json=False)
-    for entry in attempts:
+    show([asdict(part) for part in story.parts], columns, as_json=False)
+    for entry in story.attempts:
         click.echo()
         _print_attempt(entry)
 

@@ -7,7 +7,6 @@ from espf import subscriptions, tokens, users
 from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
-from espf.cli.capture import reapply
 from espf.cli.group import Office, number, office
 from espf.crypto import Sealer, random_password
 from espf.db import schema, tables
@@ -104,7 +103,7 @@ def _define(at: Office, connection: Connection, *, with_billing: bool) -> list[s
         billing_tables.create_all(connection)
         done.append(_capture(at, connection))
     elif steps:
-        reapply(at, connection)
+        triggers.reapply(connection, at.database.dialect, at.settings.rules)
     return done
 
 

@@ -3,8 +3,7 @@
 import click
 
 from espf import subscriptions
-from espf.catalogue import catalogue
-from espf.cli.capture import reapply
+from espf.capture import triggers
 from espf.cli.group import json_option, office, show
 
 
@@ -32,22 +31,8 @@ def create(name: str) -> None:
 def list_(*, as_json: bool) -> None:
     """List all event types."""
     with office() as at, at.database.read() as connection:
-        rows = subscriptions.list_types(connection)
-    entries = catalogue()
-    show(
-        [
-            {
-                "number": row.i_event_type,
-                "name": row.name,
-                "enabled": bool(row.enabled),
-                "version_2": entries[row.name].version_2 if row.name in entries else row.name,
-                "description": entries[row.name].description if row.name in entries else None,
-            }
-            for row in rows
-        ],
-        ["number", "name", "enabled", "version_2", "description"],
-        as_json=as_json,
-    )
+        rows = subscriptions.describe_types(connection)
+    show(rows, ["number", "name", "enabled", "version_2", "description"], as_json=as_json)
 
 
 @type_.command()
@@ -67,5 +52,5 @@ def disable(name: str) -> None:
 def _switch(name: str, *, enabled: bool) -> None:
     with office() as at, at.database.begin() as connection:
         subscriptions.set_type_enabled(connection, name, enabled=enabled)
-        reapply(at, connection)
+        triggers.reapply(connection, at.database.dialect, at.settings.rules)
     click.echo(f"Event type {name} is {'enabled' if enabled else 'disabled'}")
