@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, text
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -62,7 +63,7 @@ def _ping(connection: Connection) -> None:
     connection.execute(text("SELECT 1"))
 
 
-async def _reply(_request: Request, error: Exception) -> JSONResponse:
+async def _reply(request: Request, error: Exception) -> JSONResponse:
     """The one way from an error to a reply. A fault of our own is logged by the server."""
     headers: dict[str, str] | None = None
     if isinstance(error, RequestValidationError):
@@ -78,11 +79,19 @@ async def _reply(_request: Request, error: Exception) -> JSONResponse:
         case EspfError():
             fault, status = Fault(error=str(error)), error.http_status
         case HTTPException():
-            fault, status, headers = (
-                Fault(error=error.detail),
-                error.status_code,
-                dict(error.headers or {}),
-            )
+            fault, status = Fault(error=error.detail), error.status_code
+            headers = {"Allow": _allowed(request)} if status == 405 else None
         case _:
             fault, status = Fault(error="something went wrong inside ESPF; its log tells what"), 500
     return JSONResponse(fault.model_dump(exclude_none=True), status, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that an address knows: several routes may share it."""
+    methods = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(methods))

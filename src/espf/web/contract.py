@@ -75,7 +75,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
 }
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
-PathNumber = Annotated[int, PathParameter(ge=1, lt=2**63)]
+PathNumber = Annotated[int, PathParameter(ge=1, lt=2**63, examples=[1])]
 
 #: No database takes a text with a NUL in it.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00]*$")]
@@ -90,7 +90,7 @@ Time = Annotated[
 class RequestBody(BaseModel):
     """What a request's body may hold, and nothing else."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Call:
     async def fetch(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **words: P.kwargs
     ) -> T:
-        """Run a function that only reads. Raises InvalidRequest for an unknown environment."""
+        """Run a function that only reads. Raises NotFound for an unknown environment."""
         return await self.site.database.fetch(self._checked(read), *args, **words)
 
     async def write(
@@ -150,7 +150,10 @@ class Call:
             return work
 
         def checked(connection: Connection, /, *args: P.args, **words: P.kwargs) -> T:
-            references.check(connection, self.i_env, {})
+            try:
+                references.check(connection, self.i_env, {})
+            except InvalidRequest as error:
+                raise NotFound(str(error)) from None
             return work(connection, *args, **words)
 
         return checked
@@ -170,16 +173,33 @@ async def authenticated(request: Request) -> User:
     return await security.authenticate(request, Site.of(request.app).users)
 
 
-class Caller:
-    """Lets in who may use a part of the API, and says for which environment.
+class Gate:
+    """Lets in who may use a part of the API that is about the whole installation.
 
-    Raises Forbidden for a token without the scope, and for everybody but superusers where a route
-    is about the whole installation.
+    Raises Forbidden for a token without the scope; with ``superuser`` for everybody else, too.
     """
 
     def __init__(self, scope: str, *, superuser: bool = False) -> None:
         self.scope = scope
         self.superuser = superuser
+
+    async def __call__(
+        self, request: Request, user: Annotated[User, Depends(authenticated)]
+    ) -> Call:
+        """The call, in the user's own environment."""
+        if self.scope not in user.scopes:
+            raise Forbidden(f"the token has not the scope {self.scope}")
+        if self.superuser and not user.superuser:
+            raise Forbidden("this is about the whole installation: only a superuser may do it")
+        _refuse_unknown(request)
+        return Call(Site.of(request.app), user, user.i_env)
+
+
+class Caller:
+    """Lets in who may use a part of the API, and says for which environment. Raises Forbidden."""
+
+    def __init__(self, scope: str) -> None:
+        self.gate = Gate(scope)
 
     async def __call__(
         self,
@@ -190,13 +210,8 @@ class Caller:
             Query(description="Another environment than your own; superusers only."),
         ] = None,
     ) -> Call:
-        """The call, or why it is none."""
-        if self.scope not in user.scopes:
-            raise Forbidden(f"the token has not the scope {self.scope}")
-        if self.superuser and not user.superuser:
-            raise Forbidden("this is about the whole installation: only a superuser may do it")
-        _refuse_unknown(request)
-        return Call(Site.of(request.app), user, user.i_env).elsewhere(i_env)
+        """The call, in the environment that is named."""
+        return (await self.gate(request, user)).elsewhere(i_env)
 
 
 def _refuse_unknown(request: Request) -> None:
@@ -224,7 +239,7 @@ class Body(Generic[M]):
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             if self.form and kind == FORM:
-                return self.model.model_validate(_fields(body))
+                return self.model.model_validate(_fields(body), strict=False)
             return self.model.model_validate_json(body or b"{}" if self._may_be_empty else body)
         except ValidationError as error:
             raise invalid(error.errors(include_url=False, include_input=False)[0]) from None

@@ -75,7 +75,6 @@ class NewEvent(RequestBody):
     i_env: Annotated[
         int | None,
         Field(
-            strict=True,
             ge=1,
             lt=2**63,
             description="Another environment than your own; superusers only.",

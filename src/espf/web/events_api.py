@@ -27,7 +27,6 @@ from espf.web.contract import (
     Scheme,
     Text,
     Time,
-    blaming,
 )
 
 api = APIRouter(
@@ -247,12 +246,11 @@ async def restart_event(
 
     def restart(connection: Connection) -> list[str]:
         overview.require(connection, i_event, call.i_env)
-        with blaming("handler"):
-            handler = (
-                subscriptions.require_handler(connection, call.i_env, one.handler)
-                if one.handler is not None
-                else None
-            )
+        handler = (
+            subscriptions.require_handler(connection, call.i_env, one.handler)
+            if one.handler is not None
+            else None
+        )
         return restarts.restart(connection, call.site.database, i_event, handler)
 
     return Restarted(i_event=i_event, handlers=await call.write(restart))
@@ -362,8 +360,7 @@ async def skip_event(
 
     def skip(connection: Connection) -> None:
         overview.require(connection, i_event, call.i_env)
-        with blaming("handler"):
-            handler = subscriptions.require_handler(connection, call.i_env, one.handler)
+        handler = subscriptions.require_handler(connection, call.i_env, one.handler)
         restarts.skip(connection, call.site.database, i_event, handler, one.reason.strip())
 
     await call.write(skip)
@@ -386,8 +383,7 @@ async def cancel_by_key(call: Application, one: Annotated[CancelOne, Depends(_ca
     """Call off the event that is scheduled under a key."""
 
     def cancel(connection: Connection) -> int:
-        with blaming("key"):
-            i_event = schedule.under(connection, call.i_env, one.key)
+        i_event = schedule.under(connection, call.i_env, one.key)
         restarts.cancel(connection, call.site.database, i_event)
         return i_event
 

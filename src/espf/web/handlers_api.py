@@ -16,12 +16,12 @@ from espf.web.contract import (
     Body,
     Call,
     Caller,
+    Gate,
     PathNumber,
     RequestBody,
     Scheme,
     Text,
     Time,
-    blaming,
 )
 
 api = APIRouter(
@@ -31,7 +31,8 @@ api = APIRouter(
 )
 
 Administrator = Annotated[Call, Depends(Caller(HANDLERS_SCOPE))]
-Superuser = Annotated[Call, Depends(Caller(HANDLERS_SCOPE, superuser=True))]
+Anybody = Annotated[Call, Depends(Gate(HANDLERS_SCOPE))]
+Superuser = Annotated[Call, Depends(Gate(HANDLERS_SCOPE, superuser=True))]
 
 Value = str | int | float | bool
 
@@ -64,7 +65,7 @@ class HandlerTypeList(BaseModel):
 
 
 @api.get("/handler_types", tags=["Handlers"])
-async def list_handler_types(_call: Administrator) -> HandlerTypeList:
+async def list_handler_types(_call: Anybody) -> HandlerTypeList:
     """The handler types, with their options."""
     return HandlerTypeList(
         handler_type_list=[
@@ -172,16 +173,15 @@ async def create_handler(
     """Add a handler, subscribed to every type of the catalogue that its type supports."""
 
     def create(connection: Connection) -> HandlerStanding:
-        with blaming("type"):
-            made = subscriptions.create_handler(
-                connection,
-                call.site.sealer,
-                call.i_env,
-                new.name,
-                new.type,
-                new.settings,
-                enabled=new.enabled,
-            )
+        made = subscriptions.create_handler(
+            connection,
+            call.site.sealer,
+            call.i_env,
+            new.name,
+            new.type,
+            new.settings,
+            enabled=new.enabled,
+        )
         return _standings(connection, call, [made])[0]
 
     return await call.write(create)
@@ -419,8 +419,7 @@ async def subscribe(
 
     def change(connection: Connection) -> Subscribed:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
-        with blaming("event_type"):
-            subscriptions.subscribe(connection, found, new.event_type)
+        subscriptions.subscribe(connection, found, new.event_type)
         sealer = call.site.sealer
         remark = None
         if found.missing(sealer) is None:
@@ -443,8 +442,7 @@ async def unsubscribe(
 
     def change(connection: Connection) -> None:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
-        with blaming("event_type"):
-            subscriptions.unsubscribe(connection, found, event_type)
+        subscriptions.unsubscribe(connection, found, event_type)
 
     await call.write(change)
     return Subscription(event_type=event_type, subscribed=False)
@@ -476,14 +474,27 @@ class EventTypeList(BaseModel):
 
 
 @api.get("/event_types", tags=["Event types"])
-async def list_types(call: Administrator) -> EventTypeList:
+async def list_types(call: Anybody) -> EventTypeList:
     """All event types, the catalogue's and custom ones; they are the same in all environments."""
     rows = await call.fetch(subscriptions.describe_types)
     return EventTypeList(event_type_list=[EventType.of(row) for row in rows])
 
 
-@api.post("/event_type/create", tags=["Event types"], openapi_extra=_named_type.openapi)
-async def create_type(call: Superuser, new: NamedTypeBody) -> EventType:
+class NewType(RequestBody):
+    """A custom event type to add."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"event_type": "Custom/NextMonth"}]})
+
+    event_type: Annotated[
+        str, Field(max_length=128, pattern=r"^Custom/[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")
+    ]
+
+
+_new_type = Body(NewType)
+
+
+@api.post("/event_type/create", tags=["Event types"], openapi_extra=_new_type.openapi)
+async def create_type(call: Superuser, new: Annotated[NewType, Depends(_new_type)]) -> EventType:
     """Add a custom event type, for all environments; its name begins with ``Custom/``."""
 
     def create(connection: Connection) -> EventType:
@@ -509,8 +520,7 @@ async def _switch_type(call: Call, name: str, *, enabled: bool) -> EventType:
     site = call.site
 
     def switch(connection: Connection) -> EventType:
-        with blaming("event_type"):
-            subscriptions.set_type_enabled(connection, name, enabled=enabled)
+        subscriptions.set_type_enabled(connection, name, enabled=enabled)
         triggers.reapply(connection, site.database.dialect, site.rules)
         return _type(connection, name)
 
@@ -616,7 +626,7 @@ _maintenance = Body(Maintenance)
 
 
 @api.get("/maintenance", tags=["Installation"])
-async def show_maintenance(call: Administrator) -> Maintenance:
+async def show_maintenance(call: Anybody) -> Maintenance:
     """Whether all deliveries wait."""
     return Maintenance(maintenance=await call.fetch(maintenance.in_maintenance))
 
