@@ -734,8 +734,8 @@ def test_every_list_is_also_json(desk, words):
     desk.execute(BLOCK)
     arguments = {"handler": ["3", "EventSender"], "event": ["1"]}
     given = arguments[words[0]] if words[-1] in {"show", "subscriptions"} else []
-    # There is no worker.
-    assert desk.json(*words, *given) or words == ("worker", "list")
+    # There is no worker, and nothing is planned.
+    assert desk.json(*words, *given) or words in {("worker", "list"), ("event", "planned")}
     assert desk(*words, *given)
 
 
@@ -762,3 +762,34 @@ def test_the_billing_clock_can_be_told_to_tick(desk):
     assert desk("billing", "tick") == "1 accounts activated, 0 expired\n"
     assert desk("billing", "tick") == "0 accounts activated, 0 expired\n"
     assert desk.execute(select(billing.accounts.c.bill_status)) == [("O",)]
+
+
+def test_keys_are_listed_and_rotated(desk):
+    (first,) = desk.json("key", "list")
+    assert first["public_key"].startswith("-----BEGIN PUBLIC KEY-----")
+    assert "private" not in str(first).lower()
+    said = desk("key", "rotate")
+    second, old = desk.json("key", "list")
+    assert second["kid"] in said
+    assert (old["kid"], second["retired_at"]) == (first["kid"], None)
+    assert old["retired_at"] is not None
+    desk("key", "rotate", "--end-tokens")
+    (only,) = desk.json("key", "list")
+    assert only["kid"] not in {old["kid"], second["kid"]}
+
+
+def test_an_event_is_planned_in_a_zone_under_a_key(desk):
+    create = ("event", "create", 3, "Account/Blocked", "--key", "a")
+    desk(*create, "--start-time", "2037-03-01 00:00:00", "--time-zone", "Europe/Prague")
+    (one,) = desk.json("event", "planned", "--env", 3)
+    assert (one["start_time"], one["key"]) == ("2037-02-28 23:00:00", "a")
+    result = desk.run(*create, "--start-time", "2037-04-01 00:00:00")
+    assert result.stderr == "Event 1 is cancelled\n"
+    assert [one["i_event"] for one in desk.json("event", "planned")] == [2]
+    assert "no event is scheduled" in desk.fails(3, "event", "cancel", "--env", 4, "--key", "a")
+    assert desk("event", "cancel", "--env", 3, "--key", "a") == "Event 2 is cancelled\n"
+    assert "no zone" in desk.fails(
+        2, *create, "--start-time", "2037-03-01 00:00:00", "--time-zone", "Mars"
+    )
+    for words in ((), ("5", "--key", "a", "--env", 3), ("--key", "a"), ("--env", 3)):
+        desk.fails(2, "event", "cancel", *words)

@@ -38,4 +38,4 @@ def rotate(*, end_tokens: bool) -> None:
         ended = tokens.forget_retired(connection, now) if end_tokens else 0
     click.echo(f"Key {kid} signs from now on")
     if ended:
-        click.echo("Tokens of the keys before it have ended; users log in again")
+        click.echo("Tokens of the keys before it have ended: refresh them, or log in again")
