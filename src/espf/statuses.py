@@ -185,12 +185,12 @@ def report(
 
 def of_account(connection: Connection, i_env: int, i_account: int) -> Sequence[Report]:
     """What was said last about an account, by group."""
-    groups = {one.i_group: one for one in list_groups(connection, i_env)}
     rows = connection.execute(
         select(account_statuses)
         .where(account_statuses.c.i_env == i_env, account_statuses.c.i_account == i_account)
         .order_by(account_statuses.c.i_group)
-    )
+    ).all()
+    groups = {one.i_group: one for one in list_groups(connection, i_env)} if rows else {}
     return [
         Report(groups[row.i_group], AccountStatus(row.status), row.message, row.reported_at)
         for row in rows

@@ -172,6 +172,19 @@ def test_a_status_is_reported_as_a_form_and_as_json_by_number_and_by_id(api):
 
 
 @pytest.mark.databases("sqlite")
+def test_statuses_are_shown_with_the_account(api):
+    def shown():
+        headers = {"Authorization": f"Bearer {api.tokens['admin']}"}
+        body = {"params": {"i_account": 541}}
+        reply = api.client.post("/rest/Account/get_account_info", json=body, headers=headers)
+        return reply.json()["account_info"]["provisioning_statuses"]
+
+    assert shown() == []
+    reported = api("POST", "/account/i/541/status", {"status": "OK", "group": "HSS"})
+    assert shown() == [reported]
+
+
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize(
     ("body", "field"),
     [

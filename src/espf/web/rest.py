@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
+from espf import statuses
 from espf.billing import accounts, customers, payments, products, quotas, sim_cards
 from espf.billing.fields import Key, Params
 from espf.billing.scope import Result, Scope
@@ -53,11 +54,28 @@ class Method(Generic[P]):
     writes: bool = False
 
 
+def _get_account_info(scope: Scope, params: accounts.GetAccount) -> Result:
+    """What the billing knows of an account, and what applications have reported about it."""
+    result = accounts.get_info(scope, params)
+    info = result["account_info"]
+    info["provisioning_statuses"] = [
+        {
+            "i_group": str(one.group.i_group),
+            "group": one.group.name,
+            "status": one.status,
+            "message": one.message,
+            "reported_at": one.reported_at,
+        }
+        for one in statuses.of_account(scope.connection, scope.i_env, info["i_account"])
+    ]
+    return result
+
+
 METHODS: Mapping[str, Method[Any]] = {
     "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
     "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
     "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
-    "Account/get_account_info": Method(accounts.GetAccount, accounts.get_info),
+    "Account/get_account_info": Method(accounts.GetAccount, _get_account_info),
     "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
     "Account/make_transaction": Method(
         payments.MakeTransaction, payments.make_transaction, writes=True
