@@ -7,7 +7,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 from sqlalchemy import Connection
 
 from espf import overview, restarts, schedule, subscriptions
@@ -294,7 +302,12 @@ class RestartedMany(BaseModel):
     """
 
     restarted: int
-    to: Time
+    to: Annotated[
+        datetime,
+        # To the microsecond: of a second that has not ended, others may fail yet.
+        PlainSerializer(datetime.isoformat),
+        WithJsonSchema({"type": "string", "description": "UTC, ISO 8601"}),
+    ]
     next: int | None
 
 
