@@ -107,35 +107,43 @@ def sign(connection: Connection, sealer: Sealer, claims: Mapping[str, Any]) -> s
     )
 
 
-def verify(connection: Connection, token: str) -> None:
-    """Raise Denied unless one of our keys has signed the token.
+def key_of(token: str) -> str:
+    """The name of the key that a token says has signed it. Raises Denied when it is no token."""
+    try:
+        return str(jwt.get_unverified_header(token).get("kid"))[:64]
+    except jwt.InvalidTokenError:
+        raise Denied("the token is none that Session/login gives; log in again") from None
+
+
+def check(token: str, public_key: str | None) -> None:
+    """Raise Forged unless this key has signed the token; None: there is no such key.
 
     Whether it has expired or was given back is known to the table of tokens alone, whose clock is
     the database's.
     """
-    try:
-        kid = str(jwt.get_unverified_header(token).get("kid"))
-    except jwt.InvalidTokenError:
-        raise Denied("the token is none that Session/login gives; log in again") from None
-    pem = connection.execute(
-        select(signing_keys.c.public_key).where(signing_keys.c.kid == kid[:64])
-    ).scalar_one_or_none()
-    if pem is None:
+    if public_key is None:
         raise Forged
     try:
-        jwt.decode(
-            token,
-            _public(pem),
-            algorithms=[ALGORITHM],
-            audience=AUDIENCE,
-            options={"verify_exp": False, "verify_iat": False},
-        )
+        _check(token, public_key)
     except jwt.InvalidTokenError:
         raise Forged from None
 
 
-@lru_cache(maxsize=8)
-def _public(pem: str) -> rsa.RSAPublicKey:
-    key = serialization.load_pem_public_key(pem.encode())
-    assert isinstance(key, rsa.RSAPublicKey)
-    return key
+def require_ours(connection: Connection, token: str) -> None:
+    """Raise Denied unless one of our keys has signed the token, be it valid or not."""
+    public_key = connection.execute(
+        select(signing_keys.c.public_key).where(signing_keys.c.kid == key_of(token))
+    ).scalar_one_or_none()
+    check(token, public_key)
+
+
+@lru_cache(maxsize=1024)
+def _check(token: str, public_key: str) -> None:
+    """Only what is right is remembered."""
+    jwt.decode(
+        token,
+        public_key,
+        algorithms=[ALGORITHM],
+        audience=AUDIENCE,
+        options={"verify_exp": False, "verify_iat": False},
+    )

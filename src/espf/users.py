@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from espf import tokens
 from espf.crypto import PasswordCheck, Sealer, hash_password
 from espf.db.database import Database
-from espf.db.tables import access_tokens, users
+from espf.db.tables import access_tokens, signing_keys, users
 from espf.errors import Conflict, Denied, InvalidRequest, NotFound
 from espf.tokens import ACCESS_LIFE
 
@@ -84,7 +84,18 @@ class Users:
 
         Raises Denied when it is unknown or expired, or when a key has signed it that is no more.
         """
-        return self._holder(token, "access")
+        key = select(signing_keys.c.public_key).where(signing_keys.c.kid == tokens.key_of(token))
+        with self._database.read() as connection:
+            live = self._live(connection, token, "access")
+            row = connection.execute(
+                live.add_columns(key.scalar_subquery().label("public_key"))
+            ).one_or_none()
+            if row is None:
+                tokens.require_ours(connection, token)
+        if row is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        tokens.check(token, row.public_key)
+        return _holder(row)
 
     def by_session(self, session_id: str) -> User:
         """The user of a session that has a live access token. Raises Denied."""
@@ -139,7 +150,11 @@ class Users:
 
     def refresh(self, refresh_token: str) -> Tokens:
         """Exchange a refresh token, which is used up, for a new pair. Raises Denied."""
-        user = self._holder(refresh_token, "refresh")
+        with self._database.read() as connection:
+            row = connection.execute(self._live(connection, refresh_token, "refresh")).one_or_none()
+        if row is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        user = _holder(row)
         with self._database.begin() as connection:
             used = access_tokens.c.digest == _digest(refresh_token)
             # Of two who come with the same token, the second waits here and finds nothing.
@@ -168,23 +183,19 @@ class Users:
                 delete(access_tokens).where(access_tokens.c.session_digest == _digest(session_id))
             )
 
-    def _holder(self, token: str, kind: Literal["access", "refresh"]) -> User:
-        with self._database.read() as connection:
-            if kind == "access":
-                tokens.verify(connection, token)
-            row = connection.execute(
-                select(users, access_tokens.c.scopes)
-                .join(access_tokens)
-                .where(
-                    access_tokens.c.digest == _digest(token),
-                    access_tokens.c.kind == kind,
-                    access_tokens.c.expires_at > self._database.now(connection),
-                    users.c.enabled == 1,
-                )
-            ).one_or_none()
-        if row is None:
-            raise Denied("the token is unknown or has expired; log in again")
-        return replace(_user(row), scopes=frozenset(row.scopes.split()))
+    def _live(
+        self, connection: Connection, token: str, kind: Literal["access", "refresh"]
+    ) -> Select[Any]:
+        return (
+            select(users, access_tokens.c.scopes)
+            .join(access_tokens)
+            .where(
+                access_tokens.c.digest == _digest(token),
+                access_tokens.c.kind == kind,
+                access_tokens.c.expires_at > self._database.now(connection),
+                users.c.enabled == 1,
+            )
+        )
 
 
 def create(
@@ -273,6 +284,11 @@ def _user(row: Row[Any]) -> User:
         superuser=bool(row.superuser),
         rights=frozenset(row.rights.split()),
     )
+
+
+def _holder(row: Row[Any]) -> User:
+    """Who holds a token, and what it may be used for."""
+    return replace(_user(row), scopes=frozenset(row.scopes.split()))
 
 
 def _claims(user: User, now: datetime) -> dict[str, Any]:

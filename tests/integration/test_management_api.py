@@ -1,12 +1,13 @@
 """The ESPF API beyond event/create: statuses and groups, schedules, events, handlers, the rest."""
 
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
 from starlette.testclient import TestClient
 
-from espf import journal, restarts, subscriptions
+from espf import journal, restarts, schedule, subscriptions
 from espf.billing import environments
 from espf.billing.tables import accounts, customers, products
 from espf.billing.tables import metadata as billing_tables
@@ -287,6 +288,21 @@ def test_an_event_under_a_key_takes_the_place_of_the_one_before(api):
     assert (part["status"], part["reason"]) == ("cancelled", f"replaced by event {other + 1}")
     plan = api("GET", "/events/scheduled")["event_list"]
     assert [(one["i_event"], one["key"]) for one in plan] == [(other, "b"), (other + 1, "a")]
+
+
+def test_of_several_that_come_under_a_key_at_once_one_stays(api):
+    def create(number):
+        with api.database.begin() as connection:
+            later = datetime(2037, 3, 1, number, tzinfo=UTC)
+            words = ("Custom/NextMonth", {}, later, "a")
+            return schedule.create(connection, queue, api.database, 3, *words)
+
+    queue = Queue(api.database)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(create, range(8)))
+    (left,) = api("GET", "/events/scheduled")["event_list"]
+    replaced = {one.replaced for one in made} - {None}
+    assert {one.i_event for one in made} - replaced == {left["i_event"]}
 
 
 def test_what_is_created_under_a_key_after_its_event_has_gone_out_replaces_nothing(api):
