@@ -300,7 +300,7 @@ def remove_handler(
     if waiting and not force:
         raise Conflict(
             f"handler {handler.name} has {waiting} notifications waiting or failed; "
-            "--force deletes it and records them as cancelled"
+            "delete it by force, and they are recorded as cancelled"
         )
     while cancel_next(connection, database, handler):
         pass

@@ -209,6 +209,15 @@ def test_a_status_that_is_wrong_is_told_by_name_and_changes_nothing(api, body, f
 
 
 @pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_json_is_taken_whatever_the_client_calls_it(api, kind):
+    headers = {"Content-Type": kind, "Authorization": f"Bearer {api.tokens['admin']}"}
+    path = "/espf/v1/account/i/541/status"
+    reply = api.client.post(path, content=b'{"status":"OK","group":"HSS"}', headers=headers)
+    assert (reply.status_code, reply.json().get("status")) == (200, "OK")
+
+
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("body", [b"status=OK&status=OK&group=HSS", b"status=%ff&group=HSS"])
 def test_a_form_that_cannot_be_read_is_told(api, body):
     kind = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
@@ -644,8 +653,18 @@ def test_event_types_are_listed_added_and_switched_with_their_triggers(api):
 
 
 @pytest.mark.databases("sqlite")
-def test_maintenance_is_switched_and_workers_are_listed(api):
+def test_maintenance_is_switched_and_workers_are_listed(api, sender):
     assert api("GET", "/workers") == {"worker_list": []}
+    with api.database.begin() as connection:
+        now = api.database.now(connection)
+        alive = {"started_at": now, "expires_at": now + timedelta(hours=1)}
+        connection.execute(insert(tables.workers).values(worker="host/1/x", **alive))
+        mine = tables.handler_leases.c.i_event_handler == sender
+        connection.execute(update(tables.handler_leases).where(mine).values(worker="host/1/x"))
+    (worker,) = api("GET", "/workers")["worker_list"]
+    assert worker["alive"]
+    assert worker["shards"] == [{"i_env": 3, "handler": "A", "shards": 16}]
+    assert api("GET", f"/handler/{sender}")["workers"] == {"host/1/x": 16}
     assert api("PUT", "/maintenance", {"maintenance": True}) == {"maintenance": True}
     assert api("GET", "/maintenance", login="clerk") == {"maintenance": True}
     assert api("PUT", "/maintenance", {"maintenance": False}) == {"maintenance": False}

@@ -238,7 +238,8 @@ class Body(Generic[M]):
         body = await _read(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            if self.form and kind == FORM:
+            # What curl says of any body, unless it is told otherwise.
+            if self.form and kind == FORM and not body.lstrip().startswith(b"{"):
                 return self.model.model_validate(_fields(body), strict=False)
             return self.model.model_validate_json(body or b"{}" if self._may_be_empty else body)
         except ValidationError as error:

@@ -119,7 +119,8 @@ async def create_event(
                 new.key,
             )
 
-    created = await call.write(create)
+    # Whether the environment is there has been looked at with the rest of the body.
+    created = await call.site.database.write(create)
     return CreatedEvent(i_event=created.i_event, replaced=created.replaced)
 
 
