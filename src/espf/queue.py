@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain, takewhile
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, text, update
@@ -57,6 +58,11 @@ NO_SUBSCRIBER = "no subscriber"
 #: So many positions are looked at in one read ahead.
 AHEAD = 20_000
 
+#: About so many that are due are looked at in one read, in the order of their times; and so many
+#: of those whose time has come last.
+DUE_AT_ONCE = 1000
+DUE_LAST = 300
+
 #: What becomes of one that was to be superseded by one that somebody took away meanwhile.
 _AFTER_ALL = Decision(
     Status.QUEUED, "the newer one was taken away", delay=timedelta(0), spent=False
@@ -70,7 +76,9 @@ class Wanted:
     ``shards``: those that it owns, as bits. ``reached``, ``suspects``, see
     ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
     worker can take; ``due_room`` how many that are due (among them those it has already), None:
-    nobody asks for these now; ``refill`` lanes to go on with, each at these positions.
+    nobody asks for these now; ``due_after``: where the last look for these came to, None: begin
+    anew. ``refill`` are lanes to go on with, each at these positions; ``follow`` lanes to go on
+    with what has been tried and is due, ``follow_room`` of each.
 
     ``latest_only`` are the types of which only the newest counts; ``tried`` are lanes of which to
     read all that waits for a retry; ``ahead`` is the position after which to look for the newest,
@@ -86,12 +94,15 @@ class Wanted:
     latest_only: LatestOnly = field(default_factory=LatestOnly)
     tried: Sequence[str] = ()
     ahead: int | None = None
+    due_after: datetime | None = None
+    follow: Sequence[str] = ()
+    follow_room: int = 0
 
     @property
     def only_new(self) -> bool:
         """Whether one statement reads it."""
         start = self.start
-        further = self.refill or start.expected or start.again is not None
+        further = self.refill or self.follow or start.expected or start.again is not None
         newest = self.tried or self.ahead is not None
         return self.due_room is None and not further and not newest
 
@@ -127,8 +138,11 @@ class Start:
 class Found:
     """What there was.
 
-    New notifications, each with whether an earlier one of its lane waits; due ones; followers by
-    lane, in the same form as new ones; and the seconds until the next one is due. With what is new:
+    New notifications, each with whether an earlier one of its lane waits; due ones, the first of
+    their lanes, and in ``followed`` the lanes where others come after these that have been tried;
+    ``due_upto``: up to which time these were looked for, None: to the end. Followers by lane, in
+    the same form as new ones; those that are due, by lane, each with whether there may be more; and
+    the seconds until the next one is due. With what is new:
     ``running`` are the transactions whose events cannot be seen yet, ``unseen`` positions that
     cannot; ``late`` are those that were expected, ``again`` those before the beginning, up to the
     position ``swept``; 0: all of them.
@@ -136,6 +150,9 @@ class Found:
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
     due: list[Notification] = field(default_factory=list)
+    followed: set[str] = field(default_factory=set)
+    due_upto: datetime | None = None
+    followers: list[tuple[str, list[Notification], bool]] = field(default_factory=list)
     refilled: list[tuple[str, Sequence[int], list[tuple[Notification, bool]]]] = field(
         default_factory=list
     )
@@ -164,14 +181,14 @@ class _Statements:
         new = f"Event_Notifications n{dialect.using('PRIMARY')}"
         due = f"Event_Notifications n{dialect.using('Event_Notifications_due')}"
         event = "JOIN Event_Queue q ON q.i_event = n.i_event"
-        # Whether an earlier notification of the lane waits for its time, or holds the lane. The sum
-        # keeps planners from the index by time, which holds all that wait for this handler.
-        parked = (
+        # Whether an earlier notification of the lane waits for its time, or holds the lane.
+        beside = (
             f"EXISTS (SELECT 1 FROM Event_Notifications p"  # noqa: S608  (our own names)
             f"{dialect.using('Event_Notifications_parked')} "
-            "WHERE p.ordering_key = q.ordering_key AND p.i_event_handler + 0 = n.i_event_handler "
-            "AND p.position < n.position AND p.next_attempt_at IS NOT NULL)"
+            "WHERE p.ordering_key = q.ordering_key AND p.i_event_handler = n.i_event_handler "
+            "AND p.position {} n.position AND p.next_attempt_at IS NOT NULL)"
         )
+        parked, followed = beside.format("<"), beside.format(">")
         untried = f"SELECT {_COLUMNS}, {parked} AS parked FROM {new} {event} WHERE {_MINE}"  # noqa: S608
         self.new = (
             f"{untried} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
@@ -182,12 +199,27 @@ class _Statements:
             "AND n.next_attempt_at IS NULL ORDER BY n.position LIMIT {room}"
         )
         self.at = f"{untried} AND n.position {{among}} AND n.next_attempt_at IS NULL"
+        # The condition is asked of one after another; as a join it may be made of all that wait.
         self.due = (
-            f"SELECT {_COLUMNS} FROM {due} {event} "  # noqa: S608
-            f"WHERE {_MINE} AND n.next_attempt_at <= {{now}} AND NOT {parked} "
+            f"SELECT {_COLUMNS}, n.next_attempt_at, {followed} FROM {due} {event} "  # noqa: S608
+            f"WHERE {_MINE} AND n.next_attempt_at > {{after}} AND n.next_attempt_at <= {{upto}} "
+            f"AND CASE WHEN {parked} THEN 1 ELSE 0 END = 0 "
             "ORDER BY n.next_attempt_at LIMIT {room}"
         )
+        times = (
+            f"SELECT n.next_attempt_at FROM {due} WHERE n.i_event_handler = {{handler}} "  # noqa: S608
+            "AND n.next_attempt_at > {after} AND n.next_attempt_at <= {upto} "
+            "ORDER BY n.next_attempt_at"
+        )
+        self.due_first = f"{times} LIMIT 1 OFFSET {DUE_AT_ONCE - 1}"
+        self.due_last = f"{times} DESC LIMIT 1 OFFSET {DUE_LAST - 1}"
         tried = f"Event_Notifications n{dialect.using('Event_Notifications_parked')}"
+        self.followers = (
+            f"SELECT {_COLUMNS}, n.status = 'queued' AND n.next_attempt_at <= {{now}} "  # noqa: S608
+            f"FROM {tried} {event} "
+            "WHERE n.ordering_key = {key} AND n.i_event_handler = {handler} "
+            "AND n.next_attempt_at IS NOT NULL ORDER BY n.position LIMIT {room}"
+        )
         self.tried = text(
             f"SELECT {_COLUMNS}, {parked} AS parked FROM {tried} {event} "  # noqa: S608
             "WHERE n.ordering_key IN :keys AND n.i_event_handler + 0 = :handler "
@@ -201,10 +233,13 @@ class _Statements:
 
 _NEW_NAMES = {"handler": "int", "shards": "int", "after": "bigint", "room": "int"}
 _AGAIN_NAMES = {**_NEW_NAMES, "upto": "bigint"}
-_DUE_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz", "room": "int"}
+_TIMES_NAMES = {"handler": "int", "after": "timestamptz", "upto": "timestamptz"}
+_DUE_NAMES = {**_TIMES_NAMES, "shards": "int", "room": "int"}
+_FOLLOWERS_NAMES = {"handler": "int", "key": "text", "now": "timestamptz", "room": "int"}
 _NEXT_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz"}
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT = timedelta(milliseconds=1)
 
 
 class Queue:
@@ -365,6 +400,7 @@ class Queue:
         pairs = list(zip(wanted, found, strict=True))
         self._read_due(connection, [pair for pair in pairs if pair[0].due_room is not None])
         self._read_refills(connection, wanted, found)
+        self._read_followers(connection, [pair for pair in pairs if pair[0].follow])
         self._read_newest(connection, pairs)
         asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
@@ -430,13 +466,72 @@ class Queue:
                 pair[1].next_due_seconds = (moment - now).total_seconds()
         if not due:
             return
-        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in due]
-        rows = self._database.dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
+        self._look_at_due(connection, due, now)
         later = self._next_due(connection, due, now)
-        for (one, into), some, moment in zip(due, rows, later, strict=True):
-            into.due = [_notification(one.i_event_handler, row) for row in some]
+        for (_, into), moment in zip(due, later, strict=True):
             if moment is not None:
                 into.next_due_seconds = (moment - now).total_seconds()
+
+    def _look_at_due(
+        self, connection: Connection, asked: Sequence[tuple[Wanted, Found]], now: datetime
+    ) -> None:
+        """Go on looking at what is due; beyond that, at what has become due last.
+
+        There may be a million, and few of them the first of their lanes.
+        """
+        begins = [one.due_after or _LONG_AGO for one, _ in asked]
+        ends = self._times(connection, self._read.due_first, asked, begins, now)
+        parts = [(pair, end) for pair, end in zip(asked, ends, strict=True) if end is not None]
+        if parts:
+            # A retry has not to wait until all that came before it is gone over.
+            rest, middles = [pair for pair, _ in parts], [end for _, end in parts]
+            lasts = self._times(connection, self._read.due_last, rest, middles, now)
+            starts = [last or middle for last, middle in zip(lasts, middles, strict=True)]
+            rooms = [(one.due_room or 0) // 4 for one, _ in rest]
+            self._add_due(connection, rest, starts, [now] * len(rest), rooms)
+        rooms = [(one.due_room or 0) - len(into.due) for one, into in asked]
+        upto = self._add_due(connection, asked, begins, [end or now for end in ends], rooms)
+        for (_, into), full, end in zip(asked, upto, ends, strict=True):
+            into.due_upto = full or end
+
+    def _times(
+        self,
+        connection: Connection,
+        statement: str,
+        asked: Sequence[tuple[Wanted, Found]],
+        after: Sequence[datetime],
+        now: datetime,
+    ) -> list[datetime | None]:
+        items = [(one.i_event_handler, at, now) for (one, _), at in zip(asked, after, strict=True)]
+        rows = self._database.dialect.for_each(connection, statement, _TIMES_NAMES, items)
+        return [to_moment(some[0][0]) if some else None for some in rows]
+
+    def _add_due(
+        self,
+        connection: Connection,
+        asked: Sequence[tuple[Wanted, Found]],
+        after: Sequence[datetime],
+        upto: Sequence[datetime],
+        rooms: Sequence[int],
+    ) -> list[datetime | None]:
+        """Find the first of their lanes that are due at these times.
+
+        Returns for each where to go on when there was no room for all; None: there was.
+        """
+        items = [
+            (one.i_event_handler, start, end, one.shards, room)
+            for (one, _), start, end, room in zip(asked, after, upto, rooms, strict=True)
+        ]
+        found = self._database.dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
+        full: list[datetime | None] = []
+        for (one, into), rows, start, room in zip(asked, found, after, rooms, strict=True):
+            into.due += [_notification(one.i_event_handler, row) for row in rows]
+            into.followed.update(row[8] for row in rows if row[10])
+            # Others may have become due at the same moment as the last one that fits.
+            last = to_moment(rows[-1][9]) if rows else None
+            here = start if last is None else last - _MOMENT
+            full.append(here if len(rows) >= room else None)
+        return full
 
     def _next_due(
         self, connection: Connection, asked: Sequence[tuple[Wanted, Found]], after: datetime
@@ -458,11 +553,30 @@ class Queue:
                 for key, positions in one.refill
             ]
 
+    def _read_followers(
+        self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]
+    ) -> None:
+        """What has been tried in some lanes, up to the first whose time has not come."""
+        if not asked:
+            return
+        now = self._database.now(connection)
+        places = [(one, into, key) for one, into in asked for key in one.follow]
+        items = [(one.i_event_handler, key, now, one.follow_room) for one, _, key in places]
+        read = self._database.dialect.for_each(
+            connection, self._read.followers, _FOLLOWERS_NAMES, items
+        )
+        for (one, into, key), rows in zip(places, read, strict=True):
+            due = [
+                _notification(one.i_event_handler, row) for row in takewhile(lambda r: r[9], rows)
+            ]
+            into.followers.append((key, due, len(due) == one.follow_room))
+
     def _read_newest(self, connection: Connection, pairs: Sequence[tuple[Wanted, Found]]) -> None:
         """Where only the newest counts, what has to be known to tell which one that is."""
         for one, into in pairs:
             keys = set(one.tried)
-            for event in (notification.event for notification in into.due):
+            followers = chain.from_iterable(due for _, due, _ in into.followers)
+            for event in (notification.event for notification in chain(into.due, followers)):
                 if one.latest_only[event.event_type] and event.ordering_key is not None:
                     keys.add(event.ordering_key)
             if keys:

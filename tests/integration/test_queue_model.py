@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -97,7 +98,9 @@ class Known:
         return self.live and self.position is None
 
 
-accounts = st.integers(1, 2)
+ACCOUNTS = (1, 2)
+
+accounts = st.sampled_from(ACCOUNTS)
 names = st.sampled_from("AB")
 types = st.sampled_from(list(TYPES))
 luck = st.integers(0, 1000)
@@ -392,7 +395,15 @@ class QueueMachine(RuleBasedStateMachine):
         return sorted(placed, key=lambda pair: pair[1].position)
 
     def _read(self, name):
-        wanted = Wanted(self.handlers[name].i_event_handler, ALL, Start(0), 1000, 1000)
+        wanted = Wanted(
+            self.handlers[name].i_event_handler,
+            ALL,
+            Start(0),
+            1000,
+            1000,
+            follow=[f"account:{account}" for account in ACCOUNTS],
+            follow_room=2,
+        )
         with self.database.read() as connection:
             (found,) = self.queue.read(connection, [wanted])
         return found
@@ -401,6 +412,7 @@ class QueueMachine(RuleBasedStateMachine):
     def a_worker_finds_what_may_go_out_in_order(self):
         for name in "AB":
             new, due, waiting = [], set(), set()
+            tried = {account: [] for account in ACCOUNTS}
             for i_event, one in self._in_order():
                 note = one.notes.get(name)
                 if note is None:
@@ -411,10 +423,19 @@ class QueueMachine(RuleBasedStateMachine):
                     due.add((i_event, note.attempts))
                 if note.waits:
                     waiting.add(one.account)
+                    tried[one.account].append((i_event, note.due))
             found = self._read(name)
             assert [(n.event.i_event, behind) for n, behind in found.new] == new
             assert {(n.event.i_event, n.attempts) for n in found.due} == due
             assert len(found.due) == len(due)
+            assert {key: [n.event.i_event for n in some] for key, some, _ in found.followers} == {
+                f"account:{account}": [i for i, _ in takewhile(lambda each: each[1], some[:2])]
+                for account, some in tried.items()
+            }
+            heads = {n.event.ordering_key for n in found.due}
+            assert found.followed == heads & {
+                f"account:{account}" for account, some in tried.items() if len(some) > 1
+            }
 
     @invariant()
     def the_live_tables_hold_what_is_not_over_and_nothing_else(self):

@@ -1,5 +1,7 @@
 """What a read costs does not grow with what waits: in steps of SQLite's machine, not in time."""
 
+from dataclasses import replace
+
 import pytest
 
 from espf.leases import Leases
@@ -88,6 +90,47 @@ def test_a_read_costs_the_same_whatever_waits(house, what, share):
         else:
             positions = [after + n for n in range(1, 200, 2)]
             wanted = Wanted(handler, ALL, Start(0), 0, 0, refill=[(KEY, positions)])
+        costs.append(steps(house, lambda connection, w=wanted: house.queue.read(connection, [w])))
+        empty(house)
+    few, many = costs
+    assert few > 10, "the read does something"
+    assert many <= few * 1.3 + 5
+
+
+def restart_all(house: House, lanes: int) -> None:
+    """All of them have been restarted, a few hundred at a time; there are so many lanes."""
+    with house.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE Event_Queue SET ordering_key = 'account:' || (i_event % ?)", (lanes,)
+        )
+        connection.exec_driver_sql(
+            "UPDATE Event_Notifications SET next_attempt_at = strftime('%Y-%m-%d %H:%M:%f', "
+            "'2026-01-01', '+' || (position / 200) || ' seconds'), "
+            "ordering_key = 'account:' || (position % ?)",
+            (lanes,),
+        )
+
+
+@pytest.mark.parametrize("where", ["at the start", "further on", "by lane"])
+def test_what_is_due_costs_the_same_however_many_have_been_restarted(house, where):
+    handler = house.handler("http://127.0.0.1:1").i_event_handler
+    costs = []
+    # Both times more than one look goes over.
+    for rows in (2000, 20_000):
+        fill(house, handler, rows)
+        restart_all(house, lanes=5)
+        first = Wanted(handler, ALL, Start(0), 0, due_room=100)
+        with house.database.read() as connection:
+            (found,) = house.queue.read(connection, [first])
+        heads = [one.event.ordering_key for one in found.due]
+        assert len(heads) == 5
+        assert found.followed == set(heads)
+        assert found.due_upto is not None
+        wanted = {
+            "at the start": first,
+            "further on": replace(first, due_after=found.due_upto),
+            "by lane": replace(first, due_room=None, follow=heads, follow_room=100),
+        }[where]
         costs.append(steps(house, lambda connection, w=wanted: house.queue.read(connection, [w])))
         empty(house)
     few, many = costs

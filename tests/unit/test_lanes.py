@@ -3,6 +3,7 @@
 import os
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain, takewhile
 
 import pytest
 from hypothesis import given, settings
@@ -64,13 +65,34 @@ class Database:
             for other in self.rows.values()
         )
 
-    def due(self, now: int, room: int) -> list[Row]:
-        found = [
-            row
-            for row in self.asked_for()
-            if row.due_at is not None and row.due_at <= now and not self.blocked(row)
-        ]
-        return sorted(found, key=lambda row: (row.due_at, row.position))[:room]
+    def due(self, now: int, room: int, after: int, at_once: int) -> tuple[list[Row], int | None]:
+        """The first of their lanes after a time, of some that are due; and how far that went."""
+        waiting = [row for row in self.rows.values() if row.due_at is not None]
+        times = sorted(row.due_at for row in waiting if after < row.due_at <= now)
+        upto = times[at_once - 1] if len(times) >= at_once else None
+        heads = [row for row in self.asked_for() if row.due_at is not None]
+        heads = [row for row in heads if not self.blocked(row)]
+        heads.sort(key=lambda row: (row.due_at, row.position))
+        end = now if upto is None else upto
+        last = [row for row in heads if end < row.due_at <= now][: room // 4]
+        found = [row for row in heads if after < row.due_at <= end][: room - len(last)]
+        if len(found) >= room - len(last):
+            upto = found[-1].due_at - 1 if found else after
+        return last + found, upto
+
+    def followers(self, key: str, now: int, room: int) -> tuple[list[Row], bool]:
+        """Those of a lane that have been tried, up to the first that is not due."""
+        tried = [row for row in self.rows.values() if row.key == key and row.waits]
+        tried.sort(key=lambda row: row.position)
+        due = takewhile(lambda row: not row.held and row.due_at <= now, tried[:room])
+        found = list(due)
+        return found, len(found) == room
+
+    def is_followed(self, row: Row) -> bool:
+        return row.key is not None and any(
+            other.key == row.key and other.position > row.position and other.waits
+            for other in self.rows.values()
+        )
 
     def new(self, after: int, room: int) -> list[tuple[Row, bool]]:
         found = [
@@ -142,6 +164,7 @@ class Simulation:
         self.shown = Database()
         self.shown_taken: set[int] = set()
         self.ahead_after = 0
+        self.due_after: int | None = None
         self.superseded: list[int] = []
         # Those that were taken to be superseded, and by which.
         self.superseded_by: dict[int, int] = {}
@@ -225,7 +248,9 @@ class Simulation:
     def read_begins(self) -> None:
         if self.pending_read is not None:
             return
-        room, due_room = self.lanes.room, self.lanes.due_room
+        room = self.lanes.room
+        due_room = self.lanes.due_room if self.due_after is None else self.lanes.due_free
+        follow, follow_room = self.lanes.wants_follow(self.refill_lanes)
         refills = self.lanes.wants_refill(self.refill_lanes)
         asked = self.lanes.wants_tried(self.refill_lanes)
         start = max(self.ahead_after, self.frontier.start.reached)
@@ -238,8 +263,12 @@ class Simulation:
         running = picture.running()
         start = self.frontier.start
         after = min([start.reached, *(p for t, p in start.suspects.items() if t not in running)])
-        due = picture.due(self.now, due_room)
-        tried = {row.key for row in due if row.event_type == LATEST_ONLY and row.key is not None}
+        due, self.due_after = picture.due(
+            self.now, max(0, due_room), -1 if self.due_after is None else self.due_after, 2
+        )
+        followers = [(key, *picture.followers(key, self.now, follow_room)) for key in follow]
+        both = [*due, *chain.from_iterable(rows for _, rows, _ in followers)]
+        tried = {row.key for row in both if row.event_type == LATEST_ONLY and row.key is not None}
         self.pending_read = (
             picture,
             {taken.position for taken in self.taken},
@@ -248,6 +277,7 @@ class Simulation:
             room,
             running,
             due,
+            followers,
             [(key, positions, picture.at(positions)) for key, positions in refills],
             picture.new(after, room) if room else None,
         )
@@ -255,18 +285,20 @@ class Simulation:
     def read_ends(self) -> None:
         if self.pending_read is None:
             return
-        picture, in_flight, (asked, tried), ahead, room, running, due, refilled, new = (
-            self.pending_read
-        )
+        picture, in_flight, (asked, tried), ahead, room, running, due, *more = self.pending_read
+        followers, refilled, new = more
         self.shown, self.shown_taken = picture, in_flight
         self.pending_read = None
         self.lanes.read_ended()
         for row in filter(self.is_ours, due):
-            self.lanes.offer_due(row.notification)
+            self.lanes.offer_due(row.notification, followed=picture.is_followed(row))
         ours = [(row.notification, behind) for row, behind in tried if self.is_ours(row)]
         self.lanes.offer_tried(asked, ours)
         for key, positions, rows in refilled:
             self.lanes.refill(key, positions, [(row.notification, b) for row, b in rows])
+        for key, rows, more in followers:
+            ours = [row.notification for row in rows if self.is_ours(row)]
+            self.lanes.follow(key, ours, more=more)
         if new is not None:
             for row, behind in new:
                 if self.is_ours(row):
@@ -391,6 +423,13 @@ SHARED = (
 )
 
 
+# Many of a lane that have been delivered are restarted, or fail again, among one another.
+AGAIN = (
+    *(("restart", "aa"), ("restart", "aa"), ("restart", "bb")) * 3,
+    *(("read",), ("take",), ("done", 0)) * 4,
+)
+
+
 def scripts(*kinds):
     return st.lists(st.sampled_from([*USUAL, *kinds]), min_size=60, max_size=250)
 
@@ -407,6 +446,12 @@ def test_nothing_is_lost_doubled_or_overtaken(script, sizes):
 @settings(max_examples=EXAMPLES)
 @given(scripts(*HELD), sizes)
 def test_lanes_that_wait_for_somebody_go_on_when_they_may(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=EXAMPLES)
+@given(scripts(*AGAIN, *HELD, *SHARED), sizes)
+def test_restarted_ones_follow_one_another_in_order(script, sizes):
     play(script, *sizes)
 
 

@@ -112,7 +112,7 @@ class Dialect(ABC):
         connection: Connection,
         select: str,
         names: Mapping[str, str],
-        items: Sequence[Sequence[int | datetime]],
+        items: Sequence[Sequence[int | str | datetime]],
     ) -> list[Sequence[Any]]:
         """The rows of a SELECT, run once per item, in as few round trips as the database can.
 

@@ -188,7 +188,7 @@ class PostgresqlDialect(Dialect):
         connection: Connection,
         select: str,
         names: Mapping[str, str],
-        items: Sequence[Sequence[int | datetime]],
+        items: Sequence[Sequence[int | str | datetime]],
     ) -> list[Sequence[Any]]:
         """See Dialect: one statement for all."""
         wanted, values = _wanted(names, items)
@@ -411,7 +411,7 @@ _ENDED = """(
 
 
 def _wanted(
-    names: Mapping[str, str], items: Sequence[Sequence[int | datetime]]
+    names: Mapping[str, str], items: Sequence[Sequence[int | str | datetime]]
 ) -> tuple[str, list[Any]]:
     """Items as a table ``w`` of a FROM clause, numbered from 1, and what is to be bound."""
     arrays = ", ".join(f"%s::{sql_type}[]" for sql_type in names.values())

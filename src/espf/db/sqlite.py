@@ -154,6 +154,10 @@ class SqliteDialect(Dialect):
         """With one writer, all is locked."""
         return "SELECT 1", ()
 
+    def using(self, index: str) -> str:
+        """See Dialect: it knows nothing of how much there is, and takes the primary key."""
+        return "" if index == "PRIMARY" else f" INDEXED BY {index}"
+
     def rows(
         self, columns: Mapping[str, TypeEngine[Any]], values: Sequence[Sequence[Any]]
     ) -> tuple[str, tuple[Any, ...]]:

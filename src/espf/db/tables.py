@@ -163,7 +163,13 @@ _index(
 )
 # It begins with the key, so that no planner prefers the primary key, which would walk through all
 # that a handler has.
-_index("Event_Notifications_parked", event_notifications.c.ordering_key, where=_waits)
+_index(
+    "Event_Notifications_parked",
+    event_notifications.c.ordering_key,
+    event_notifications.c.i_event_handler,
+    event_notifications.c.position,
+    where=_waits,
+)
 
 # The processes that deliver, each with a sign of life.
 workers = _table(

@@ -50,7 +50,7 @@ def _position(notification: Notification) -> int:
 
 
 class _Lane:
-    __slots__ = ("busy", "passed", "state", "waiting")
+    __slots__ = ("busy", "followed", "passed", "state", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[Notification] = []
@@ -58,6 +58,8 @@ class _Lane:
         self.passed = array("q")
         self.busy = False
         self.state = _OPEN
+        # Whether there are some, as far as is known, that have been tried and follow the head.
+        self.followed = False
 
 
 class Lanes:
@@ -79,6 +81,8 @@ class Lanes:
         self._passed = 0
         # In the order in which they ran empty, so that none of them starves.
         self._refill: dict[str, None] = {}
+        # Likewise, those that go on with what has been tried already.
+        self._follow: dict[str, None] = {}
         # Settled positions, some with their lane, to be forgotten in time.
         self._settled: list[tuple[int, str | None]] = []
         self._forgetting: list[tuple[int, str | None]] = []
@@ -115,6 +119,16 @@ class Lanes:
         return self.due_room - len(self._due)
 
     @property
+    def follow_room(self) -> int:
+        """How many due followers to read.
+
+        A part of what is for due ones is left to those that are found by their time. And it makes
+        no sense to read them one by one.
+        """
+        most = max(1, self._window // 2)
+        return most - len(self._due) if self._free and len(self._due) <= most * 3 // 4 else 0
+
+    @property
     def _free(self) -> int:
         # What is settled is known for a while, but needs no room any more.
         held = len(self._known) - len(self._settled) - len(self._forgetting)
@@ -132,10 +146,17 @@ class Lanes:
             for key in islice(self._refill, lanes)
         ]
 
+    def wants_follow(self, lanes: int) -> tuple[list[str], int]:
+        """Lanes that ran empty and go on with what has been tried; how many of each to read."""
+        room = min(self.follow_room, self._free)
+        keys = list(islice(self._follow, min(lanes, room)))
+        return keys, min(LANE_LIMIT, room // len(keys)) if keys else 0
+
     @property
     def wants_more(self) -> bool:
         """Whether a read is wanted now: to refill, or to find out which is the newest."""
-        return bool(self._refill or self._overtaken or self._unsure)
+        follow = self._follow and self.follow_room
+        return bool(self._refill or follow or self._overtaken or self._unsure)
 
     def read_begins(self) -> None:
         """A read of the database begins: it will not show what has been settled until now."""
@@ -172,8 +193,11 @@ class Lanes:
         else:
             self._add(key, notification)
 
-    def offer_due(self, notification: Notification) -> None:
-        """A notification whose time has come; it goes before every later one of its lane."""
+    def offer_due(self, notification: Notification, *, followed: bool = False) -> None:
+        """A notification whose time has come; it goes before every later one of its lane.
+
+        ``followed``: in the database others come after it that have been tried.
+        """
         if notification.position in self._known:
             return
         key = _key(notification)
@@ -187,6 +211,19 @@ class Lanes:
         if self.latest_only[notification.event.event_type]:
             self._note_waiting(notification)
         self._add(key, notification)
+        self._lanes[key].followed |= followed
+
+    def follow(self, key: str, found: Iterable[Notification], *, more: bool) -> None:
+        """The first ones of a lane that have been tried, all due; ``more``: others may follow."""
+        self._follow.pop(key, None)
+        lane = self._lanes.get(key)
+        if lane is None or lane.state == _CLOSED:
+            return
+        lane.followed = more
+        for notification in found:
+            self.offer_due(notification)
+        if lane.state == _OPEN and not lane.waiting and not lane.busy:
+            self._after(key, lane)
 
     # The newest
 
@@ -351,6 +388,7 @@ class Lanes:
         if waits:
             lane.state = _CLOSED
             self._refill.pop(key, None)
+            self._follow.pop(key, None)
             self._step_back(key, lane, 0)
             self._settled.append((notification.position, key))
             if self.latest_only[notification.event.event_type] and self._newer(notification):
@@ -377,7 +415,9 @@ class Lanes:
             lane.waiting.clear()
             self._passed -= len(lane.passed)
             lane.passed = array("q")
+            lane.followed = False
             self._refill.pop(key, None)
+            self._follow.pop(key, None)
             if not lane.busy:
                 del self._lanes[key]
 
@@ -385,9 +425,13 @@ class Lanes:
         """Leave those behind a position in the database: others may come before them there."""
         at = bisect_right(lane.waiting, position, key=_position)
         for follower in lane.waiting[at:]:
-            self._due.discard(follower.position)
             self._known.discard(follower.position)
-            self._pass(key, lane, follower.position, behind=True)
+            if follower.position in self._due:
+                # It is found by its time, or after the one that comes before it.
+                self._due.discard(follower.position)
+                lane.followed = True
+            else:
+                self._pass(key, lane, follower.position, behind=True)
         del lane.waiting[at:]
 
     def _pass(self, key: str, lane: _Lane | None, position: int, *, behind: bool) -> None:
@@ -431,6 +475,8 @@ class Lanes:
         """Go on with a lane that has just become free."""
         if lane.waiting:
             self._make_ready(key, lane)
+        elif lane.followed and len(self._follow) < self._window:
+            self._follow[key] = None
         elif lane.passed:
             self._refill[key] = None
         else:

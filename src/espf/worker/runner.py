@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from espf.catalogue import LatestOnly
 from espf.handlers.base import Billing, Handler, Pacing, PostHandler
@@ -23,6 +24,9 @@ from espf.worker.limits import TokenBucket
 from espf.worker.outlet import QueueOutlet
 from espf.worker.retry import FINISHED, RetryPolicy, decide
 from espf.worker.settler import Settler
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,11 @@ LATEST_SECONDS = 0.25
 #: What is due by its time is known beforehand. What somebody has restarted is found so much after
 #: the commit; what is new has not to wait for that look.
 RESTARTED_SECONDS = 0.02
+
+#: Where there is much that is due, how long to wait before looking at some more of it: where the
+#: last look has found something to do, and where not.
+DUE_SECONDS = 0.02
+DUE_IDLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Runner:
         # When to look for what is due, and how many more have to fit by then.
         self._due_at = 0.0
         self._due_least = 1
+        self._due_after: datetime | None = None
         self._late_seconds = LATE_SECONDS
         self._wake_sender = asyncio.Event()
         self._open: dict[asyncio.Task[None] | Posting, Handler] = {}
@@ -287,8 +297,9 @@ class Runner:
         lanes = self._lanes
         refill = lanes.wants_refill(REFILLS)
         tried = lanes.wants_tried(REFILLS)
+        follow, follow_room = lanes.wants_follow(REFILLS)
         due = self._seconds_to_due(now) <= 0
-        asked = refill or tried or lanes.wants_ahead
+        asked = refill or follow or tried or lanes.wants_ahead
         if not (self._look or asked or due or now >= self._look_at):
             return None
         start = self._frontier.start
@@ -297,8 +308,11 @@ class Runner:
             shards=sum(1 << shard for shard in self.epochs),
             start=start,
             room=lanes.room if lanes.room >= READ_AT_LEAST else 0,
-            due_room=lanes.due_room if due else None,
+            due_room=self._due_room if due else None,
+            due_after=self._due_after,
             refill=refill,
+            follow=follow,
+            follow_room=follow_room,
             latest_only=lanes.latest_only,
             tried=tried,
             ahead=max(self._ahead_after, start.reached) if lanes.wants_ahead else None,
@@ -312,6 +326,12 @@ class Runner:
         if self._lanes.wants_more or (self._look and self._lanes.room >= READ_AT_LEAST):
             return 0.0
         return max(0.0, min(1.0, self._look_at - now, self._seconds_to_due(now)))
+
+    @property
+    def _due_room(self) -> int:
+        """Those that are here already come first where a look begins, and hardly further on."""
+        lanes = self._lanes
+        return lanes.due_room if self._due_after is None else lanes.due_free
 
     def _seconds_to_due(self, now: float) -> float:
         """How long there is nothing due that could be taken."""
@@ -332,18 +352,26 @@ class Runner:
         """What was there, and as far as it is still ours."""
         lanes = self._lanes
         lanes.read_ended()
+        free = lanes.due_free
         for notification in found.due:
             if self._is_ours(notification):
-                lanes.offer_due(notification)
+                followed = notification.event.ordering_key in found.followed
+                lanes.offer_due(notification, followed=followed)
+        found_due = lanes.due_free < free
         lanes.offer_tried(wanted.tried, (each for each in found.tried if self._is_ours(each[0])))
         for key, asked, followers in found.refilled:
             lanes.refill(key, asked, followers)
+        for key, due, more in found.followers:
+            lanes.follow(key, [each for each in due if self._is_ours(each)], more=more)
         now = asyncio.get_running_loop().time()
         self._look_at = now + 1.0
         if wanted.due_room is not None:
+            self._due_after = found.due_upto
             more = len(found.due) >= wanted.due_room
             self._due_least = READ_AT_LEAST if more else 1
             rest = 0.0 if more else min(1.0, found.next_due_seconds or 1.0)
+            if found.due_upto is not None and not more:
+                rest = DUE_SECONDS if found_due else DUE_IDLE_SECONDS
             self._due_at = min(self._due_at, now + rest)
         if wanted.room:
             self._read_new(wanted, found, now)

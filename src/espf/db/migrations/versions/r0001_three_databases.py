@@ -137,7 +137,13 @@ _index(
     _event_notifications.c.status,
     where=_waits | (_event_notifications.c.status == sa.text("'failed'")),
 )
-_index("Event_Notifications_parked", _event_notifications.c.ordering_key, where=_waits)
+_index(
+    "Event_Notifications_parked",
+    _event_notifications.c.ordering_key,
+    _event_notifications.c.i_event_handler,
+    _event_notifications.c.position,
+    where=_waits,
+)
 
 _table(
     "Workers",
