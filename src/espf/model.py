@@ -36,6 +36,9 @@ DONE = frozenset(
 )
 
 
+#: The largest number of an environment: the columns have 32 bits.
+MAX_ENV = 2**31 - 1
+
 #: The variable that names the event of which a dispatcher has made this one.
 PARENT = "i_parent_event"
 

@@ -116,6 +116,22 @@ def test_the_exit_codes(desk):
 
 
 @pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "handler show 2147483648 Sender",
+        "handler list 2147483648",
+        "event list --env 2147483648",
+        "user create clerk --env 2147483648",
+        "init --env 9223372036854775807",
+    ],
+)
+def test_an_environment_that_no_database_can_hold_is_a_usage_error(desk, words):
+    result = desk.run(*words.split())
+    assert result.exit_code == 2
+    assert "at most 2147483647" in result.output
+
+
 def test_a_database_that_is_locked_for_good_is_told(desk, monkeypatch):
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
     database = desk.database()

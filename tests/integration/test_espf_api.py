@@ -312,6 +312,7 @@ def test_a_superuser_may_act_elsewhere(api):
     api.create("Account/New", i_env=4)
     assert api.variables(1)["i_env"] == 4
     assert api.fault(400, {**NEXT_MONTH, "i_env": 99}) == "i_env"
+    assert api.fault(400, {**NEXT_MONTH, "i_env": 2**31}) == "i_env"
     wrong = {**NEXT_MONTH, "i_env": 4, "variables": {"i_customer": 1}}
     assert api.fault(400, wrong) == "variables.i_customer"
 

@@ -582,3 +582,29 @@ def test_one_goes_out_after_all_when_the_newer_one_was_taken_away():
     run.drain()
     assert run.superseded == []
     assert [position for position, _ in run.delivered] == [1]
+
+
+def test_what_followed_one_that_failed_again_waits_behind_it():
+    run = Simulation(window=10, refill_lanes=0)
+    for _ in range(3):
+        run.arrive("aa")
+        run.read_begins()
+        run.read_ends()
+        run.take()
+        run.settle(0)
+    for _ in range(3):
+        run.restart("aa")
+    # The second one is found by its time, and is under way while the lane asks for followers.
+    while [taken.position for taken in run.taken] != [2]:
+        run.settle(0)
+        run.read_begins()
+        run.read_ends()
+        run.take()
+    run.refill_lanes = 5
+    run.read_begins()
+    run.settle(0, retry_in=3)
+    run.read_ends()
+    run.take()
+    assert not run.taken
+    run.drain()
+    assert [position for position, _ in run.delivered] == [1, 2, 3]

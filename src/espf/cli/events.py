@@ -13,6 +13,7 @@ from espf import journal, overview, restarts, schedule, subscriptions
 from espf.billing import references
 from espf.cli.group import (
     Office,
+    environment,
     is_interactive,
     json_option,
     moment_of,
@@ -36,7 +37,7 @@ def event() -> None:
 
 
 @event.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("event_type")
 @click.option("--var", "variables", multiple=True, metavar="K=V", help="A variable; repeatable.")
 @click.option("--start-time", metavar="T", help="UTC 'YYYY-MM-DD HH:MM:SS', or ISO 8601.")
@@ -75,7 +76,7 @@ def create(
 
 
 _CHOICES = (
-    click.option("--env", "i_env", type=number, help="Only of this environment."),
+    click.option("--env", "i_env", type=environment, help="Only of this environment."),
     click.option("--handler", "name", help="Only for the handler of this name."),
     click.option("--type", "event_type", help="Only of this event type."),
     click.option("--account", "i_account", type=number, help="Only of this account (i_account)."),
@@ -284,7 +285,7 @@ def skip(i_event: int, name: str, reason: str) -> None:
 @event.command()
 @click.argument("i_event", type=number, required=False)
 @click.option("--key", help="The event that is scheduled under this key, instead of a number.")
-@click.option("--env", "i_env", type=number, help="The environment of the key.")
+@click.option("--env", "i_env", type=environment, help="The environment of the key.")
 def cancel(i_event: int | None, key: str | None, i_env: int | None) -> None:
     """Call off a scheduled event.
 
@@ -306,7 +307,7 @@ def cancel(i_event: int | None, key: str | None, i_env: int | None) -> None:
 
 
 @event.command()
-@click.option("--env", "i_env", type=number, help="Only of this environment.")
+@click.option("--env", "i_env", type=environment, help="Only of this environment.")
 @click.option(
     "--limit",
     default=50,

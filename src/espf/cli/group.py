@@ -15,12 +15,12 @@ from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
 from espf.errors import EspfError, InvalidRequest
-from espf.model import format_time, parse_time
+from espf.model import MAX_ENV, format_time, parse_time
 from espf.settings import Settings
 
 
 def number(value: str) -> int:
-    """An i_env, an i_event, an i_account: what fits into a column of the database."""
+    """An i_event, an i_account: what fits into a column of the database."""
     try:
         whole = int(value)
     except ValueError:
@@ -28,6 +28,14 @@ def number(value: str) -> int:
     if not 0 < whole < 2**63:
         raise click.BadParameter(f"{value!r:.50} is no whole number above 0")
     return whole
+
+
+def environment(value: str) -> int:
+    """An i_env."""
+    i_env = number(value)
+    if i_env > MAX_ENV:
+        raise click.BadParameter(f"{value!r:.50} is no environment; at most {MAX_ENV}")
+    return i_env
 
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

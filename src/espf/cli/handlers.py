@@ -10,9 +10,9 @@ from espf import overview, restarts, standing, subscriptions
 from espf.cli import support
 from espf.cli.group import (
     Office,
+    environment,
     is_interactive,
     json_option,
-    number,
     office,
     progress,
     roughly,
@@ -47,7 +47,7 @@ file_option = click.option(
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.option("--type", "type_name", required=True, help="The handler type, e.g. EventSender.")
 @set_option
@@ -86,7 +86,7 @@ def create(
 
 
 @handler.command("set")
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.argument("words", nargs=-1, metavar="[K=V]...")
 @set_option
@@ -124,7 +124,7 @@ def set_(
 
 
 @handler.command("show")
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @json_option
 def show_(i_env: int, name: str, *, as_json: bool) -> None:
@@ -144,7 +144,7 @@ def show_(i_env: int, name: str, *, as_json: bool) -> None:
 
 
 @handler.command("list")
-@click.argument("i_env", type=number, required=False)
+@click.argument("i_env", type=environment, required=False)
 @json_option
 def list_(i_env: int | None, *, as_json: bool) -> None:
     """List the handlers of one environment, or of all, and how each stands.
@@ -183,7 +183,7 @@ def _breakers(one: Standing) -> str:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 def enable(i_env: int, name: str) -> None:
     """Switch a handler on: it goes on with what waits, and hears of new events."""
@@ -194,7 +194,7 @@ def enable(i_env: int, name: str) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def disable(i_env: int, name: str, *, yes: bool) -> None:
@@ -216,7 +216,7 @@ def disable(i_env: int, name: str, *, yes: bool) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 def pause(i_env: int, name: str) -> None:
     """Let a handler's events wait, within two seconds; they are captured all the same.
@@ -232,7 +232,7 @@ def pause(i_env: int, name: str) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 def resume(i_env: int, name: str) -> None:
     """Let a paused handler go on, in order, with what waits."""
@@ -252,7 +252,7 @@ def _pause(i_env: int, name: str, *, paused: bool) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also when work is waiting; it counts as cancelled.")
 def delete(i_env: int, name: str, *, force: bool) -> None:
@@ -270,7 +270,7 @@ def delete(i_env: int, name: str, *, force: bool) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.argument("event_type")
 def subscribe(i_env: int, name: str, event_type: str) -> None:
@@ -290,7 +290,7 @@ def subscribe(i_env: int, name: str, event_type: str) -> None:
 
 
 @handler.command()
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @click.argument("event_type")
 def unsubscribe(i_env: int, name: str, event_type: str) -> None:
@@ -302,7 +302,7 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
 
 
 @handler.command("subscriptions")
-@click.argument("i_env", type=number)
+@click.argument("i_env", type=environment)
 @click.argument("name")
 @json_option
 def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:

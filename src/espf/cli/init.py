@@ -7,7 +7,7 @@ from espf import subscriptions, tokens, users
 from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
-from espf.cli.group import Office, number, office
+from espf.cli.group import Office, environment, office
 from espf.crypto import Sealer, random_password
 from espf.db import schema, tables
 from espf.errors import InvalidRequest, SettingsError
@@ -41,7 +41,7 @@ DEMO_URL = "http://127.0.0.1:5000"
 )
 @click.option("--reference-billing", is_flag=True, help="Also the reference billing, empty.")
 @click.option(
-    "--env", "i_env", type=number, default=1, show_default=True, help="admin's environment."
+    "--env", "i_env", type=environment, default=1, show_default=True, help="admin's environment."
 )
 @click.option(
     "--check", is_flag=True, help="Only say what is to be made or upgraded; exit code 1: something."

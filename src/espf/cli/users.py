@@ -3,7 +3,7 @@
 import click
 
 from espf import users
-from espf.cli.group import is_interactive, json_option, number, office, show, standard_input
+from espf.cli.group import environment, is_interactive, json_option, office, show, standard_input
 from espf.errors import InvalidRequest
 
 
@@ -14,7 +14,7 @@ def user() -> None:
 
 @user.command()
 @click.argument("login")
-@click.option("--env", "i_env", type=number, required=True, help="The environment (i_env).")
+@click.option("--env", "i_env", type=environment, required=True, help="The environment (i_env).")
 @click.option("--superuser", is_flag=True, help="May act in other environments.")
 @click.option("--right", "rights", multiple=True, help="An extra right: sim.keys.")
 def create(login: str, i_env: int, rights: tuple[str, ...], *, superuser: bool) -> None:

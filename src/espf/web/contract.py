@@ -33,7 +33,7 @@ from espf.billing import references
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, InvalidRequest, NotFound
-from espf.model import format_time
+from espf.model import MAX_ENV, format_time
 from espf.queue import Queue
 from espf.users import User, Users
 from espf.web import security
@@ -75,6 +75,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
 }
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
+Environment = Annotated[int, Field(ge=1, le=MAX_ENV)]
 PathNumber = Annotated[int, PathParameter(ge=1, lt=2**63, examples=[1])]
 
 #: No database takes a text with a NUL in it.
@@ -206,7 +207,7 @@ class Caller:
         request: Request,
         user: Annotated[User, Depends(authenticated)],
         i_env: Annotated[
-            Number | None,
+            Environment | None,
             Query(description="Another environment than your own; superusers only."),
         ] = None,
     ) -> Call:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from espf import schedule, statuses
 from espf.billing import references
+from espf.model import MAX_ENV
 from espf.statuses import LONGEST_MESSAGE, AccountStatus, Group, Report
 from espf.users import API_SCOPE
 from espf.web.contract import (
@@ -76,7 +77,7 @@ class NewEvent(RequestBody):
         int | None,
         Field(
             ge=1,
-            lt=2**63,
+            le=MAX_ENV,
             description="Another environment than your own; superusers only.",
         ),
     ] = None

@@ -49,7 +49,7 @@ from espf.billing.scope import Result, Scope
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import BillingFault, DatabaseUnavailable, Denied, EspfError, InvalidRequest
-from espf.model import compact, format_time
+from espf.model import MAX_ENV, compact, format_time
 from espf.tokens import Forged
 from espf.users import SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
@@ -496,6 +496,8 @@ def _environment(user: User, params: dict[str, Any]) -> int:
         i_env = _key.validate_python(params.pop("i_env"))
     except ValidationError:
         raise InvalidRequest("i_env: a whole number above 0 is expected", "i_env") from None
+    if i_env > MAX_ENV:
+        raise InvalidRequest(f"i_env: at most {MAX_ENV}", "i_env")
     if i_env != user.i_env and not user.superuser:
         raise BillingFault(
             "Client.environment_denied", "i_env: only a superuser may name another environment"
