@@ -24,7 +24,8 @@ test: install ## Run every test; make test ARGS='-k queue' runs some
 chaos: install ## Let a storm rage over it; make chaos MINUTES=60 SEED=42
 	@scripts/need-servers
 	@CHAOS_MINUTES=$(or $(MINUTES),5) CHAOS_SEED=$(or $(SEED),random) $(BIN)/pytest -s \
-	  -p no:randomly tests/chaos/test_storm.py tests/integration/test_queue_model.py $(ARGS)
+	  -p no:randomly tests/chaos/test_storm.py tests/integration/test_queue_model.py \
+	  tests/unit/test_lanes.py $(ARGS)
 
 lint: install ## Check format, style, types, floors and dependencies
 	@$(BIN)/ruff format --check .

@@ -63,6 +63,7 @@ class Site:
             autocommit=True,
             charset="utf8mb4",
             local_infile=True,
+            ssl_disabled=True,
         )
 
     @contextmanager

@@ -1,10 +1,13 @@
 """What the suites share: databases with ESPF's tables, installations, and keys."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
+from hypothesis import HealthCheck, settings
 
 from databases import (
     Store,
@@ -16,7 +19,7 @@ from databases import (
     stores,
 )
 from desk import PASSWORD, Desk
-from espf import subscriptions
+from espf import crypto, subscriptions
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -29,6 +32,20 @@ __all__ = (
     "store",
     "stores",
 )
+
+
+# A slow machine is no fault of the code; and where a build is decided, each run tries the same.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tests")
+
+
+# Checking a password is to take its time; here only child processes do it so.
+crypto._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.fixture

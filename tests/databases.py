@@ -16,6 +16,10 @@ from servers import MariaDB, PostgreSQL
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
+#: For a test of what is decided before a database is asked, or in a worker's memory: one is as good
+#: as another.
+whatever_the_database = pytest.mark.databases("sqlite")
+
 
 class Store(Protocol):
     """Where databases come from; a server offers the same."""

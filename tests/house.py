@@ -19,6 +19,9 @@ from espf.subscriptions import EventHandler
 from espf.telemetry import ProvisioningLog
 from espf.worker.worker import Worker
 
+#: What has not come true by then never will, however slow the machine is.
+PATIENCE_SECONDS = 60.0
+
 QUICK = {"EventSender.APIVersion": "1", "EventSender.AuthMethod": "None"}
 
 
@@ -66,7 +69,11 @@ class House:
             return overview.search(connection, Filter(**wanted), 100_000)  # type: ignore[arg-type]
 
     def statuses(self) -> Mapping[int, str]:
-        return {one.i_event: one.status for one in self.events()}
+        """Each event with its status; with that of a handler that is not done, while there is one.
+
+        Lists of events have what is not done before what is.
+        """
+        return {one.i_event: one.status for one in reversed(self.events())}
 
     def restart(self, i_event: int, handler: EventHandler | None = None) -> list[str]:
         with self.database.begin() as connection:
@@ -127,14 +134,16 @@ class House:
                 runner._sending.cancel()
             runner._cut()
 
-    async def come_true(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    async def come_true(
+        self, condition: Callable[[], bool], timeout: float = PATIENCE_SECONDS
+    ) -> None:
         """Wait for a condition."""
         async with asyncio.timeout(timeout):
             while not condition():
                 await asyncio.sleep(0.01)
 
-    async def until(self, *statuses: str, timeout: float = 10.0) -> Mapping[int, str]:
-        """Wait until every event has one of these statuses."""
+    async def until(self, *statuses: str, timeout: float = PATIENCE_SECONDS) -> Mapping[int, str]:
+        """Wait until every event has one of these statuses, for each of its handlers."""
         found: Mapping[int, str] = {}
 
         def reached() -> bool:

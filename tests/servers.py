@@ -23,14 +23,14 @@ import psycopg
 import pymysql
 
 #: A server that is not ready, or not gone, by then never will be.
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 
 #: Waits for the end of the test process, in which its standard input closes; then kills whoever
 #: works in the folder, also who is frozen, and removes it. A server may be making files meanwhile.
 _GUARD = """
 cat >/dev/null
 while [ -d "$0" ]; do
-  for cwd in $(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$0/*"); do
+  for cwd in $(find /proc/[0-9]*/cwd -maxdepth 0 -lname "$0*"); do
     process=${cwd#/proc/}
     kill -9 "${process%/cwd}"
   done
@@ -302,7 +302,9 @@ class MariaDB(Server):
         return ("--no-defaults", "--user=root", f"--socket={self._socket}")
 
     def _connect(self) -> "pymysql.Connection[pymysql.cursors.Cursor]":
-        return pymysql.connect(unix_socket=str(self._socket), user="root", connect_timeout=2)
+        return pymysql.connect(
+            unix_socket=str(self._socket), user="root", connect_timeout=2, ssl_disabled=True
+        )
 
     def _install(self) -> None:
         self._run(

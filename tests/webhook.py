@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes out, ``delay`` seconds after the request was read.
+    """What goes out, ``delay`` seconds after the request was read, and not before ``after`` is set.
 
     Faults: ``hang`` never answers, ``close`` closes the connection without a word, ``reset`` does
     so rudely, ``half`` breaks off in the body, ``garbage`` does not speak HTTP.
@@ -64,6 +64,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str | bytes = b""
     delay: float = 0.0
+    after: asyncio.Event | None = None
     fault: Literal["hang", "close", "reset", "half", "garbage"] | None = None
 
 
@@ -111,7 +112,7 @@ class Webhook:
         """Give these answers to the next requests, in this order."""
         self._script.extend(answers)
 
-    async def wait_for(self, count: int, timeout_seconds: float = 10.0) -> list[Request]:
+    async def wait_for(self, count: int, timeout_seconds: float = 60.0) -> list[Request]:
         """Wait until ``count`` requests have come; returns all of them."""
         async with asyncio.timeout(timeout_seconds), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
@@ -152,6 +153,8 @@ class Webhook:
         self.most_in_progress = max(self.most_in_progress, self.in_progress)
         try:
             await asyncio.sleep(answer.delay)
+            if answer.after is not None:
+                await answer.after.wait()
             return await _give(answer, writer)
         finally:
             self.in_progress -= 1

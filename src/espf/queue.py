@@ -12,7 +12,7 @@ time of its failure there.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -47,6 +47,9 @@ from espf.subscriptions import require_type
 #: The largest JSON text of an event's variables.
 MAX_VARIABLES = 64 * 1024
 
+#: So much of what was passed is gone over again in one read.
+AGAIN = 500
+
 NO_SUBSCRIBER = "no subscriber"
 
 
@@ -78,12 +81,14 @@ class Start:
     """Where reading new notifications begins: after ``reached``, or after what comes to light.
 
     ``suspects`` are running transactions; when one has ended, read from its position.
-    ``expected`` are positions that are there and could not be seen before.
+    ``expected`` are positions that are there and could not be seen before. ``again``: go over what
+    waits after this position and before the beginning, too, a part of it; None: not now.
     """
 
     reached: int
     suspects: Mapping[int, int] = field(default_factory=dict)
     expected: Sequence[int] = ()
+    again: int | None = None
 
 
 @dataclass
@@ -93,7 +98,8 @@ class Found:
     New notifications, each with whether an earlier one of its lane waits; due ones; followers by
     lane, in the same form as new ones; and the seconds until the next one is due. With what is new:
     ``running`` are the transactions whose events cannot be seen yet, ``unseen`` positions that
-    cannot; ``late`` are those that were expected.
+    cannot; ``late`` are those that were expected, ``again`` those before the beginning, up to the
+    position ``swept``; 0: all of them.
     """
 
     new: list[tuple[Notification, bool]] = field(default_factory=list)
@@ -105,6 +111,8 @@ class Found:
     running: frozenset[int] = frozenset()
     unseen: frozenset[int] = frozenset()
     late: list[tuple[Notification, bool]] = field(default_factory=list)
+    again: list[tuple[Notification, bool]] = field(default_factory=list)
+    swept: int = 0
 
 
 _COLUMNS = (
@@ -134,6 +142,10 @@ class _Statements:
             f"{untried} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
             "ORDER BY n.position LIMIT {room}"
         )
+        self.again = (
+            f"{untried} AND n.position > {{after}} AND n.position <= {{upto}} "
+            "AND n.next_attempt_at IS NULL ORDER BY n.position LIMIT {room}"
+        )
         self.at = f"{untried} AND n.position {{among}} AND n.next_attempt_at IS NULL"
         self.due = (
             f"SELECT {_COLUMNS} FROM {due} {event} "  # noqa: S608
@@ -147,8 +159,11 @@ class _Statements:
 
 
 _NEW_NAMES = {"handler": "int", "shards": "int", "after": "bigint", "room": "int"}
+_AGAIN_NAMES = {**_NEW_NAMES, "upto": "bigint"}
 _DUE_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz", "room": "int"}
 _NEXT_NAMES = {"handler": "int", "shards": "int", "now": "timestamptz"}
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Queue:
@@ -312,6 +327,7 @@ class Queue:
         asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
             self._read_new(connection, asked)
+        self._read_again(connection, [pair for pair in asked if pair[0].start.again is not None])
         return found
 
     async def ask(self, wanted: Sequence[Wanted]) -> list[Found] | None:
@@ -346,25 +362,46 @@ class Queue:
         ]
         return self._read.new, _NEW_NAMES, items, [one.start.suspects for one, _ in asked]
 
+    def _read_again(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
+        if not asked:
+            return
+        items = [
+            (one.i_event_handler, one.shards, one.start.again or 0, AGAIN, one.start.reached)
+            for one, _ in asked
+        ]
+        dialect = self._database.dialect
+        found = dialect.for_each(connection, self._read.again, _AGAIN_NAMES, items)
+        for (one, into), rows in zip(asked, found, strict=True):
+            into.again = _notifications(one.i_event_handler, rows)
+            into.swept = into.again[-1][0].position if len(rows) == AGAIN else 0
+
     def _read_due(self, connection: Connection, asked: Sequence[tuple[Wanted, Found]]) -> None:
         if not asked:
             return
-        dialect = self._database.dialect
         now = self._database.now(connection)
-        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in asked]
-        due = dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
-        later = dialect.for_each(
-            connection,
-            self._read.next_due,
-            _NEXT_NAMES,
-            [(handler, s, t) for handler, s, t, _ in items],
-        )
-        for (one, into), rows, first in zip(asked, due, later, strict=True):
-            into.due = [_notification(one.i_event_handler, row) for row in rows]
-            if first:
-                next_due = to_moment(first[0][0])
-                assert next_due is not None
-                into.next_due_seconds = (next_due - now).total_seconds()
+        # Nearly always there is nothing, or its time has not come.
+        due = []
+        for pair, moment in zip(asked, self._next_due(connection, asked, _LONG_AGO), strict=True):
+            if moment is not None and moment <= now:
+                due.append(pair)
+            elif moment is not None:
+                pair[1].next_due_seconds = (moment - now).total_seconds()
+        if not due:
+            return
+        items = [(one.i_event_handler, one.shards, now, one.due_room or 0) for one, _ in due]
+        rows = self._database.dialect.for_each(connection, self._read.due, _DUE_NAMES, items)
+        later = self._next_due(connection, due, now)
+        for (one, into), some, moment in zip(due, rows, later, strict=True):
+            into.due = [_notification(one.i_event_handler, row) for row in some]
+            if moment is not None:
+                into.next_due_seconds = (moment - now).total_seconds()
+
+    def _next_due(
+        self, connection: Connection, asked: Sequence[tuple[Wanted, Found]], after: datetime
+    ) -> list[datetime | None]:
+        items = [(one.i_event_handler, one.shards, after) for one, _ in asked]
+        rows = self._database.dialect.for_each(connection, self._read.next_due, _NEXT_NAMES, items)
+        return [to_moment(some[0][0]) if some else None for some in rows]
 
     def _read_refills(
         self, connection: Connection, wanted: Sequence[Wanted], found: Sequence[Found]

@@ -52,7 +52,7 @@ LEASE_SECONDS = 12.0
 YOUNG_SECONDS = 15.0
 
 #: By then everything is delivered, or never will be.
-QUIET_SECONDS = 90.0
+QUIET_SECONDS = 180.0
 
 #: How roughly the receiver of each handler answers, and what the handler is set to.
 HANDLERS: dict[str, tuple[float, dict[str, str]]] = {
@@ -322,7 +322,7 @@ class Storm:
     async def _all_at_work(self) -> None:
         """Wait until every worker has its share: then there is something to take from it."""
         owners = select(handler_leases.c.worker).where(handler_leases.c.worker != "").distinct()
-        async with asyncio.timeout(YOUNG_SECONDS * 2):
+        async with asyncio.timeout(YOUNG_SECONDS * 6):
             while len(await asyncio.to_thread(look, self._desk, owners)) < WORKERS:
                 await asyncio.sleep(0.1)
 

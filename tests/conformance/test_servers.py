@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,20 +31,21 @@ def execute(url, *statements):
 
 
 def gone(folder):
-    """Whether the folder goes away, and whoever works in it."""
-    for _ in range(500):
-        if not folder.exists():
-            return not any(str(folder) in command for command in commands())
+    """Whether the folder goes away, and whoever works in it or has it in his command."""
+    deadline = time.monotonic() + 60
+    while folder.exists() or any(str(folder) in trace for trace in traces()):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
-    return False
+    return True
 
 
-def commands():
+def traces():
+    """The commands of all processes, and where they work."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             yield (process / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue
+            yield str((process / "cwd").readlink())
 
 
 @KINDS

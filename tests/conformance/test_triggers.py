@@ -13,7 +13,10 @@ from espf.errors import RuleError
 
 @pytest.fixture
 def site(database_kind, store):
-    site = Site(database_kind, store.empty())
+    if not store.holds("site"):
+        Site(database_kind, store.empty()).close()
+        store.keep("site")
+    site = Site(database_kind, store.restore("site"), set_up=False)
     yield site
     site.close()
 
@@ -678,7 +681,7 @@ def test_only_a_worker_that_sleeps_is_woken(orders):
         orders.sql(change('"Größe" = 4'))
         assert list(cursor.connection.notifies(timeout=0.1)) == []
         orders.sql(change("\"Group\" = 'b'"))
-        (woken,) = cursor.connection.notifies(timeout=5, stop_after=1)
+        (woken,) = cursor.connection.notifies(timeout=60, stop_after=1)
         assert (woken.channel, woken.payload) == ("espf", "")
 
 

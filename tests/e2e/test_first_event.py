@@ -37,7 +37,7 @@ async def running(desk: Desk):
     finally:
         process.send_signal(signal.SIGTERM)
         # The receiver goes on answering meanwhile: what is in flight is finished.
-        _, rest = await asyncio.to_thread(process.communicate, timeout=30)
+        _, rest = await asyncio.to_thread(process.communicate, timeout=90)
     assert process.returncode == 0
     assert "Traceback" not in rest
 
@@ -49,7 +49,7 @@ def call(base, service_and_method, token=None, **params):
         headers["Authorization"] = f"Bearer {token}"
     body = json.dumps({"params": params}).encode()
     request = urllib.request.Request(f"{base}/rest/{service_and_method}", body, headers)
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.load(reply)
 
 
@@ -76,7 +76,7 @@ def new_account(desk, base):
 
 async def finished(desk, count):
     """Wait until so many events are delivered; returns them as `evctl event list` shows them."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         while True:
             rows = await asyncio.to_thread(desk.json, "event", "list", "--status", "finished")
             if len(rows) >= count:

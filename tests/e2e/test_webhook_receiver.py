@@ -71,7 +71,7 @@ def post(port: int, body: object = EVENT, **changed: str | None) -> tuple[int, s
         "Authorization": KEY,
     }
     headers.update({name.replace("_", "-"): value for name, value in changed.items()})
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     sent = {name: value for name, value in headers.items() if value is not None}
     connection.request("POST", "/", json.dumps(body), sent)
     reply = connection.getresponse()

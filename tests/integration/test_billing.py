@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import event, select, update
 
+from databases import whatever_the_database
 from espf.billing import (
     accounts,
     clock,
@@ -229,6 +230,7 @@ def test_a_card_named_by_number_or_imsi_is_linked_with_the_new_account(billing):
     assert (card["status"], card["msisdn"], card["i_account"]) == ("used", "222", other)
 
 
+@whatever_the_database
 def test_an_account_whose_card_cannot_be_had_is_not_added(billing):
     card = billing.card()
     billing.account("111", i_sim_card=card)
@@ -261,6 +263,7 @@ def test_a_new_id_is_the_new_msisdn_of_the_card(billing):
     assert billing.show_card(card)["msisdn"] == "222"
 
 
+@whatever_the_database
 def test_what_cannot_be_changed_is_refused_by_name(billing):
     i_account = billing.account()
     for field, value in {"balance": 5, "billing_model": 1, "i_customer": 1, "i_env": 4}.items():
@@ -280,6 +283,7 @@ def test_dates_decide_whether_an_account_is_open(billing):
     assert (billing.show(past)["bill_status"], billing.show(past)["is_active"]) == ("I", 0)
 
 
+@whatever_the_database
 def test_an_expiration_on_or_before_the_activation_is_refused(billing):
     dates = {"activation_date": "2026-02-20", "expiration_date": "2026-02-20"}
     with pytest.raises(InvalidRequest, match="expiration_date"):
@@ -367,6 +371,7 @@ def test_the_customer_comes_along_when_it_is_asked_for(billing):
 # --- Funds ---
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("fields", "funds"),
     [
@@ -385,6 +390,7 @@ def test_available_funds_follow_the_billing_model(billing, fields, funds):
     assert billing.show(i_account)["available_funds"] == funds
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("model", "action", "balance"),
     [
@@ -448,6 +454,7 @@ def test_a_balance_that_would_get_too_large_is_refused_and_unchanged(billing):
     assert billing.rows(t.transactions) == []
 
 
+@whatever_the_database
 @pytest.mark.parametrize("amount", [0, -1, Decimal("0.000001"), Decimal(10) ** 11, "NaN", True])
 def test_only_a_positive_amount_with_five_places_is_money(billing, amount):
     with pytest.raises(ValidationError):
@@ -459,6 +466,7 @@ def test_only_a_positive_amount_with_five_places_is_money(billing, amount):
         )
 
 
+@whatever_the_database
 def test_an_alias_has_no_balance_to_move(billing):
     i_account = billing.account(billing_model=2)
     pay = {"i_account": i_account, "action": "Manual payment", "amount": 1}
@@ -524,6 +532,7 @@ def test_a_terminated_customer_takes_its_accounts_along_one_by_one(billing):
     assert again == []
 
 
+@whatever_the_database
 def test_only_termination_closes_a_customer(billing):
     with pytest.raises(InvalidRequest, match="terminate_customer"):
         billing(customers.update_fields, customer_info={"i_customer": 1, "bill_status": "C"})
@@ -577,6 +586,7 @@ def test_keys_are_sealed_and_shown_only_to_who_may_see_them(billing):
         assert not {"ki", "opc"} & shown.keys()
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -624,6 +634,7 @@ def test_assigning_the_card_that_the_account_holds_changes_nothing(billing):
     assert sent == []
 
 
+@whatever_the_database
 @pytest.mark.parametrize("status", ["used", "disposed"])
 def test_only_an_available_or_reserved_card_can_be_assigned(billing, status):
     card = billing.card()
@@ -730,6 +741,7 @@ def test_the_month_is_that_of_the_time_stamp_in_the_time_zone_of_the_account(bil
     assert [row.month for row in billing.rows(t.service_quotas)] == ["2026-02", "2026-03"]
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("table", "state", "reason"),
     [
@@ -755,6 +767,7 @@ def test_who_may_not_use_the_service_is_refused_with_the_reason(
     assert billing.rows(t.service_quotas) == []
 
 
+@whatever_the_database
 def test_a_subordinate_account_needs_the_funds_of_its_customer(billing):
     poor = billing.customer("Poor", credit_limit=0)
     i_account = billing.account(
@@ -790,6 +803,7 @@ def test_usage_without_authorisation_counts_and_allocates_where_it_may(billing, 
     assert (row.allocated, row.used, row.exceeded) == (None, 10, "Y")
 
 
+@whatever_the_database
 def test_a_service_that_the_product_lacks_is_refused_unless_the_month_has_a_row(billing, usage):
     for serve in (usage.record, usage.top_up):
         assert fault_of(serve, 1, service="msg") == "Server.Usage.service_not_included"
@@ -799,12 +813,14 @@ def test_a_service_that_the_product_lacks_is_refused_unless_the_month_has_a_row(
     assert usage.authorise() == {"authorised": "Y", "remaining": 999}
 
 
+@whatever_the_database
 @pytest.mark.parametrize("amount", [0, -1, 1.5, True, 10**16, "many"])
 def test_an_amount_is_a_positive_whole_number(usage, amount):
     with pytest.raises(ValidationError):
         usage.record(amount)
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "event_time", ["soon", "0001-01-01 00:00:00+14:00", "9999-12-31 23:59:59", 5, "2" * 999]
 )
@@ -876,6 +892,7 @@ def test_the_clock_leaves_suspended_closed_and_undated_accounts_alone(billing):
     assert [row.bill_status for row in billing.rows(t.accounts)] == ["S", "C", "I", "I", "I"]
 
 
+@whatever_the_database
 @pytest.mark.parametrize("unknown", ["Nowhere/Atlantis", "Europe", "", "/etc/passwd"])
 def test_the_clock_takes_an_unknown_time_zone_as_utc(billing, unknown):
     i_account = billing.account(activation_date="2026-03-01")

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from billing_api import NOW, Api
-from espf.billing import clock, environments
+from espf.billing import clock, environments, references
 from espf.billing import tables as t
+from espf.errors import InvalidRequest
 from espf.web.rest import METHODS
 
 KI = "0123456789ABCDEF0123456789abcdef"
@@ -109,6 +110,8 @@ FOREIGN = {
     "SIMCard/update_sim_card_list": {"i_sim_cards": [1], "status": "disposed"},
     "SIMCard/upload_sim_cards": {"card_list": [{"action": "-", "imsi": "001010000000001"}]},
     "SIMCard/delete_sim_card": {"i_sim_card": 1},
+    "SIMCard/get_custom_fields_values": {"i_sim_card": 1},
+    "SIMCard/update_custom_fields_values": {"i_sim_card": 1, "custom_fields_values": []},
 }
 LISTS = {
     "AccessPolicy/get_access_policy_list": "access_policy_list",
@@ -122,7 +125,7 @@ LISTS = {
 OURS = {
     "Account": {"alias", "followme", "vd_counter"},
     "Product": {"accessibility"},
-    "SIMCard": {"update_", "upload_", "delete_"},
+    "SIMCard": {"update_", "upload_", "delete_", "fields_values"},
 }
 
 
@@ -149,6 +152,27 @@ def test_what_belongs_to_another_environment_does_not_exist(api):
     api.i_env = 3
     for method, name in LISTS.items():
         assert len(api(method)[name]) == 1, method
+
+
+def test_an_application_names_only_what_is_in_its_environment(api):
+    one_of_each(api)
+    names = (
+        "i_invoice",
+        "i_payment_transaction",
+        "i_connection",
+        "i_access_policy",
+        "i_access_policy_phase",
+        "i_accessibility",
+        "i_ip_device_profile",
+        "i_follow_me_number",
+    )
+    with api.database.read() as connection:
+        references.check(connection, 3, dict.fromkeys(names, 1))
+        for name in names:
+            for i_env, key in ((4, 1), (3, 2)):
+                with pytest.raises(InvalidRequest) as refused:
+                    references.check(connection, i_env, {name: key})
+                assert refused.value.field == f"variables.{name}"
 
 
 def test_every_method_of_these_areas_is_tried_from_another_environment():
@@ -362,6 +386,19 @@ def test_saving_the_same_key_again_writes_nothing(api):
     api("SIMCard/update_sim_card", card_info={"i_sim_card": 1, "ki": KI})
     with api.database.read() as connection:
         assert connection.execute(select(t.sim_cards.c.ki)).scalar() == before
+
+
+def test_a_card_goes_with_its_custom_fields(api):
+    api("SIMCard/add_sim_card", card_info=card(1))
+    api("SIMCard/add_custom_field", name="batch")
+    api("Account/add_custom_field", name="colour")
+    wanted = {"i_sim_card": 1, "custom_fields_values": [{"name": "batch", "db_value": "B7"}]}
+    assert api("SIMCard/update_custom_fields_values", **wanted) == {"i_sim_card": 1}
+    fields = api("SIMCard/get_custom_fields_values", i_sim_card=1)["custom_fields_values"]
+    assert fields == [{"i_custom_field": 1, "name": "batch", "db_value": "B7"}]
+    api("SIMCard/delete_sim_card", i_sim_card=1)
+    with api.database.read() as connection:
+        assert connection.execute(select(t.custom_field_values)).all() == []
 
 
 def test_an_upload_is_all_or_nothing(api):

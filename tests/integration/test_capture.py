@@ -904,7 +904,7 @@ VALUES = st.one_of(
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_values_give_valid_json_with_the_same_values(rows):
     columns = {"old": Column("select", "old"), "new": Column("select")}
     columns["m"] = Column("a'b", money=True)
@@ -1097,7 +1097,7 @@ CELLS = st.one_of(
     captures=st.lists(st.lists(CONDITIONS, min_size=1, max_size=3), min_size=1, max_size=4),
     cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=30),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_trigger_and_its_conditions_agree(captures, cells):
     compiled = [
         weird_capture(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import insert, inspect, select, update
 
+from databases import whatever_the_database
 from desk import PASSWORD, Desk, one_line
 from espf import overview
 from espf.billing import tables as billing
@@ -96,6 +97,7 @@ def test_the_commands_are_those_that_were_promised():
     assert {tuple(words.split()) for words in promised.split(";")} <= COMMANDS.keys()
 
 
+@whatever_the_database
 def test_no_command_is_a_usage_error(desk):
     assert desk.run().exit_code == 2
     assert desk.run("handler").exit_code == 2
@@ -104,6 +106,7 @@ def test_no_command_is_a_usage_error(desk):
 # Exit codes
 
 
+@whatever_the_database
 def test_the_exit_codes(desk):
     desk.fails(2, "type", "create", "Account/Mine")
     desk.fails(3, "handler", "show", 3, "Nobody")
@@ -135,6 +138,7 @@ def test_init_shows_a_random_password_once(bare):
     assert "password" not in again.replace("its password stays as it is", "")
 
 
+@whatever_the_database
 def test_init_uses_the_password_of_the_environment_once(desk):
     said = desk("init", "--demo", ESPF_ADMIN_PASSWORD="another password")
     assert "its password stays as it is" in said
@@ -185,10 +189,12 @@ def test_the_demo_is_the_handbooks(desk):
     assert len(DEMO_SUBSCRIPTIONS) == 16
 
 
+@whatever_the_database
 def test_the_key_file_is_for_its_owner_alone(desk):
     assert stat.S_IMODE(desk.key_file.stat().st_mode) == 0o600
 
 
+@whatever_the_database
 def test_init_does_not_make_new_keys_for_old_secrets(desk):
     desk.key_file.unlink()
     assert "restore it" in desk.fails(2, "init", "--demo")
@@ -223,6 +229,7 @@ def test_without_init_there_is_one_clear_line_and_nothing_is_made(bare):
     assert "run 'evctl init'" in done.stderr.splitlines()[-1]
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("toml", "named"),
     [
@@ -246,6 +253,7 @@ def test_a_wrong_settings_file_is_told_by_name(desk, monkeypatch, toml, named):
     assert named in desk.fails(2, "handler", "list")
 
 
+@whatever_the_database
 @pytest.mark.parametrize("where", ["missing.toml", "var"])
 def test_a_settings_file_that_is_asked_for_must_be_there(desk, where):
     assert "ESPF_SETTINGS" in desk.fails(2, "handler", "list", ESPF_SETTINGS=where)
@@ -257,6 +265,7 @@ def test_a_database_that_is_none_is_one_clear_line(desk):
     assert "not a database" in desk.fails(6, "handler", "list")
 
 
+@whatever_the_database
 def test_a_folder_that_cannot_be_written_is_one_clear_line(bare):
     (bare.folder / "file").write_text("no folder")
     inside = str(bare.folder / "file" / "x")
@@ -264,6 +273,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(bare):
     assert "ESPF_KEY_FILE" in bare.fails(2, "init", ESPF_KEY_FILE=inside)
 
 
+@whatever_the_database
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_one_clear_line(bare):  # pragma: no cover
     bare.folder.chmod(0o500)
@@ -271,6 +281,7 @@ def test_a_read_only_folder_is_one_clear_line(bare):  # pragma: no cover
     bare.folder.chmod(0o700)
 
 
+@whatever_the_database
 @pytest.mark.parametrize("keys", ["", "not a key\n", "\xff\xff"])
 def test_a_damaged_key_file_is_one_clear_line(desk, keys):
     desk.key_file.write_text(keys, encoding="latin-1")
@@ -279,6 +290,7 @@ def test_a_damaged_key_file_is_one_clear_line(desk, keys):
     assert "ESPF_KEY_FILE" in desk.fails(2, "handler", "set", 3, "EventSender", "Concurrency=2")
 
 
+@whatever_the_database
 def test_the_wrong_key_file_is_one_clear_line(desk):
     desk.key_file.unlink()
     Sealer.create(desk.key_file)
@@ -286,10 +298,12 @@ def test_the_wrong_key_file_is_one_clear_line(desk):
     assert "restore the key file" in said
 
 
+@whatever_the_database
 def test_an_argument_that_is_no_text_is_a_usage_error(desk):
     assert "not valid UTF-8" in desk.fails(2, "type", "create", "Custom/\udcff")
 
 
+@whatever_the_database
 @pytest.mark.parametrize("number", ["0", "-3", "9" * 30, "x"])
 def test_a_number_that_no_column_holds_is_a_usage_error(desk, number):
     desk.fails(2, "handler", "list", "--", number)
@@ -299,6 +313,7 @@ def test_a_number_that_no_column_holds_is_a_usage_error(desk, number):
 # run
 
 
+@whatever_the_database
 def test_run_without_its_port_says_so(desk):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -307,6 +322,7 @@ def test_run_without_its_port_says_so(desk):
     assert f"ESPF_LISTEN: cannot listen on {address}" in one_line(done.stderr)
 
 
+@whatever_the_database
 def test_run_without_its_log_says_so(desk):
     done = desk.child("run", ESPF_LOG=str(desk.key_file / "log"))
     assert done.returncode == 2
@@ -327,6 +343,7 @@ def test_custom_types_are_numbered_from_10001(desk):
 WRONG_NAMES = "NextMonth custom/NextMonth Account/Mine Custom/ Custom Custom/ä Custom//x Custom/x/"
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "name", [*WRONG_NAMES.split(), "", "Custom/a b", "Custom/a\nb", f"Custom/{'x' * 200}"]
 )
@@ -384,6 +401,7 @@ def test_a_handler_from_its_making_to_its_end(desk):
     desk.fails(3, "handler", "delete", 3, "Mine")
 
 
+@whatever_the_database
 def test_a_handler_that_is_not_configured_yet_says_what_is_missing(desk):
     made = desk.run("handler", "create", 3, "Later", "--type", "EventSender")
     assert made.exit_code == 0
@@ -393,6 +411,7 @@ def test_a_handler_that_is_not_configured_yet_says_what_is_missing(desk):
     desk("handler", "subscribe", 3, "Later", "Custom/NextMonth")
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -413,6 +432,7 @@ def test_a_wrong_option_is_told_and_no_handler_is_made(desk, words, named):
     assert desk.json("handler", "show", 3, "EventSender")["options"]["RetryJitter"] == "0.2"
 
 
+@whatever_the_database
 def test_what_is_not_there_or_there_already(desk):
     desk.fails(3, "handler", "create", 3, "New", "--type", "Nope")
     desk.fails(4, "handler", "create", 3, "EventSender", "--type", "EventSender")
@@ -426,6 +446,7 @@ def test_what_is_not_there_or_there_already(desk):
     desk("handler", "create", 4, "EventSender", "--type", "EventSender")
 
 
+@whatever_the_database
 def test_a_misspelt_type_is_told_its_right_spelling(desk):
     said = desk.fails(3, "handler", "subscribe", 3, "EventSender", "account/blocked")
     assert "did you mean Account/Blocked?" in said
@@ -442,6 +463,7 @@ def test_subscriptions_are_single_choices(desk):
     assert "Account/New" in desk("handler", "subscriptions", 3, "EventSender")
 
 
+@whatever_the_database
 def test_subscribing_to_what_will_be_skipped_says_so(desk):
     desk("handler", "set", 3, "EventSender", "EventSender.APIVersion=2")
     done = desk.run("handler", "subscribe", 3, "EventSender", "Accessibility/Deleted")
@@ -454,6 +476,7 @@ def test_subscribing_to_what_will_be_skipped_says_so(desk):
     assert "AllowedTypes does not name Account/ExpirationDate/Changed" in done.stderr
 
 
+@whatever_the_database
 def test_secrets_are_never_printed_and_sealed_at_rest(desk):
     secret = "tops3cret-of-the-receiver"
     (desk.folder / "key").write_text(f"{secret}\n")
@@ -477,6 +500,7 @@ def test_secrets_are_never_printed_and_sealed_at_rest(desk):
     assert desk.sealer().unseal(sealed) == secret
 
 
+@whatever_the_database
 @pytest.mark.parametrize("settings", ["{damaged", "[]", "null", '{"EventSender.URL": 5}'])
 def test_damaged_settings_of_a_handler_are_one_clear_line(desk, settings):
     desk("handler", "create", 3, "Other", "--type", "EventSender")
@@ -538,6 +562,7 @@ def test_a_failed_event_is_shown_and_restarted(desk):
     desk.fails(3, "event", "show", 99)
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -565,6 +590,7 @@ def test_an_event_that_cannot_be_is_refused(desk, words, named):
     assert desk.json("event", "list") == []
 
 
+@whatever_the_database
 def test_an_event_of_a_type_or_a_place_that_is_not_there_is_refused(desk):
     desk.fails(3, "event", "create", 3, "Custom/Nope")
     assert "no environment 9" in desk.fails(2, "event", "create", 9, "Account/New")
@@ -583,6 +609,7 @@ def test_events_are_filtered(desk):
     assert "no subscriber" in desk("event", "list")
 
 
+@whatever_the_database
 def test_what_a_server_said_cannot_break_the_table(desk):
     desk.execute(BLOCK)
     desk.execute(update(notifications).values(last_error="\x1b[2J\nEvil"))
@@ -675,6 +702,7 @@ def test_an_administrator_from_making_to_a_new_password(desk):
     database.close()
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("login", "stdin"),
     [
@@ -701,6 +729,7 @@ def test_users_that_are_there_or_not(desk):
 # Lists
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "words",
     [w for w, c in COMMANDS.items() if any(p.name == "as_json" for p in c.params)],

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
+from databases import whatever_the_database
 from desk import PASSWORD
 from espf import crypto, journal, overview, subscriptions, users
 from espf.billing import environments
@@ -133,6 +134,7 @@ def test_an_event_is_numbered_after_the_one_before(api):
     assert [api.create(), api.create()] == [1, 2]
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
@@ -202,6 +204,7 @@ def test_a_token_is_as_good_as_a_password(api):
     error(reply, 401)
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "header",
     [
@@ -227,6 +230,7 @@ def test_nobody_gets_in_without_credentials(api, header):
     assert api.everything() == []
 
 
+@whatever_the_database
 def test_who_may_not_come_in_does_not_hear_what_is_wrong_with_the_body(api):
     assert "event_type" not in error(api.post({}, basic("admin", "wrong password")), 401)["error"]
 
@@ -248,18 +252,21 @@ def verifications(monkeypatch):
     return asked
 
 
+@whatever_the_database
 def test_a_good_password_is_checked_once(api, verifications):
     for _ in range(3):
         api.create(authorization=CREDENTIALS)
     assert len(verifications) == 1
 
 
+@whatever_the_database
 def test_a_wrong_password_is_checked_every_time(api, verifications):
     for _ in range(2):
         error(api.post(NEXT_MONTH, basic("admin", "wrong password")), 401)
     assert len(verifications) == 2
 
 
+@whatever_the_database
 def test_a_password_that_is_remembered_is_checked_again_some_day(api, verifications, monkeypatch):
     monkeypatch.setattr(crypto.PasswordCheck, "REMEMBER_SECONDS", 0.0)
     for _ in range(2):
@@ -267,6 +274,7 @@ def test_a_password_that_is_remembered_is_checked_again_some_day(api, verificati
     assert len(verifications) == 2
 
 
+@whatever_the_database
 def test_a_changed_password_takes_effect_at_once(api):
     api.create(authorization=basic("clerk", CLERK_PASSWORD))
     with api.database.begin() as connection:
@@ -285,6 +293,7 @@ def test_a_user_that_is_switched_off_is_out_at_once(api):
 # Environments
 
 
+@whatever_the_database
 def test_an_administrator_acts_in_its_own_environment(api):
     clerk = basic("clerk", CLERK_PASSWORD)
     api.create("Account/New", clerk)
@@ -297,6 +306,7 @@ def test_an_administrator_acts_in_its_own_environment(api):
         assert api.fault(400, wrong, clerk) == "variables.i_customer"
 
 
+@whatever_the_database
 def test_a_superuser_may_act_elsewhere(api):
     api.create("Account/New", i_env=4)
     assert api.variables(1)["i_env"] == 4
@@ -308,6 +318,7 @@ def test_a_superuser_may_act_elsewhere(api):
 # What is refused
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -361,6 +372,7 @@ def test_what_is_wrong_is_told_by_name(api, body, field):
 START = b'{"event_type":"Custom/NextMonth","variables":{"x":'
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "body",
     [
@@ -386,12 +398,14 @@ def test_what_is_no_json_is_told(api, body):
     assert api.fault(400, body) == "body"
 
 
+@whatever_the_database
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 def test_a_number_that_json_has_no_form_for_is_refused(api, number):
     body = f'{{"event_type":"Custom/NextMonth","variables":{{"x":[{number}]}}}}'
     assert api.fault(400, body) == "variables"
 
 
+@whatever_the_database
 def test_a_body_that_is_too_long_is_refused(api):
     assert api.fault(400, b" " * MAX_BODY + b"{}") == "body"
     assert api.fault(400, {**NEXT_MONTH, "variables": {"x": "x" * MAX_BODY}}) == "body"
@@ -405,6 +419,7 @@ def test_an_id_that_is_no_plain_text_makes_no_lane(api):
 # Errors of every kind have one shape
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -446,6 +461,7 @@ def test_a_server_that_is_away_is_503_until_it_is_back(api, store):
     assert api.create() == 2
 
 
+@whatever_the_database
 def test_a_fault_of_our_own_is_told_without_its_inside(api):
     def broken(_connection):
         raise RuntimeError("the inside")
@@ -466,6 +482,7 @@ def test_health_asks_the_database(api, desk):
 # The description
 
 
+@whatever_the_database
 def test_the_description_is_true(api):
     document = api.client.get("/doc/api/openapi.json").json()
     assert document["paths"].keys() == {PATH, "/health"}
@@ -482,6 +499,7 @@ def test_the_description_is_true(api):
     assert api.post(body["examples"][0]).json()["field"] == "variables.i_account"
 
 
+@whatever_the_database
 def test_every_reference_in_the_description_leads_somewhere(api):
     text = api.client.get("/doc/api/openapi.json").text
     document = json.loads(text)

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
@@ -99,9 +99,7 @@ def rendered(some, notification):
     return "".join(some).format(**names)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60)
 @given(variables, pieces, pieces, pieces)
 def test_what_was_said_is_read_as_it_was(desk, some, head, body, answer):
     try:

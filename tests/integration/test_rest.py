@@ -11,6 +11,7 @@ from sqlalchemy import insert, update
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from databases import whatever_the_database
 from espf.billing import environments
 from espf.billing.tables import accounts, service_quotas
 from espf.billing.tables import metadata as billing_tables
@@ -137,6 +138,7 @@ def test_a_session_is_opened_used_refreshed_and_closed(api):
         assert fault(api.post("Product/get_product_list", json={}, headers=headers)) == BAD_TOKEN
 
 
+@whatever_the_database
 def test_a_session_is_closed_by_its_number_too(api):
     login = {"params": {"login": "clerk", "password": PASSWORD}}
     session = {"session_id": api.post("Session/login", json=login).json()["session_id"]}
@@ -151,6 +153,7 @@ def test_an_expired_token_is_refused(api):
     assert api.fault("Product/get_product_list") == BAD_TOKEN
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "params",
     [{"login": "admin", "password": "wrong"}, {"login": "nobody", "password": PASSWORD}],
@@ -160,6 +163,7 @@ def test_a_wrong_login_or_password_opens_no_session(api, params):
     assert code == "Server.Session.auth_failed"
 
 
+@whatever_the_database
 def test_the_caller_is_named_in_any_of_five_ways(api):
     login = {"params": {"login": "admin", "password": PASSWORD}}
     tokens = api.post("Session/login", json=login).json()
@@ -175,6 +179,7 @@ def test_the_caller_is_named_in_any_of_five_ways(api):
         assert reply.json() == {"product_list": []}
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("envelope", "headers", "code"),
     [
@@ -202,6 +207,7 @@ def test_an_unknown_caller_is_refused_and_told_how(api, envelope, headers, code)
 # --- Envelopes ---
 
 
+@whatever_the_database
 def test_the_three_content_types_carry_the_same_request(api, account):
     auth_info = {"access_token": api.tokens["admin"]}
     params = {"i_account": account}
@@ -233,6 +239,7 @@ def test_a_form_carries_text_beyond_ascii(api):
     assert api("Customer/get_customer_info", **info)["customer_info"]["name"] == info["name"]
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
@@ -268,6 +275,7 @@ def test_a_body_that_cannot_be_read_is_a_fault(api, body, content_type):
     assert fault(reply) == "Client.malformed_request"
 
 
+@whatever_the_database
 def test_a_body_above_one_megabyte_is_refused(api):
     headers = {"Authorization": f"Bearer {api.tokens['admin']}"}
     body = json.dumps({"params": {"name": "x" * rest.MAX_BODY}})
@@ -275,6 +283,7 @@ def test_a_body_above_one_megabyte_is_refused(api):
     assert fault(reply) == "Client.request_too_large"
 
 
+@whatever_the_database
 def test_an_unknown_service_or_method_is_a_fault(api):
     assert api.fault("Nothing/get_list") == "Client.unknown_service"
     assert api.fault("Account/drop_table") == "Client.unknown_method"
@@ -285,6 +294,7 @@ def test_an_unknown_service_or_method_is_a_fault(api):
 # --- Parameters ---
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("params", "words"),
     [
@@ -329,6 +339,7 @@ def test_numbers_and_texts_that_no_database_holds_are_faults(api, body):
     assert fault(reply) == "Client.Account.get_account_info.invalid_parameter"
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -360,6 +371,7 @@ def test_a_wrong_field_of_a_new_account_is_named_and_nothing_is_added(api, accou
     assert len(api("Account/get_account_list")["account_list"]) == 1
 
 
+@whatever_the_database
 def test_a_secret_that_is_wrong_is_not_repeated_in_the_fault(api):
     card = {"imsi": "123456", "iccid": "1" * 18, "ki": KI[:-1]}
     reply = api.raw("SIMCard/add_sim_card", {"card_info": card})
@@ -367,6 +379,7 @@ def test_a_secret_that_is_wrong_is_not_repeated_in_the_fault(api):
     assert KI[:-1] not in reply.text
 
 
+@whatever_the_database
 def test_numbers_may_come_as_texts(api, account):
     info = api("Account/get_account_info", i_account=str(account))["account_info"]
     assert info["i_account"] == account
@@ -388,6 +401,7 @@ def test_money_goes_in_and_comes_out_digit_by_digit(api, account):
     assert '"opening_balance":0.0,' in text
 
 
+@whatever_the_database
 def test_an_amount_finer_than_money_is_refused_and_not_rounded_by_a_float(api, account):
     headers = {
         "Authorization": f"Bearer {api.tokens['admin']}",
@@ -427,6 +441,7 @@ def test_a_user_acts_in_its_own_environment_and_sees_no_other(api, account):
     assert code == "Client.environment_denied"
 
 
+@whatever_the_database
 def test_a_superuser_may_name_another_environment_that_exists(api):
     api("Customer/add_customer", i_env=4, customer_info={"name": "There"})
     assert api("Customer/get_customer_list")["customer_list"] == []
@@ -435,6 +450,7 @@ def test_a_superuser_may_name_another_environment_that_exists(api):
     assert api.fault("Customer/get_customer_list", i_env=5) == "Server.Environment.not_found"
 
 
+@whatever_the_database
 def test_keys_are_shown_only_with_the_right_to_see_them(api):
     card = {"imsi": "123456", "iccid": "1" * 18, "ki": KI, "opc": KI}
     api("SIMCard/add_sim_card", i_env=4, card_info=card)

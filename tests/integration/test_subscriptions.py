@@ -5,6 +5,7 @@ import json
 import pytest
 from sqlalchemy import delete, insert
 
+from databases import whatever_the_database
 from espf import overview, subscriptions
 from espf.catalogue import catalogue, is_custom
 from espf.crypto import Sealer
@@ -175,6 +176,7 @@ def test_options_change_all_or_none_and_are_counted(connection, sealer):
         subscriptions.set_options(connection, sealer, changed, {"Nope": None})
 
 
+@whatever_the_database
 def test_an_option_that_the_type_no_longer_has_can_be_taken_away(connection, sealer):
     handler = sender(connection, sealer)
     stored = json.dumps({**OPTIONS, "EventSender.Old": "1"})
@@ -200,6 +202,7 @@ def test_secrets_are_sealed_shown_as_dots_and_opened_for_the_handler(connection,
 BADLY_SEALED = '{"EventSender.BasicAuth.Key": {"sealed": 5}}'
 
 
+@whatever_the_database
 @pytest.mark.parametrize("stored", ["", "{", "[]", "null", '"x"', BADLY_SEALED])
 def test_one_damaged_handler_is_no_obstacle_for_the_others(connection, sealer, stored):
     handler, other = sender(connection, sealer), sender(connection, sealer, "Other")
@@ -213,6 +216,7 @@ def test_one_damaged_handler_is_no_obstacle_for_the_others(connection, sealer, s
     again(connection, other).build(sealer)
 
 
+@whatever_the_database
 @pytest.mark.parametrize("name", ["", " x", "x ", "a\nb", "x" * 65, "\udcff"])
 def test_a_name_that_will_not_do_is_refused(connection, sealer, name):
     with pytest.raises(InvalidRequest) as refused:

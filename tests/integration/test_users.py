@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from databases import whatever_the_database
 from espf import crypto, users
 from espf.db.tables import access_tokens
 from espf.errors import Conflict, Denied, InvalidRequest, NotFound
@@ -51,6 +52,7 @@ def test_the_right_password_and_nothing_else(house, jane):
         assert denied(house.by_password, login, PASSWORD)
 
 
+@whatever_the_database
 def test_a_login_that_does_not_exist_costs_as_much_as_a_wrong_password(house, monkeypatch):
     asked = []
     hasher = crypto._hasher
@@ -105,6 +107,7 @@ def test_a_refresh_token_is_used_once(house, jane):
     house.refresh(second.refresh_token)
 
 
+@whatever_the_database
 @pytest.mark.parametrize("by", ["token", "number"])
 def test_logging_out_ends_the_whole_session_and_no_other(house, jane, by):
     mine, other = house.open_session(jane), house.open_session(jane)
@@ -155,6 +158,7 @@ def test_a_user_that_is_switched_off_is_out(house, jane, database):
     assert denied(house.by_password, "jane", PASSWORD)
 
 
+@whatever_the_database
 @pytest.mark.parametrize(
     "password", ["", "1234567", "tab\ttab\ttab", "\udcff" * 8, "null\0null", "line\nline"]
 )
@@ -168,6 +172,7 @@ def test_a_password_that_will_not_do_is_refused(house, database, password):
     assert house.by_password("jane", PASSWORD)
 
 
+@whatever_the_database
 @pytest.mark.parametrize("login", ["", "a b", "a:b", "a\tb", "a\0", "x" * 65, "\udcff"])
 def test_a_login_that_will_not_do_is_refused(database, login):
     with database.begin() as connection, pytest.raises(InvalidRequest) as refused:

@@ -286,6 +286,14 @@ def updated(prev_status: str, curr_status: str, **holder: Any) -> Told:
     return "SIM/Updated", {**CARD, "i_account": None, **holder, **statuses}
 
 
+ADD_CARD_FIELD = Call("SIMCard/add_custom_field", {"name": "card-{i_account}"})
+
+
+def set_card_field(value: str | None) -> Call:
+    wanted = [{**CUSTOM_FIELD, "db_value": value}]
+    return Call("SIMCard/update_custom_fields_values", {**CARD, "custom_fields_values": wanted})
+
+
 def set_card(columns: str) -> str:
     return f'UPDATE "SIM_Cards" SET {columns} WHERE i_sim_card = {{i_sim_card}}'
 
@@ -373,6 +381,25 @@ CARDS = (
             ASSIGN_CARD,
             Call("Account/add_custom_field", {"name": "of-card-{i_account}"}),
         ),
+    ),
+    Scenario(
+        "SIM/Updated",
+        api=(set_card_field("blue"),),
+        sql=(
+            """
+            INSERT INTO "Custom_Field_Values" (i_env, i_custom_field, i_sim_card, db_value)
+            VALUES (3, {i_custom_field}, {i_sim_card}, 'blue')
+            """,
+        ),
+        told=(updated("available", "available"),),
+        before=(ADD_CARD, ADD_CARD_FIELD),
+    ),
+    Scenario(
+        "SIM/Updated",
+        api=(set_card_field(None),),
+        sql=('DELETE FROM "Custom_Field_Values" WHERE i_sim_card = {i_sim_card}',),
+        told=(updated("used", "used", **HOLDER),),
+        before=(ADD_CARD, ASSIGN_CARD, ADD_CARD_FIELD, set_card_field("blue")),
     ),
     Scenario(
         "SIM/Replaced",

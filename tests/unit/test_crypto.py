@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from cryptography.fernet import Fernet
@@ -141,6 +143,13 @@ def test_what_is_remembered_is_not_the_password():
 def test_a_hash_that_is_none_fits_no_password():
     assert not PasswordCheck()("", "")
     assert not PasswordCheck()("x", "plain text")
+
+
+def test_a_password_costs_64_megabytes_and_three_rounds_to_try():
+    """In a process of its own: in this one the tests make it cheap."""
+    words = "from espf.crypto import hash_password; print(hash_password('correct horse'))"
+    made = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert "$m=65536,t=3,p=4$" in made.stdout
 
 
 def test_passwords_are_hashed_with_argon2id_and_salt():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from espf.db.dialect import MANY
 from espf.queue import Start
 from espf.worker import frontier as frontier_module
-from espf.worker.frontier import Frontier
+from espf.worker.frontier import AGAIN_SECONDS, Frontier
 
 LAG = 0.3
 
@@ -55,7 +55,7 @@ steps = st.lists(
 )
 
 
-def run(script, read, *, lag=None):
+def run(script, read, *, lag=None, patience=3):
     """Play a script with ``read``; then let everything end, and read what is left."""
     database, frontier = Database(), Frontier(lag)
     now, seen = 0.0, set()
@@ -76,7 +76,7 @@ def run(script, read, *, lag=None):
                 read(database, frontier, now, arguments[0], seen)
     while database.open:
         database.end(0, commit=True)
-    for _ in range(3 * database.numbers + 3):
+    for _ in range(patience * database.numbers + patience):
         now += 2 * LAG
         read(database, frontier, now, 5, seen)
     return database, seen
@@ -166,6 +166,45 @@ def test_what_a_list_does_not_show_yet_is_found_when_the_list_is_at_most_so_old(
     assert seen == database.wanted
 
 
+@settings(max_examples=300)
+@given(steps, st.integers(1, 9))
+def test_what_is_written_long_after_its_number_was_taken_is_found_all_the_same(script, page_size):
+    """Nothing tells of it before it is committed."""
+
+    def read(database, frontier, now, room, seen):
+        start = frontier.start
+        rows, complete = page(database, start.reached, room)
+        seen.update(rows)
+        swept = 0
+        if start.again is not None:
+            old = sorted(p for p in database.visible if start.again < p <= start.reached)
+            seen.update(old[:page_size])
+            swept = old[page_size - 1] if len(old) >= page_size else 0
+        frontier.ended((), max(rows, default=0), now, complete=complete, swept=swept)
+
+    database, seen = run(script, read, lag=LAG, patience=10)
+    assert seen == database.wanted
+
+
+def test_where_it_is_known_what_cannot_be_seen_nothing_is_gone_over_again():
+    frontier = Frontier()
+    for now in range(100):
+        frontier.ended((), 20, float(now), complete=True)
+        assert frontier.start.again is None
+
+
+def test_what_was_passed_is_gone_over_again_a_part_at_a_time():
+    frontier = Frontier(LAG)
+    parts = []
+    for now in range(100):
+        again = frontier.start.again
+        if again is not None:
+            parts.append(again)
+        frontier.ended((), 40, float(now), complete=True, swept=((again or 0) + 10) % 40)
+    assert parts[:6] == [0, 10, 20, 30, 0, 10]
+    assert 100 / AGAIN_SECONDS / 2 < len(parts) < 100 / AGAIN_SECONDS + 1
+
+
 def test_what_was_read_lately_is_read_again_until_the_lag_is_over():
     """A row may be on its way for as long, and nothing tells of it."""
     frontier = Frontier(LAG)
@@ -206,7 +245,7 @@ def test_a_position_that_could_not_be_seen_is_asked_for_and_nothing_else():
     frontier = Frontier(LAG)
     for now in (0.0, 1.0, 2.0):
         frontier.ended((), 20, now, complete=True, unseen={15})
-    assert frontier.start == Start(20, {}, [15])
+    assert (frontier.start.reached, frontier.start.expected) == (20, [15])
 
 
 def test_a_great_transaction_is_read_as_a_whole(monkeypatch):
@@ -214,11 +253,11 @@ def test_a_great_transaction_is_read_as_a_whole(monkeypatch):
     frontier = Frontier(LAG)
     for now in (0.0, 1.0, 2.0):
         frontier.ended((), 100, now, complete=True, unseen={40, 41, 42, 43})
-    assert frontier.start == Start(39)
+    assert (frontier.start.reached, frontier.start.expected) == (39, ())
 
 
 def test_work_of_new_shards_is_read_from_the_beginning():
     frontier = Frontier(LAG)
-    frontier.ended((7,), 100, 0.0, complete=True, unseen={40})
+    frontier.ended((7,), 100, 0.0, complete=True, unseen={40}, swept=60)
     frontier.restart()
-    assert frontier.start == Start(0, {}, [])
+    assert frontier.start == Start(0, {}, [], again=0)

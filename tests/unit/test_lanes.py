@@ -1,8 +1,10 @@
 """The lanes against a model of the database, under every interleaving that hypothesis finds."""
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +12,12 @@ from espf.model import SHARDS, Event, Notification, shard_of
 from espf.worker import lanes as lanes_module
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
+
+#: More for ``make chaos``.
+MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
+EXAMPLES = 120 + int(100 * MINUTES)
+
+pytestmark = pytest.mark.timeout(240 + 60 * MINUTES)
 
 
 def notification(position: int, key: str | None) -> Notification:
@@ -269,19 +277,19 @@ def scripts(*kinds):
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(scripts(), sizes)
 def test_nothing_is_lost_doubled_or_overtaken(script, sizes):
     play(script, *sizes)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(scripts(*HELD), sizes)
 def test_lanes_that_wait_for_somebody_go_on_when_they_may(script, sizes):
     play(script, *sizes)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(scripts(*HELD, *SHARED), sizes)
 def test_shards_come_and_go_in_any_state(script, sizes):
     play(script, *sizes)

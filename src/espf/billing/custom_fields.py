@@ -1,4 +1,4 @@
-"""Custom fields: what an operator keeps of accounts or customers beside what is kept anyway."""
+"""Custom fields: what an operator keeps of accounts, customers or SIM cards beside the rest."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,24 +8,25 @@ from sqlalchemy.exc import IntegrityError
 
 from espf.billing.fields import Key, Params
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import accounts, customers
+from espf.billing.tables import accounts, customers, sim_cards
 from espf.billing.tables import custom_field_values as values
 from espf.billing.tables import custom_fields as fields
 from espf.errors import BillingFault, InvalidRequest
 
-Entity = Literal["account", "customer"]
+Entity = Literal["account", "customer", "sim_card"]
 
 FieldName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 FieldValue = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")]
 
-_OWNERS: dict[Entity, tuple[Table, str]] = {
-    "account": (accounts, "i_account"),
-    "customer": (customers, "i_customer"),
+_OWNERS: dict[Entity, tuple[Table, str, str]] = {
+    "account": (accounts, "i_account", "Account"),
+    "customer": (customers, "i_customer", "Customer"),
+    "sim_card": (sim_cards, "i_sim_card", "SIMCard"),
 }
 
 
 class NewField(Params):
-    """A field that every account, or every customer, of the environment has from now on."""
+    """A field that every account, customer or SIM card of the environment has from now on."""
 
     name: FieldName
 
@@ -67,6 +68,12 @@ class OfCustomer(Params):
     i_customer: Key
 
 
+class OfCard(Params):
+    """Names a SIM card."""
+
+    i_sim_card: Key
+
+
 class UpdateOfAccount(OfAccount):
     """Parameters of update for an account."""
 
@@ -79,12 +86,18 @@ class UpdateOfCustomer(OfCustomer):
     custom_fields_values: FieldsToSet
 
 
+class UpdateOfCard(OfCard):
+    """Parameters of update for a SIM card."""
+
+    custom_fields_values: FieldsToSet
+
+
 class CustomFields:
-    """The custom fields of accounts, or of customers."""
+    """The custom fields of accounts, of customers, or of SIM cards."""
 
     def __init__(self, entity: Entity) -> None:
         self._entity = entity
-        self._owners, self._column = _OWNERS[entity]
+        self._owners, self._column, self._name = _OWNERS[entity]
 
     def add(self, scope: Scope, params: NewField) -> Result:
         """Add a field. Raises the fault ``Server.CustomField.duplicate_name``."""
@@ -109,7 +122,7 @@ class CustomFields:
             ]
         }
 
-    def get_values(self, scope: Scope, params: OfAccount | OfCustomer) -> Result:
+    def get_values(self, scope: Scope, params: OfAccount | OfCustomer | OfCard) -> Result:
         """All fields of an owner; ``db_value`` is null where it has no value."""
         owner = self._owner(scope, params)
         there = self._values(scope, owner)
@@ -126,7 +139,9 @@ class CustomFields:
             ]
         }
 
-    def update_values(self, scope: Scope, params: UpdateOfAccount | UpdateOfCustomer) -> Result:
+    def update_values(
+        self, scope: Scope, params: UpdateOfAccount | UpdateOfCustomer | UpdateOfCard
+    ) -> Result:
         """Set the fields that are named and differ.
 
         Raises the faults ``Server.CustomField.not_found`` and the owner's.
@@ -166,12 +181,14 @@ class CustomFields:
         elif row is not None and row.db_value != value:
             scope.connection.execute(update(values).where(*is_it).values(db_value=value))
 
-    def _owner(self, scope: Scope, params: OfAccount | OfCustomer, *, lock: bool = False) -> int:
+    def _owner(
+        self, scope: Scope, params: OfAccount | OfCustomer | OfCard, *, lock: bool = False
+    ) -> int:
         key: int = getattr(params, self._column)
-        entity = self._entity.capitalize()
-        row = scope.find(self._owners, entity, self._owners.c[self._column] == key, lock=lock)
-        if lock and row.bill_status == "C":
-            raise BillingFault(f"Server.{entity}.closed", "what is closed does not change")
+        row = scope.find(self._owners, self._name, self._owners.c[self._column] == key, lock=lock)
+        # A card is never closed.
+        if lock and getattr(row, "bill_status", None) == "C":
+            raise BillingFault(f"Server.{self._name}.closed", "what is closed does not change")
         return key
 
     def _schema(self, scope: Scope) -> list[Row[Any]]:

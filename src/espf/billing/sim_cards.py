@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from espf.billing.fields import Iccid, Imsi, Key, Line, Page, Params, Search, SimKey, matches
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import sim_cards
+from espf.billing.tables import custom_field_values, sim_cards
 from espf.errors import BillingFault
 
 ENTITY = "SIMCard"
@@ -305,6 +305,8 @@ def _update(scope: Scope, card: Row[Any], values: dict[str, Any]) -> None:
 def _remove(scope: Scope, card: Row[Any]) -> None:
     if card.i_account is not None:
         raise _in_use(card)
+    fields = custom_field_values
+    scope.connection.execute(delete(fields).where(fields.c.i_sim_card == card.i_sim_card))
     scope.connection.execute(delete(sim_cards).where(sim_cards.c.i_sim_card == card.i_sim_card))
 
 

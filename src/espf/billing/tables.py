@@ -307,32 +307,6 @@ service_attribute_values = _table(
     sqlite_autoincrement=True,
 )
 
-# What an operator wants to know of each account or customer beside what is known anyway.
-custom_fields = _table(
-    "Custom_Fields",
-    Column("i_custom_field", Number, primary_key=True),
-    Column("i_env", _of("Environments", "i_env"), nullable=False),
-    Column("entity", String(10), nullable=False),
-    Column("name", String(64), nullable=False),
-    CheckConstraint("entity IN ('account', 'customer')"),
-    UniqueConstraint("i_env", "entity", "name"),
-    sqlite_autoincrement=True,
-)
-
-custom_field_values = _table(
-    "Custom_Field_Values",
-    Column("i_custom_field_value", Number, primary_key=True),
-    Column("i_env", _of("Environments", "i_env"), nullable=False),
-    Column("i_custom_field", _of("Custom_Fields", "i_custom_field"), nullable=False),
-    Column("i_account", _of("Accounts", "i_account")),
-    Column("i_customer", _of("Customers", "i_customer")),
-    Column("db_value", String(1000), nullable=False),
-    _one_of("i_account", "i_customer"),
-    UniqueConstraint("i_account", "i_custom_field"),
-    UniqueConstraint("i_customer", "i_custom_field"),
-    sqlite_autoincrement=True,
-)
-
 sim_cards = _table(
     "SIM_Cards",
     Column("i_sim_card", Number, primary_key=True),
@@ -349,6 +323,34 @@ sim_cards = _table(
     Column("i_account", _of("Accounts", "i_account")),
     CheckConstraint("status IN ('available', 'reserved', 'used', 'disposed')"),
     Index("SIM_Cards_account", "i_account"),
+    sqlite_autoincrement=True,
+)
+
+# What an operator wants to know of each account, customer or SIM card beside what is known anyway.
+custom_fields = _table(
+    "Custom_Fields",
+    Column("i_custom_field", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("entity", String(10), nullable=False),
+    Column("name", String(64), nullable=False),
+    CheckConstraint("entity IN ('account', 'customer', 'sim_card')"),
+    UniqueConstraint("i_env", "entity", "name"),
+    sqlite_autoincrement=True,
+)
+
+custom_field_values = _table(
+    "Custom_Field_Values",
+    Column("i_custom_field_value", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_custom_field", _of("Custom_Fields", "i_custom_field"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account")),
+    Column("i_customer", _of("Customers", "i_customer")),
+    Column("i_sim_card", _of("SIM_Cards", "i_sim_card")),
+    Column("db_value", String(1000), nullable=False),
+    _one_of("i_account", "i_customer", "i_sim_card"),
+    UniqueConstraint("i_account", "i_custom_field"),
+    UniqueConstraint("i_customer", "i_custom_field"),
+    UniqueConstraint("i_sim_card", "i_custom_field"),
     sqlite_autoincrement=True,
 )
 

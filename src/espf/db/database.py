@@ -143,9 +143,9 @@ class Database:
         """Have ``wait_for_work`` return in every process, when the transaction is committed."""
         self.dialect.announce(connection)
 
-    async def wait_for_work(self, timeout_seconds: float) -> None:
-        """Return when somebody else has committed something, or at the time-out."""
-        await self.dialect.wait(timeout_seconds)
+    async def wait_for_work(self, timeout_seconds: float) -> bool:
+        """Return when somebody else may have committed something, or at the time-out (False)."""
+        return await self.dialect.wait(timeout_seconds)
 
     def close(self) -> None:
         """Finish what runs in threads and close every connection."""

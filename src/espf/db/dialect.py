@@ -70,8 +70,8 @@ class Dialect(ABC):
         return table
 
     @abstractmethod
-    async def wait(self, timeout_seconds: float) -> None:
-        """Return when another connection has committed something, or at the time-out."""
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Return when another connection has committed something, or at the time-out (False)."""
 
     def announce(self, connection: Connection) -> None:  # noqa: B027  (most have nothing to do)
         """Have ``wait`` return in every process, when the transaction is committed.

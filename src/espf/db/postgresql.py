@@ -295,24 +295,24 @@ class PostgresqlDialect(Dialect):
 
     # Waiting
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> bool:
         """Sleep until called; in a flood of calls, have nobody call, and look instead."""
         loop = asyncio.get_running_loop()
         try:
             if self._listening is None:
                 self._listening = await loop.run_in_executor(self._thread, self._listen)
             if self._asleep:
-                await self._be_called(timeout_seconds)
-            else:
-                await asyncio.sleep(LOOK_SECONDS)
-                if time.monotonic() >= self._doze_at:
-                    await loop.run_in_executor(self._thread, self._doze)
+                return await self._be_called(timeout_seconds)
+            await asyncio.sleep(LOOK_SECONDS)
+            if time.monotonic() >= self._doze_at:
+                await loop.run_in_executor(self._thread, self._doze)
         except (psycopg.Error, DBAPIError, OSError):
             # The server is away, or not set up. Whoever looks for work will say so.
             self._hang_up()
             await asyncio.sleep(min(timeout_seconds, 1.0))
+        return True
 
-    async def _be_called(self, timeout_seconds: float) -> None:
+    async def _be_called(self, timeout_seconds: float) -> bool:
         assert self._listening is not None
         loop = asyncio.get_running_loop()
         called = asyncio.Event()
@@ -324,16 +324,17 @@ class PostgresqlDialect(Dialect):
                     called.clear()
                     await called.wait()
         except TimeoutError:
-            return
+            return False
         finally:
             loop.remove_reader(socket)
         if not self._asleep:
-            return
+            return True
         now = time.monotonic()
         self._called = [at for at in self._called if now - at < FLOOD_SECONDS] + [now]
         if len(self._called) >= FLOOD:
             self._called.clear()
             await loop.run_in_executor(self._thread, self._wake_up)
+        return True
 
     def _notifications(self) -> int:
         """Take what has come; from the loop, since it never waits."""

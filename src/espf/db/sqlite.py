@@ -112,7 +112,7 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    async def wait(self, timeout_seconds: float) -> None:
+    async def wait(self, timeout_seconds: float) -> bool:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -123,13 +123,13 @@ class SqliteDialect(Dialect):
                 # The file cannot be read now. Whoever looks for work will say so.
                 self.close()
                 await asyncio.sleep(timeout_seconds)
-                return
+                return True
             if seen != self._seen:
                 self._seen = seen
                 self._quiet_since = now
-                return
+                return True
             if now >= deadline:
-                return
+                return False
             busy = now - self._quiet_since < 0.1
             await asyncio.sleep(
                 min(BUSY_POLL_SECONDS if busy else IDLE_POLL_SECONDS, deadline - now)

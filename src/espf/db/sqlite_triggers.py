@@ -249,9 +249,15 @@ def _json(value: Value, lookup: Lookup | None) -> str:
         if isinstance(value.value, bool):
             return f"json('{str(value.value).lower()}')"
         return _literal(value.value)
-    column = _plain(value, lookup)
     if value.money:
-        return _money(column)
+        # Not within the look-up: what comes out of a SELECT is no longer known to be JSON.
+        return _money(_plain(value, lookup))
+    if value.of == "looked_up" and lookup is not None:
+        return _looked_up(lookup, _scalar(f"l.{_identifier(value.name)}"))
+    return _scalar(_row(value.of, value.name))
+
+
+def _scalar(column: str) -> str:
     return (
         f"CASE WHEN typeof({column}) = 'text' THEN substr({column}, 1, {LONGEST_VARIABLE}) "
         f"|| CASE WHEN length({column}) > {LONGEST_VARIABLE} THEN '…' ELSE '' END "
@@ -289,11 +295,16 @@ def _plain(value: Value, lookup: Lookup | None) -> str:
         return _literal(value.value)
     if value.of != "looked_up" or lookup is None:
         return _row(value.of, value.name)
+    return _looked_up(lookup, f"l.{_identifier(value.name)}")
+
+
+def _looked_up(lookup: Lookup, expression: str) -> str:
+    """What is made of the row ``l`` that a look-up finds; NULL where it finds none."""
     match = " AND ".join(
         f"l.{_identifier(theirs)} = {_row(lookup.of, ours)}" for theirs, ours in lookup.match
     )
     table = _identifier(lookup.table.name)
-    return f"(SELECT l.{_identifier(value.name)} FROM {table} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
+    return f"(SELECT {expression} FROM {table} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
 
 
 def _row(of: str, column: str) -> str:

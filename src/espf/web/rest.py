@@ -73,6 +73,7 @@ class Method(Generic[P]):
 
 
 _ACCOUNT_FIELDS, _CUSTOMER_FIELDS = CustomFields("account"), CustomFields("customer")
+_CARD_FIELDS = CustomFields("sim_card")
 
 METHODS: Mapping[str, Method[Any]] = {
     "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
@@ -242,6 +243,12 @@ METHODS: Mapping[str, Method[Any]] = {
     ),
     "SIMCard/upload_sim_cards": Method(sim_cards.Upload, sim_cards.upload, writes=True),
     "SIMCard/delete_sim_card": Method(sim_cards.OneCard, sim_cards.remove, writes=True),
+    "SIMCard/add_custom_field": Method(custom_fields.NewField, _CARD_FIELDS.add, writes=True),
+    "SIMCard/get_custom_fields_schema": Method(custom_fields.NoParams, _CARD_FIELDS.get_schema),
+    "SIMCard/get_custom_fields_values": Method(custom_fields.OfCard, _CARD_FIELDS.get_values),
+    "SIMCard/update_custom_fields_values": Method(
+        custom_fields.UpdateOfCard, _CARD_FIELDS.update_values, writes=True
+    ),
     "SIMCard/assign_sim_card": Method(sim_cards.AssignCard, sim_cards.assign, writes=True),
     "SIMCard/release_sim_card": Method(sim_cards.OneCard, sim_cards.release, writes=True),
     "SIMCard/get_card_info": Method(sim_cards.GetCard, sim_cards.get_info),

@@ -5,6 +5,11 @@ after a higher one. Some databases tell which transactions are running: the fron
 each how far reading had come before it was seen, and when it has ended, it is read again from
 there. Others tell which positions are written but cannot be seen yet: those are asked for one by
 one. Numbers that nobody will ever see (rolled back, or other handlers') cost nothing.
+
+Where a row may be written after its number was taken, it usually follows at once: what was read
+lately is doubtful, and read again each time. But whoever makes an event may be held up in between
+for any length of time. So what waits on ground that has been passed is gone over again all the
+time, a little now and then.
 """
 
 from collections import deque
@@ -15,6 +20,9 @@ from espf.queue import Start
 
 #: So many positions are asked for one by one.
 MOST_UNSEEN = 1000
+
+#: How often to go over a part of what was passed.
+AGAIN_SECONDS = 2.0
 
 
 class Frontier:
@@ -29,14 +37,20 @@ class Frontier:
         self._unseen: set[int] = set()
         # When reads ended, and how far reading had come before each.
         self._recent: deque[tuple[float, int]] = deque()
+        # How far the ground that was passed has been gone over, and when to go on with that.
+        self._swept = 0
+        self._sweeps = False
+        self._sweep_at = 0.0
 
     @property
     def start(self) -> Start:
         """Where to read next."""
+        again = self._swept if self._sweeps else None
         if len(self._unseen) <= MOST_UNSEEN:
-            return Start(self._before, dict(self._suspects), sorted(self._unseen))
+            return Start(self._before, dict(self._suspects), sorted(self._unseen), again)
         # One great transaction: simpler to read all of it again.
-        return Start(min(self._before, min(self._unseen) - 1), dict(self._suspects))
+        before = min(self._before, min(self._unseen) - 1)
+        return Start(before, dict(self._suspects), again=again)
 
     @property
     def _before(self) -> int:
@@ -51,11 +65,15 @@ class Frontier:
         *,
         complete: bool,
         unseen: Collection[int] = (),
+        swept: int = 0,
     ) -> None:
         """A read is over, at the time ``now``: it came as far as ``reached`` while these ran.
 
-        ``complete``: there was nothing more to read. ``unseen``: what could not be seen.
+        ``complete``: there was nothing more to read. ``unseen``: what could not be seen. ``swept``:
+        how far what was passed has been gone over, if that was asked for; 0: to its end.
         """
+        if self._sweeps:
+            self._swept, self._sweep_at = swept, now + AGAIN_SECONDS
         self._unseen = set(unseen)
         # Those that were too many to name may be among these.
         before = self._suspects.get(MANY, self._before)
@@ -67,6 +85,7 @@ class Frontier:
             while len(self._recent) > 1 and self._recent[1][0] < now - self._lag:
                 self._recent.popleft()
             self._recent.append((now, self._reached))
+            self._sweeps = now >= self._sweep_at
         # A read that began further back may not even have come as far as the one before it.
         self._reached = max(self._reached, reached) if complete else reached
 
@@ -76,3 +95,4 @@ class Frontier:
         self._suspects = {}
         self._unseen = set()
         self._recent.clear()
+        self._swept = 0

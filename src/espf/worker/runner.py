@@ -347,14 +347,19 @@ class Runner:
         return shard in self.epochs and shard not in self._taken_meanwhile
 
     def _read_new(self, wanted: Wanted, found: Found, now: float) -> None:
-        for notification, behind in (*found.late, *found.new):
+        for notification, behind in (*found.again, *found.late, *found.new):
             if self._is_ours(notification):
                 self._lanes.offer(notification, behind=behind)
         complete = len(found.new) < wanted.room
         reached = found.new[-1][0].position if found.new else 0
         if not self._taken_meanwhile:
             self._frontier.ended(
-                found.running, reached, now, complete=complete, unseen=found.unseen
+                found.running,
+                reached,
+                now,
+                complete=complete,
+                unseen=found.unseen,
+                swept=found.swept,
             )
         self._look |= not complete
         # What is running now may hold back what comes before what has been read.

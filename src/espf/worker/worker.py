@@ -148,7 +148,9 @@ class Worker:
     async def _watch(self) -> None:
         """Step 3 of 8, wake: when somebody has committed, look for work."""
         while True:
-            await self._raw.wait_for_work(1.0)
+            if not await self._raw.wait_for_work(1.0):
+                # The runners look by themselves from time to time.
+                continue
             self._scheduled.set()
             for runner in self._runners.values():
                 runner.wake()
