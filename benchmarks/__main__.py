@@ -14,7 +14,18 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import backlog, drain, idle, isolation, latency, peers, targets, triggers
+from benchmarks import (
+    backlog,
+    dispatch,
+    drain,
+    idle,
+    isolation,
+    latency,
+    peers,
+    restart,
+    targets,
+    triggers,
+)
 from benchmarks.bench import Bench
 from benchmarks.measure import BenchError, Facts, machine, tell
 from benchmarks.sites import ACCOUNTS, ASYNC
@@ -31,6 +42,8 @@ SECTIONS: Mapping[str, Callable[[Bench, Facts], str]] = {
     "backlog": backlog.measure,
     "snapshot": backlog.snapshot,
     "isolation": isolation.measure,
+    "dispatch": dispatch.measure,
+    "restart": restart.measure,
     "idle": idle.measure,
 }
 

@@ -50,10 +50,16 @@ def waiting(count: int, options: Options) -> tuple[str, Fill]:
     return f"waiting_{count}", fill
 
 
+def numbers(site: Site, count: int) -> tuple[str, str]:
+    """What stands in a FROM clause for the numbers from 1 on, and one of them as text."""
+    kind = _kind(site)
+    return _NUMBERS[kind].format(count=count), _TEXT[kind].format("n")
+
+
 def insert(site: Site, count: int, i_event_handler: int = 1) -> None:
     """Have so many events wait for a handler; nothing has been captured before."""
     kind = _kind(site)
-    numbers = _NUMBERS[kind].format(count=count)
+    many, _ = numbers(site, count)
     text, join, code = _TEXT[kind].format, _JOIN[kind].format, _CODE[kind].format
     account = f"(n % {ACCOUNTS} + 1)"
     key = join("'account:'", text(account))
@@ -64,10 +70,10 @@ def insert(site: Site, count: int, i_event_handler: int = 1) -> None:
     site.say(
         f"INSERT INTO {site.home}Event_Queue "
         "(i_event, i_env, event_type, ordering_key, variables, created_at, notified) "
-        f"SELECT n, {ENV}, 'Account/Blocked', {key}, {variables}, {_now(kind)}, 1 FROM {numbers}",
+        f"SELECT n, {ENV}, 'Account/Blocked', {key}, {variables}, {_now(kind)}, 1 FROM {many}",
         f"INSERT INTO {site.home}Event_Notifications "
         "(i_event_handler, position, i_event, shard) "
-        f"SELECT {i_event_handler}, n, n, {shard} FROM {numbers}",
+        f"SELECT {i_event_handler}, n, n, {shard} FROM {many}",
     )
     if kind == "PostgreSQL":
         site.say(

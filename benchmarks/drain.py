@@ -50,11 +50,12 @@ def drain(side: Side, load: Load, sinks: SinkProgram) -> Drained:
             load.posts / (done - sink.first),
             cpu / load.posts * 1e6,
             len(arrivals) - load.handlers * len({each.i_event for each in arrivals}),
-            _disordered(arrivals) if load.handlers == 1 else 0,
+            disordered(arrivals) if load.handlers == 1 else 0,
         )
 
 
-def _disordered(arrivals: Sequence[Arrival]) -> int:
+def disordered(arrivals: Sequence[Arrival]) -> int:
+    """How many events came after a later one of the same account."""
     latest: dict[int, int] = {}
     wrong = 0
     for each in arrivals:

@@ -7,13 +7,15 @@ written, so that what is measured is what users have.
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,9 +66,13 @@ class Site(Stock):
     def cursor(self) -> AbstractContextManager[Cursor]:
         """A connection as a billing program has it; each statement is a transaction."""
 
+    def table(self, name: str) -> str:
+        """A table of the billing, ready for a statement."""
+        return name
+
     def accounts(self) -> str:
-        """The name of the billing's table, ready for a statement."""
-        return "Accounts"
+        """The billing's table of accounts, ready for a statement."""
+        return self.table("Accounts")
 
     def ask(self, statement: str) -> Any:
         """The first column of the first row."""
@@ -128,7 +134,27 @@ class Site(Stock):
             "ESPF_KEY_FILE": str(self.folder / "espf.key"),
             "ESPF_LOG": str(self.folder / "provisioning.log"),
             "ESPF_ADMIN_PASSWORD": "for-benchmarks-only",
+            "ESPF_LISTEN": f"127.0.0.1:{self.port}",
         }
+
+    @cached_property
+    def port(self) -> int:
+        """Where its APIs listen, when they do."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return int(free.getsockname()[1])
+
+    @contextmanager
+    def serving(self) -> Iterator[Process]:
+        """One process that serves the APIs, for handlers that ask the billing."""
+        web = [sys.executable, "-m", "espf", "web"]
+        with program(web, self.environment(), self.log) as process:
+            until(self._answers, f"port {self.port}")
+            yield process
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
 
     def working(self) -> AbstractContextManager[Process]:
         """One worker process."""
@@ -172,11 +198,11 @@ class PostgreSQLSite(Site):
         with self.server.connect(self.database) as connection:
             yield connection.cursor()
 
-    def accounts(self) -> str:
+    def table(self, name: str) -> str:
         """The name as the database has it: folded or not."""
         found = self.ask(
             "SELECT table_name FROM information_schema.tables "
-            "WHERE lower(table_name) = 'accounts' AND table_schema = 'public'"
+            f"WHERE lower(table_name) = '{name.lower()}' AND table_schema = 'public'"
         )
         return f'"{found}"'
 

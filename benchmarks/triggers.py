@@ -7,9 +7,10 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 
 from benchmarks.bench import Bench
 from benchmarks.measure import BenchError, Facts, median_ratio, ratio, shown, table, tell
@@ -28,6 +29,8 @@ class _Way:
     watched: bool
     #: Commits per second of a site.
     rate: Callable[[Site, str], float]
+    #: Whether it is asked with the triggers of a table that is written in bulk, too.
+    bulk: bool = False
 
 
 def measure(bench: Bench, facts: Facts) -> str:
@@ -39,14 +42,17 @@ def measure(bench: Bench, facts: Facts) -> str:
         with bench.sinks.running(0), installation.fresh() as site:
             for number in range(bench.rounds):
                 tell(f"triggers on {name}: round {number + 1} of {bench.rounds}")
-                for what in ("with", "without"):
-                    with _triggers(site, installed=what == "with"):
-                        for way in ways:
+                for what in ("with", "bulk", "without"):
+                    chosen = [way for way in ways if way.bulk or what != "bulk"]
+                    with _triggers(site, what) if chosen else nullcontext():
+                        for way in chosen:
                             rates[way.title, what].append(_rate(site, way))
         for way in ways:
-            with_, without = rates[way.title, "with"], rates[way.title, "without"]
-            facts[f"trigger {name} {way.title}"] = median_ratio(without, with_)
-            rows.append([name, way.title, shown(without), shown(with_), ratio(without, with_)])
+            for what, title in (("with", way.title), ("bulk", f"{way.title}, bulk trigger")):
+                if with_ := rates[way.title, what]:
+                    without = rates[way.title, "without"]
+                    facts[f"trigger {name} {title}"] = median_ratio(without, with_)
+                    rows.append([name, title, shown(without), shown(with_), ratio(without, with_)])
     head = ["database", "UPDATE", "commits/s without", "commits/s with", "times slower"]
     return table(head, rows)
 
@@ -58,7 +64,9 @@ def _ways(bench: Bench) -> list[_Way]:
         for clients in (1, 4):
             title = f"synchronous_commit={sync}, {clients} client{'s' * (clients > 1)}"
             rate = partial(_pgbench, sync=sync, clients=clients, seconds=seconds)
-            ways.append(_Way("PostgreSQL", title, True, rate))
+            ways.append(_Way("PostgreSQL", title, True, rate, bulk=(sync, clients) == ("on", 1)))
+    every = partial(_pgbench, sync="on", clients=1, seconds=seconds, which="i_account > 0")
+    ways.append(_Way("PostgreSQL", f"{ACCOUNTS} rows per UPDATE", True, every, bulk=True))
     unwatched = partial(_pgbench, sync="on", clients=1, seconds=seconds)
     ways += [
         _Way("PostgreSQL", "column that no rule watches", False, unwatched),
@@ -74,13 +82,19 @@ def _ways(bench: Bench) -> list[_Way]:
 
 
 @contextmanager
-def _triggers(site: Site, *, installed: bool) -> Iterator[None]:
-    if not installed:
+def _triggers(site: Site, what: str) -> Iterator[None]:
+    """The site with the shipped triggers, with those for bulk, or without any."""
+    if what == "without":
         site.evctl("capture", "remove")
+    elif what == "bulk":
+        rules = site.folder / "bulk.toml"
+        shipped = (files("espf.capture") / "billing.toml").read_text(encoding="utf-8")
+        rules.write_text(f'{shipped}\n[[table]]\nname = "Accounts"\nbulk = true\n')
+        site.evctl("capture", "apply", f"--rules={rules}")
     try:
         yield
     finally:
-        if not installed:
+        if what != "with":
             site.evctl("capture", "apply")
 
 
@@ -92,13 +106,21 @@ def _rate(site: Site, way: _Way) -> float:
     return rate
 
 
-def _pgbench(site: Site, change: str, *, sync: str, clients: int, seconds: int) -> float:
+def _pgbench(
+    site: Site,
+    change: str,
+    *,
+    sync: str,
+    clients: int,
+    seconds: int,
+    which: str = "i_account = :account",
+) -> float:
     assert isinstance(site, PostgreSQLSite)
     site.say(f"VACUUM {site.accounts()}", "CHECKPOINT")
     script = site.folder / "update.sql"
     script.write_text(
         f"\\set account random(1, {ACCOUNTS})\n"
-        f"UPDATE {site.accounts()} SET {change} WHERE i_account = :account;\n"
+        f"UPDATE {site.accounts()} SET {change} WHERE {which};\n"
     )
     said = _run(
         [

@@ -20,10 +20,14 @@ from espf.db.tables import event_notifications, event_queue, event_subscriptions
 
 
 class Site:
-    """One database. ``kind`` is sqlite, postgresql or mariadb; ``pick`` chooses by it."""
+    """One database. ``kind`` is sqlite, postgresql or mariadb; ``pick`` chooses by it.
 
-    def __init__(self, kind: str, url: str, *, set_up: bool = True) -> None:
+    With ``bulk`` every table is said to be written by statements that change many rows.
+    """
+
+    def __init__(self, kind: str, url: str, *, set_up: bool = True, bulk: bool = False) -> None:
         self.kind = kind
+        self.bulk = bulk
         self.url = url
         self.database = Database.open(url)
         self.dialect = self.database.dialect
@@ -83,6 +87,8 @@ class Site:
 
     def wanted(self, rules: "str | tuple[CaptureRule, ...]") -> list[Any]:
         parsed = parse_rules(rules, "test.toml") if isinstance(rules, str) else rules
+        if self.bulk:
+            parsed = tuple(rule.model_copy(update={"bulk": True}) for rule in parsed)
         return triggers.compile_rules(parsed)
 
     def apply(self, rules: "str | tuple[CaptureRule, ...]") -> triggers.Plan:

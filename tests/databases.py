@@ -1,7 +1,8 @@
 """Every test that asks for a database runs on SQLite, PostgreSQL and MariaDB.
 
 ``pytest --databases sqlite`` runs on some of them. A test that is about one database by its nature
-says so: ``@pytest.mark.databases("postgresql")``.
+says so: ``@pytest.mark.databases("postgresql")``. A test that asks for ``bulk`` as well runs on
+PostgreSQL a second time, with triggers for tables that are written in bulk.
 """
 
 import shutil
@@ -97,7 +98,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("databases")
         suited = marker.args if marker else DATABASES
         chosen = metafunc.config.getoption("--databases")
-        metafunc.parametrize("database_kind", [name for name in suited if name in chosen])
+        kinds = [name for name in suited if name in chosen]
+        if "bulk" not in metafunc.fixturenames:
+            metafunc.parametrize("database_kind", kinds)
+            return
+        ways = [pytest.param(name, False, id=name) for name in kinds]
+        if "postgresql" in kinds:
+            ways.append(pytest.param("postgresql", True, id="postgresql-bulk"))
+        metafunc.parametrize(("database_kind", "bulk"), ways)
 
 
 @pytest.fixture(scope="session")

@@ -96,17 +96,19 @@ class House:
         return self.log_path.read_text().splitlines() if self.log_path.exists() else []
 
     @asynccontextmanager
-    async def working(self, name: str | None = None, grace: float = 5.0) -> AsyncIterator[Worker]:
+    async def working(
+        self, name: str | None = None, grace: float = 5.0, billing_url: str = "http://127.0.0.1:1"
+    ) -> AsyncIterator[Worker]:
         """A worker with its own way to the database, for as long as the block lasts.
 
-        Workers of one test process need ``name``, since they are known by their process.
+        Workers of one test process need ``name``, since they are known by their process. Nobody
+        listens at the ``billing_url`` unless one is given: most handlers do not ask the billing.
         """
         stop = asyncio.Event()
         database = Database.open(self.url)
         async with HttpClient() as client:
             log = ProvisioningLog(self.log_path)
-            # Nobody listens there: the handlers of these tests do not ask the billing.
-            billing = BillingClient(client, "http://127.0.0.1:1", "nobody", "nothing")
+            billing = BillingClient(client, billing_url, "nobody", "nothing")
             worker = Worker(database, self.sealer, log, client, billing.for_environment, grace)
             worker.name = name or worker.name
             running = asyncio.create_task(worker.run(stop))

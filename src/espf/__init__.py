@@ -3,11 +3,12 @@
 This face is what a handler type in another package needs.
 """
 
-from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply
+from espf.errors import CheckLater, Misconfigured, Rejected, Skipped, TryLater
+from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, Reply, Route
 from espf.model import Event
 
 __all__ = [
+    "CheckLater",
     "Context",
     "Event",
     "Handler",
@@ -16,6 +17,7 @@ __all__ = [
     "Pacing",
     "Rejected",
     "Reply",
+    "Route",
     "Skipped",
     "TryLater",
 ]

@@ -10,11 +10,18 @@ from importlib.resources import files
 CUSTOM_PREFIX = "Custom/"
 
 #: The variables of a simplified (version 2) event, beside ``i_event``, by the name's first word.
+#: Whole numbers are those whose names begin with ``i_``, texts are the others.
 VERSION_2_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "Customer": ("i_customer",),
     "Subscriber": ("i_account",),
     "DID": ("number",),
     "Invoice": ("i_customer", "i_invoice"),
+    "SIM": ("i_env",),
+}
+
+#: Those that it carries only when the event has them.
+VERSION_2_OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "SIM": ("i_account", "i_sim_card", "curr_status", "prev_status", "event_time"),
 }
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
@@ -152,3 +159,22 @@ def matches(event_type: str, pattern: str) -> bool:
 def fits_any(event_type: str, patterns: Iterable[str]) -> bool:
     """Whether a type, by any of its names, fits one of the patterns."""
     return any(matches(name, pattern) for pattern in patterns for name in spellings(event_type))
+
+
+class LatestOnly(dict[str, bool]):
+    """Of which types only the newest counts that waits for a subscriber: name -> whether.
+
+    Those that the catalogue marks, and those that fit one of the ``patterns``. A look-up costs
+    next to nothing: each event is asked for.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        given = tuple(patterns)
+        entries = catalogue().values()
+        marked = (e.name for e in entries if e.latest_only or fits_any(e.name, given))
+        self.patterns = (*marked, *given)
+
+    def __missing__(self, event_type: str) -> bool:
+        found = any(matches(event_type, pattern) for pattern in self.patterns)
+        self[event_type] = found
+        return found

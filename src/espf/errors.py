@@ -132,6 +132,14 @@ class Misconfigured(HandlerError):
     """
 
 
+class CheckLater(HandlerError):
+    """What has begun is not over yet, and goes on ``after`` a while. No attempt is spent."""
+
+    def __init__(self, message: str | None = None, *, after: timedelta) -> None:
+        super().__init__(message)
+        self.after = after
+
+
 class Rejected(HandlerError):
     """The external system refused the event for good."""
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from espf import journal, maintenance, restarts, users
 from espf.db.database import Database
 from espf.db.walk import Progress
+from espf.dispatches import Dispatches
 from espf.errors import DatabaseUnavailable
 from espf.journal import Retention
 from espf.subscriptions import EventHandler, list_handlers
@@ -67,6 +68,7 @@ class Janitor:
         with self._database.begin() as connection:
             users.forget_expired(connection, self._database.now(connection))
             maintenance.forget_breakers(connection)
+            Dispatches.sweep(connection)
 
     def prunable(self) -> int:
         """How many rows of the journal are old."""

@@ -104,7 +104,7 @@ class Journal:
             [notification.event.i_event for notification in tried],
             [notification.i_event_handler for notification in tried],
             [result.handler for result in results],
-            [notification.attempts + 1 for notification in tried],
+            [result.attempt for result in results],
             [_VERDICTS[decision.status] for decision in decisions],
             [_capped(decision.reason, LONGEST_REASON) for decision in decisions],
             [now] * len(settled),

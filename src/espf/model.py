@@ -34,6 +34,9 @@ DONE = frozenset(
 )
 
 
+#: The variable that names the event of which a dispatcher has made this one.
+PARENT = "i_parent_event"
+
 #: What went over the wire one way, as text for people: head and body, because heads repeat.
 Said = tuple[str, str]
 
@@ -66,6 +69,11 @@ class Event:
         return self.variables.get("i_account")
 
     @property
+    def is_dispatched(self) -> bool:
+        """Whether a dispatcher has made it, as one of many."""
+        return f'"{PARENT}":' in self.payload
+
+    @property
     def i_customer(self) -> int | None:
         """The customer that the event is about, if it is about one."""
         return self.variables.get("i_customer")
@@ -93,7 +101,8 @@ class Decision:
     """What becomes of a notification after an attempt.
 
     ``status`` QUEUED means another attempt after ``delay``. ``spent`` is False when the attempt
-    does not count. ``hold`` keeps the lane of a failed one waiting.
+    does not count. ``hold`` keeps the lane of a failed one waiting. ``by`` is the position of the
+    newer one that supersedes it; if that does not wait any more, it is tried again after all.
     """
 
     status: Status
@@ -101,11 +110,15 @@ class Decision:
     delay: timedelta | None = None
     spent: bool = True
     hold: bool = False
+    by: int | None = None
 
 
 @dataclass(slots=True)
 class Result:
-    """An attempt that is over: what was tried, under which epoch, what was decided."""
+    """An attempt that is over: what was tried, under which epoch, what was decided.
+
+    ``emits``: it has, or may have, made events.
+    """
 
     notification: Notification
     handler: str
@@ -114,6 +127,7 @@ class Result:
     duration_ms: int
     request: Said | str | None = None
     response: Said | str | None = None
+    emits: bool = False
 
     @property
     def claim(self) -> tuple[int, int, int]:
@@ -121,14 +135,23 @@ class Result:
         notification = self.notification
         return (notification.i_event_handler, notification.shard, self.epoch)
 
+    @property
+    def attempt(self) -> int:
+        """Which attempt it was; of what was superseded, how many there have been."""
+        return self.notification.attempts + (self.decision.by is None)
+
 
 @dataclass(slots=True)
 class Settled:
-    """What has become true of a result. ``applied`` is False when it came under an old epoch."""
+    """What has become true of a result. ``applied`` is False when it came under an old epoch.
+
+    ``at`` is the moment that the journal has.
+    """
 
     result: Result
     applied: bool
     next_attempt_at: datetime | None
+    at: datetime
 
 
 #: Names of the variables that say whom an event is about, in the order of preference, with the

@@ -6,7 +6,7 @@ are turned into numbers of events first, since those count up as time passes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -42,7 +42,7 @@ from espf.db.tables import (
 )
 from espf.db.walk import first_at
 from espf.errors import InvalidRequest
-from espf.model import Status
+from espf.model import Status, shard_of
 
 #: What people call a queued notification by what it waits for.
 SCHEDULED = "scheduled"
@@ -168,6 +168,9 @@ def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     n, q = event_notifications.c, event_queue.c
     limits = _range(connection, event_queue, wanted)
     fits = _fits(event_queue, wanted)
+    if wanted.ordering_key is not None:
+        # No index of what waits knows the key. So not every event has to be looked at.
+        fits.append(n.shard == shard_of(wanted.ordering_key))
     for handler in handlers:
         mine = _live(literal(handler.name, String), q.i_event == n.i_event).where(
             n.i_event_handler == handler.i_event_handler,
@@ -258,6 +261,14 @@ def done(connection: Connection, wanted: Filter) -> Iterator[Source]:
     )
     for verdicts in _walks(statuses):
         yield Source(query.where(*_among(log.verdict, verdicts)), log.i_event)
+
+
+def narrowed(connection: Connection, wanted: Filter) -> Filter:
+    """The same, with numbers beside its times, for whoever looks again and again."""
+    live, past = (_range(connection, table, wanted) for table in (event_queue, provisioning_log))
+    above = None if live.above is None or past.above is None else min(live.above, past.above)
+    below = None if live.below is None or past.below is None else max(live.below, past.below)
+    return replace(wanted, after=above, before=below)
 
 
 def variables(connection: Connection, i_event: int) -> str | None:
@@ -404,12 +415,11 @@ class _Range:
 def _range(connection: Connection, table: Table, wanted: Filter) -> _Range:
     above, below = wanted.after, wanted.before
     number, at = table.c.i_event, table.c.created_at
-    if wanted.since is not None:
-        begin = first_at(connection, number, at, wanted.since - CLOCK_SLACK) - 1
-        above = begin if above is None else max(above, begin)
-    if wanted.until is not None:
-        end = first_at(connection, number, at, wanted.until + CLOCK_SLACK)
-        below = end if below is None else min(below, end)
+    # Whoever names a number has come there already, page by page or step by step.
+    if wanted.since is not None and above is None:
+        above = first_at(connection, number, at, wanted.since - CLOCK_SLACK) - 1
+    if wanted.until is not None and below is None:
+        below = first_at(connection, number, at, wanted.until + CLOCK_SLACK)
     return _Range(wanted.i_event, above, below)
 
 

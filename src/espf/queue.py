@@ -11,21 +11,23 @@ time of its failure there.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, text, update
 
 from espf import journal
-from espf.catalogue import is_custom
+from espf.catalogue import LatestOnly, is_custom
 from espf.db.database import Database
 from espf.db.dialect import Dialect, Moment, to_moment
 from espf.db.tables import (
+    dispatches,
     event_handlers,
     event_notifications,
     event_queue,
     event_subscriptions,
+    provisioning_log,
 )
 from espf.errors import InvalidRequest
 from espf.leases import Leases
@@ -52,6 +54,14 @@ AGAIN = 500
 
 NO_SUBSCRIBER = "no subscriber"
 
+#: So many positions are looked at in one read ahead.
+AHEAD = 20_000
+
+#: What becomes of one that was to be superseded by one that somebody took away meanwhile.
+_AFTER_ALL = Decision(
+    Status.QUEUED, "the newer one was taken away", delay=timedelta(0), spent=False
+)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -61,6 +71,10 @@ class Wanted:
     ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
     worker can take; ``due_room`` how many that are due (among them those it has already), None:
     nobody asks for these now; ``refill`` lanes to go on with, each at these positions.
+
+    ``latest_only`` are the types of which only the newest counts; ``tried`` are lanes of which to
+    read all that waits for a retry; ``ahead`` is the position after which to look for the newest,
+    None: nobody asks.
     """
 
     i_event_handler: int
@@ -69,11 +83,29 @@ class Wanted:
     room: int
     due_room: int | None
     refill: Sequence[tuple[str, Sequence[int]]] = ()
+    latest_only: LatestOnly = field(default_factory=LatestOnly)
+    tried: Sequence[str] = ()
+    ahead: int | None = None
 
     @property
     def only_new(self) -> bool:
         """Whether one statement reads it."""
-        return self.due_room is None and not self.refill and not self.start.expected
+        start = self.start
+        further = self.refill or start.expected or start.again is not None
+        newest = self.tried or self.ahead is not None
+        return self.due_room is None and not further and not newest
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What waits further on of which only the newest counts: lane, type and position of each.
+
+    ``upto`` is how far that goes; ``is_all``: there was nothing after it.
+    """
+
+    kinds: Sequence[tuple[str, str, int]]
+    upto: int
+    is_all: bool
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,9 @@ class Found:
     running: frozenset[int] = frozenset()
     unseen: frozenset[int] = frozenset()
     late: list[tuple[Notification, bool]] = field(default_factory=list)
+    #: In the same form as new ones.
+    tried: list[tuple[Notification, bool]] = field(default_factory=list)
+    ahead: Ahead | None = None
     again: list[tuple[Notification, bool]] = field(default_factory=list)
     swept: int = 0
 
@@ -152,6 +187,12 @@ class _Statements:
             f"WHERE {_MINE} AND n.next_attempt_at <= {{now}} AND NOT {parked} "
             "ORDER BY n.next_attempt_at LIMIT {room}"
         )
+        tried = f"Event_Notifications n{dialect.using('Event_Notifications_parked')}"
+        self.tried = text(
+            f"SELECT {_COLUMNS}, {parked} AS parked FROM {tried} {event} "  # noqa: S608
+            "WHERE n.ordering_key IN :keys AND n.i_event_handler + 0 = :handler "
+            "AND n.status = 'queued' AND n.next_attempt_at IS NOT NULL ORDER BY n.position"
+        ).bindparams(bindparam("keys", expanding=True))
         self.next_due = (
             f"SELECT n.next_attempt_at FROM {due} "  # noqa: S608
             f"WHERE {_MINE} AND n.next_attempt_at > {{now}} ORDER BY n.next_attempt_at LIMIT 1"
@@ -324,6 +365,7 @@ class Queue:
         pairs = list(zip(wanted, found, strict=True))
         self._read_due(connection, [pair for pair in pairs if pair[0].due_room is not None])
         self._read_refills(connection, wanted, found)
+        self._read_newest(connection, pairs)
         asked = [pair for pair in pairs if pair[0].room > 0]
         if asked:
             self._read_new(connection, asked)
@@ -416,6 +458,45 @@ class Queue:
                 for key, positions in one.refill
             ]
 
+    def _read_newest(self, connection: Connection, pairs: Sequence[tuple[Wanted, Found]]) -> None:
+        """Where only the newest counts, what has to be known to tell which one that is."""
+        for one, into in pairs:
+            keys = set(one.tried)
+            for event in (notification.event for notification in into.due):
+                if one.latest_only[event.event_type] and event.ordering_key is not None:
+                    keys.add(event.ordering_key)
+            if keys:
+                values = {"keys": sorted(keys), "handler": one.i_event_handler}
+                rows = connection.execute(self._read.tried, values).all()
+                into.tried = _notifications(one.i_event_handler, rows)
+            if one.ahead is not None:
+                into.ahead = self._read_ahead(connection, one, one.ahead)
+
+    @staticmethod
+    def _read_ahead(connection: Connection, one: Wanted, after: int) -> Ahead:
+        n, q = event_notifications.c, event_queue.c
+        mine = n.i_event_handler == one.i_event_handler
+        last = connection.execute(
+            select(n.position).where(mine).order_by(n.position.desc()).limit(1)
+        ).scalar_one_or_none()
+        upto = min(after + AHEAD, last or 0)
+        patterns = (pattern.replace("*", "%") for pattern in one.latest_only.patterns)
+        rows = connection.execute(
+            select(n.shard, q.ordering_key, q.event_type, n.position)
+            .join(event_queue, q.i_event == n.i_event)
+            .where(
+                mine,
+                n.position > after,
+                n.position <= upto,
+                n.status == Status.QUEUED,
+                n.next_attempt_at.is_(None),
+                q.ordering_key.is_not(None),
+                or_(*(q.event_type.like(pattern) for pattern in patterns)),
+            )
+        )
+        kinds = [(key, name, at) for shard, key, name, at in rows if (one.shards >> shard) & 1]
+        return Ahead(kinds, max(after, upto), upto == (last or 0) or after >= (last or 0))
+
     def _read_at(
         self, connection: Connection, one: Wanted, positions: Sequence[int]
     ) -> list[tuple[Notification, bool]]:
@@ -436,9 +517,10 @@ class Queue:
         """
         self._database.dialect.make_no_events(connection)
         now = self._database.now(connection)
+        self._reprieve(connection, [one for one in results if one.decision.by is not None])
         valid = self._leases.valid(connection, {result.claim for result in results})
         settled = [
-            Settled(result, result.claim in valid, _next_attempt(result.decision, now))
+            Settled(result, result.claim in valid, _next_attempt(result.decision, now), now)
             for result in results
         ]
         applied = [one for one in settled if one.applied]
@@ -459,8 +541,72 @@ class Queue:
         ]
         self._finish(connection, [one.result for one in stays if _is_plain(one.result)])
         _store(connection, [one for one in stays if not _is_plain(one.result)])
+        _end_dispatches(connection, [one.result for one in applied if one.result.emits])
         clean_up(connection, self._database, shared)
         return settled
+
+    def _reprieve(self, connection: Connection, superseded: Sequence[Result]) -> None:
+        """Keep those whose newer one does not wait any more; they would be lost with it."""
+        dialect = self._database.dialect
+        by_handler: dict[int, list[Result]] = defaultdict(list)
+        for result in superseded:
+            by_handler[result.notification.i_event_handler].append(result)
+        for i_event_handler, results in by_handler.items():
+            newest = sorted({result.decision.by or 0 for result in results})
+            among, values = dialect.among(newest)
+            waiting = connection.exec_driver_sql(
+                "SELECT position FROM Event_Notifications WHERE status = 'queued' "  # noqa: S608
+                f"AND i_event_handler = {i_event_handler} AND position {among} "
+                f"{dialect.share_lock}",
+                values,
+            )
+            there = set(waiting.scalars())
+            for result in results:
+                if result.decision.by not in there:
+                    result.decision = replace(_AFTER_ALL, by=result.decision.by)
+
+    def settle_once(
+        self,
+        connection: Connection,
+        results: Sequence[Result],
+        texts: journal.Texts,
+        tries: list[list[Settled]],
+    ) -> list[Settled]:
+        """See ``settle``; for whoever tries until it works.
+
+        Where a try was committed and nobody could be told, what it came to is found in ``tries``,
+        and nothing is stored again. It takes a batch with its ``texts`` and ``tries``, both empty
+        at first.
+        """
+        for settled in tries:
+            if self._is_stored(connection, max(settled, key=lambda one: one.applied)):
+                return settled
+        settled = self.settle(connection, results, texts)
+        tries.append(settled)
+        return settled
+
+    def _is_stored(self, connection: Connection, one: Settled) -> bool:
+        """Whether the journal has a result; then it has all that were settled together."""
+        notification = one.result.notification
+        n, log = event_notifications.c, provisioning_log.c
+        # That commit may still be under way; so long it keeps this row.
+        connection.execute(
+            select(n.status)
+            .where(
+                n.i_event_handler == notification.i_event_handler,
+                n.position == notification.position,
+            )
+            .with_for_update()
+        ).all()
+        found = connection.execute(
+            select(log.i_log).where(
+                log.i_event == notification.event.i_event,
+                log.i_event_handler == notification.i_event_handler,
+                log.attempt == one.result.attempt,
+                log.logged_at == one.at,
+            )
+        )
+        return found.first() is not None
 
     def _finish(self, connection: Connection, results: Iterable[Result]) -> None:
         """Note that handlers are done with events that others were notified of, too."""
@@ -576,6 +722,19 @@ def _store(connection: Connection, settled: Sequence[Settled]) -> None:
                 last_error=decision.reason,
             )
         )
+
+
+def _end_dispatches(connection: Connection, results: Iterable[Result]) -> None:
+    """Forget how far dispatchers had come with events that they are done with."""
+    for result in results:
+        if result.decision.status in DONE:
+            notification = result.notification
+            connection.execute(
+                delete(dispatches).where(
+                    dispatches.c.i_event_handler == notification.i_event_handler,
+                    dispatches.c.position == notification.position,
+                )
+            )
 
 
 def _payload(variables: Mapping[str, object]) -> str:

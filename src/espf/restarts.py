@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, literal, select, u
 from espf import journal
 from espf.db.database import Database
 from espf.db.tables import (
+    dispatches,
     event_handlers,
     event_notifications,
     event_queue,
@@ -93,11 +94,19 @@ def restart_next(connection: Connection, database: Database, wanted: Filter) -> 
     be restarted from.
     """
     hold(connection, database, __name__)
-    chosen, last = _first(connection, database, _restartable(connection, wanted))
-    if not chosen:
-        return None
-    _requeue(connection, database, chosen)
-    return Progress(len(chosen), last)
+    above, end = wanted.after or 0, _newest(connection, wanted)
+    # Most of what one place has may be there for another place alone: so as not to look through
+    # all of that at each step, all places are looked through together, stretch after stretch.
+    stretch = database.dialect.batch
+    while above < end:
+        upto = min(above + stretch, end)
+        here = replace(wanted, after=above, before=upto + 1)
+        chosen, last = _first(connection, database, _restartable(connection, here), upto)
+        if chosen:
+            _requeue(connection, database, chosen)
+            return Progress(len(chosen), last)
+        above, stretch = upto, 2 * stretch
+    return None
 
 
 def _restartable(connection: Connection, wanted: Filter) -> list[Source]:
@@ -114,12 +123,15 @@ def _restartable(connection: Connection, wanted: Filter) -> list[Source]:
 
 
 def _first(
-    connection: Connection, database: Database, sources: Iterable[Source]
+    connection: Connection, database: Database, sources: Iterable[Source], end: int | None = None
 ) -> tuple[list[Row[Any]], int]:
-    """A batch of the first parts out of all sources, whole events of each; and the last event."""
+    """A batch of the first parts out of all sources, whole events of each.
+
+    And the number up to which there are no more of them: ``end`` when it is all.
+    """
     limit = database.dialect.batch
     found: list[Row[Any]] = []
-    ends: list[int] = []
+    ends: list[int] = [] if end is None else [end]
     for source in sources:
         rows = source.oldest(connection, limit)
         found += rows
@@ -128,6 +140,13 @@ def _first(
             ends.append(max(rows[-1].i_event - 1, rows[0].i_event))
     last = min(ends, default=max((row.i_event for row in found), default=0))
     return sorted((row for row in found if row.i_event <= last), key=_number), last
+
+
+def _newest(connection: Connection, wanted: Filter) -> int:
+    """The highest number of an event that can be meant."""
+    numbers = (event_queue.c.i_event, provisioning_log.c.i_event)
+    there = [connection.execute(select(func.max(number))).scalar_one() or 0 for number in numbers]
+    return max(there) if wanted.before is None else min(max(there), wanted.before - 1)
 
 
 def _requeue(connection: Connection, database: Database, parts: Sequence[Row[Any]]) -> None:
@@ -301,7 +320,7 @@ def remove_handler(
         pass
     # What is done waits for other handlers, and goes with them.
     connection.execute(delete(event_notifications).where(mine))
-    for table in (handler_leases, handler_breakers):
+    for table in (handler_leases, handler_breakers, dispatches):
         connection.execute(delete(table).where(table.c.i_event_handler == handler.i_event_handler))
     delete_handler(connection, handler)
     return int(waiting)

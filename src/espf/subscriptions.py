@@ -71,9 +71,9 @@ class EventHandler:
 
     def build(self, sealer: Sealer) -> Handler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
-        handler_type = registry.handler_type(self.type)
-        handler = handler_type(registry.validate(self.type, _unsealed(self.options, sealer)))
-        handler.spellings = self.spellings
+        settings = registry.validate(self.type, _unsealed(self.options, sealer))
+        handler = registry.handler_type(self.type)(settings)
+        handler.name, handler.spellings = self.name, self.spellings
         return handler
 
     def missing(self, sealer: Sealer) -> str | None:

@@ -11,7 +11,7 @@ own. ``check_handler`` needs no server: it stands in for one.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from espf.errors import (
     BillingFault,
+    CheckLater,
     HandlerError,
     InvalidRequest,
     Misconfigured,
@@ -27,16 +28,26 @@ from espf.errors import (
     Skipped,
     TryLater,
 )
-from espf.handlers.base import Billing, Context, Handler, HandlerSettings, Reply
+from espf.handlers.base import (
+    STRAIGHT,
+    Billing,
+    Context,
+    Handler,
+    HandlerSettings,
+    Outlet,
+    Reply,
+    Route,
+)
 from espf.handlers.base import Http as HttpProtocol
 from espf.handlers.http import Exchange, Http, HttpClient
 from espf.handlers.registry import read_settings
 from espf.model import Event, compact, ordering_key
 
-Outcome = Literal["finished", "try later", "misconfigured", "rejected", "skipped"]
+Outcome = Literal["finished", "try later", "check later", "misconfigured", "rejected", "skipped"]
 
 _OUTCOMES: Mapping[type[HandlerError], Outcome] = {
     TryLater: "try later",
+    CheckLater: "check later",
     Misconfigured: "misconfigured",
     Rejected: "rejected",
     Skipped: "skipped",
@@ -81,6 +92,25 @@ class FakeBilling:
         return dict(answer["account_info"])
 
 
+@dataclass
+class FakeOutlet:
+    """Remembers the events that a handler makes, and how far it has come."""
+
+    emitted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    at: str | None = None
+
+    async def reached(self) -> str | None:
+        """As far as the last ``emit`` came."""
+        return self.at
+
+    async def emit(
+        self, event_type: str, events: Sequence[tuple[str, Mapping[str, Any]]], reached: str
+    ) -> None:
+        """Take all of them."""
+        self.emitted += [(event_type, dict(variables)) for _, variables in events]
+        self.at = reached
+
+
 def sample_event(
     event_type: str = "Account/New", *, i_event: int = 623623, i_env: int = 3, **variables: object
 ) -> Event:
@@ -102,6 +132,7 @@ async def run_handler(
     *,
     http: HttpProtocol | None = None,
     billing: Billing | None = None,
+    outlet: Outlet | None = None,
     attempt: int = 1,
 ) -> Verdict:
     """Open a handler, let it handle one event as the worker would, close it.
@@ -112,7 +143,9 @@ async def run_handler(
     handler = handler_class(read_settings(handler_class.Settings, settings))
     async with HttpClient() as client:
         recorder = Http(client, handler.secrets())
-        context = Context(http or recorder, billing or FakeBilling(), attempt)
+        context = Context(
+            http or recorder, billing or FakeBilling(), attempt, outlet or FakeOutlet()
+        )
         await handler.open()
         try:
             verdict = await _verdict(handler, event, context)
@@ -172,7 +205,9 @@ async def _verdict(handler: Handler, event: Event, context: Context) -> Verdict:
         await handler.handle(event, context)
     except HandlerError as error:
         outcome = next(name for kind, name in _OUTCOMES.items() if isinstance(error, kind))
-        return Verdict(outcome, str(error), error.after if isinstance(error, TryLater) else None)
+        return Verdict(
+            outcome, str(error), error.after if isinstance(error, TryLater | CheckLater) else None
+        )
     return Verdict("finished")
 
 
@@ -237,7 +272,12 @@ class _StandIn:
         self.reached = asyncio.Event()
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,  # noqa: ARG002  (all ways lead here)
     ) -> Reply:
         assert timeout_seconds > 0, "a request needs a time-out"
         self.sent.append("\n".join([url, *headers.values(), body.decode("utf-8", "replace")]))

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from espf.capture.rules import shipped_rules
 from espf.catalogue import catalogue
 from espf.cli import main
+from espf.cli.support import page
 from espf.db.tables import metadata
+from espf.handlers.registry import handler_types
 from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
@@ -119,6 +121,12 @@ def test_every_rule_of_the_reference_billing_has_the_catalogues_variables():
         assert names == catalogue()[rule.event].variables, rule.event
 
 
+def test_the_page_about_what_handlers_support_is_the_one_that_is_made():
+    ours = [name for name, each in handler_types().items() if each.__module__.startswith("espf.")]
+    made = (REFERENCE / "events-that-handlers-support.md").read_text()
+    assert made == page(ours), "make it anew with evctl handler types --markdown"
+
+
 def test_every_member_of_a_request_is_documented():
     documented = sections((REFERENCE / "espf-api.md").read_text(), "##")
     section = documented["`POST /espf/v1/event/create`"]
@@ -135,13 +143,14 @@ def test_the_limits_in_the_documents_are_those_of_the_code():
 
 
 def test_every_method_of_the_billing_api_is_documented_with_its_service():
-    page = sections((REFERENCE / "rest-api.md").read_text(), "##")
-    for method in METHODS:
+    by_service = sections((REFERENCE / "rest-api.md").read_text(), "##")
+    sessions = ("login", "refresh_access_token", "ping", "logout")
+    for method in (*METHODS, *(f"Session/{name}" for name in sessions)):
         service, _, name = method.partition("/")
-        places = [text for heading, text in page.items() if heading.split()[0] == service]
+        places = [text for heading, text in by_service.items() if heading.split()[0] == service]
         there = any(f"`{name}`" in text or f"### {name}\n" in text for text in places)
         # What several services have in common stands in one place, named in full.
-        assert there or any(f"`{method}`" in text for text in page.values()), method
+        assert there or any(f"`{method}`" in text for text in by_service.values()), method
 
 
 def anchors(page):

@@ -30,18 +30,20 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
     await tests[number]()
 
 
-def test_every_option_is_documented_with_its_default():
+@pytest.mark.parametrize(
+    ("handler_type", "page"),
+    [("EventSender", "event-sender.md"), ("ConnectorSender", "connector-sender.md")],
+)
+def test_every_option_is_documented_with_its_default(handler_type, page):
     rows = re.findall(
-        r"^\| `([\w.]+)` \| (.+?) \|",
-        (DOCS / "reference/event-sender.md").read_text(),
-        re.MULTILINE,
+        r"^\| `([\w.]+)` \| (.+?) \|", (DOCS / "reference" / page).read_text(), re.MULTILINE
     )
     documented = {name: default.replace("`", "") for name, default in rows if name[0].isupper()}
     actual = {
         option.alias: "mandatory"
         if option.default is None
         else (option.default or "empty") + (", secret" if option.secret else "")
-        for option in registry.options("EventSender")
+        for option in registry.options(handler_type)
     }
     assert {name: documented.get(name) for name in actual} == actual
 

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 
 from espf import Handler, HandlerSettings, Misconfigured, Rejected, Skipped, TryLater
 from espf.errors import BillingFault
+from espf.handlers.connector_sender import ConnectorSender
 from espf.handlers.event_sender import EventSender
 from espf.testing import FakeBilling, check_handler, run_handler, sample_event
 from webhook import Answer, Webhook
@@ -38,6 +39,20 @@ async def test_event_sender_keeps_the_contract(options, version):
     await check_handler(
         EventSender, {**URL, **options, "EventSender.APIVersion": version}, sample_event()
     )
+
+
+@pytest.mark.parametrize("data", ["", "account_info, sim_info"])
+async def test_connector_sender_keeps_the_contract(data):
+    options = {
+        "ConnectorSender.URL": "http://127.0.0.1:1",
+        "ConnectorSender.Token": "hush-hush",
+        "ConnectorSender.Data": data,
+    }
+    answers = {
+        "Account/get_account_info": {"account_info": {"i_account": 541, "blocked": "N"}},
+        "SIMCard/get_card_list": {"card_list": []},
+    }
+    await check_handler(ConnectorSender, options, sample_event(), billing=FakeBilling(answers))
 
 
 class Sound(Handler):

@@ -179,6 +179,14 @@ def test_measuring_says_what_a_write_costs_and_leaves_nothing_behind(site):
     assert card.writes == 100
     assert card.plain_us > 0
     assert card.events > 0
+    ways = [
+        (each.bulk, each.rows)
+        for each in costs
+        if (each.table, each.operation) == (card.table, "update")
+    ]
+    assert ways == site.pick(
+        postgresql=[(False, 1), (False, 20), (True, 1), (True, 20)], others=[(False, 1)]
+    )
     assert by_operation["cc_card", "insert"].events == 100
     assert by_operation["cc_sip_buddies", "update"].reason == "the table has fewer than two rows"
     assert site.installed() == set()

@@ -4,7 +4,11 @@ Each test makes tables as a stranger would, writes to them over a connection of 
 what was captured.
 """
 
+import subprocess
+from contextlib import closing
+
 import pytest
+from sqlalchemy.engine import make_url
 
 from billing_site import Site
 from espf.capture import triggers
@@ -12,11 +16,11 @@ from espf.errors import RuleError
 
 
 @pytest.fixture
-def site(database_kind, store):
+def site(database_kind, bulk, store):
     if not store.holds("site"):
         Site(database_kind, store.empty()).close()
         store.keep("site")
-    site = Site(database_kind, store.restore("site"), set_up=False)
+    site = Site(database_kind, store.restore("site"), set_up=False, bulk=bulk)
     yield site
     site.close()
 
@@ -268,6 +272,46 @@ def test_a_change_of_the_primary_key_goes_by_the_new_one(orders):
     orders.events()
     orders.sql("""UPDATE "Order" SET "Select" = "Select" + 1, "Group" = 'x'""")
     assert [key for _event, key, _variables in orders.events()] == ["order:8"]
+
+
+def test_rows_that_change_their_keys_beside_rows_that_do_not_are_all_captured(orders):
+    rows = ", ".join(f"({n}, 3, 'silver', 5, 'o')" for n in range(1, 9))
+    orders.sql(f'INSERT INTO "Order" VALUES {rows}')
+    orders.events()
+    moved = 'CASE WHEN "Select" > 5 THEN "Select" + 10 ELSE "Select" END'
+    orders.sql(f"""UPDATE "Order" SET "Select" = {moved}, "Group" = 'x'""")
+    orders.sql("""UPDATE "Order" SET "Select" = "Select" + 100, "Group" = 'y'""")
+    orders.sql("""UPDATE "Order" SET "Select" = 7, "Group" = 'z' WHERE "Select" = 101""")
+    found = [(key, variables["curr"]) for _event, key, variables in orders.events()]
+    first = [(f"order:{n}", "x") for n in (1, 2, 3, 4, 5, 16, 17, 18)]
+    second = [(f"order:{n}", "y") for n in (101, 102, 103, 104, 105, 116, 117, 118)]
+    assert sorted(found) == sorted([*first, *second, ("order:7", "z")])
+
+
+@pytest.mark.databases("postgresql")
+def test_a_key_that_a_trigger_of_the_billing_changes_is_captured(orders):
+    orders.sql(
+        "INSERT INTO \"Order\" SELECT n, 3, 'silver', 5, 'o' FROM generate_series(1, 4) n",
+        "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS "
+        """$$ BEGIN NEW."Select" := NEW."Select" + 100; RETURN NEW; END $$""",
+        'CREATE TRIGGER own BEFORE UPDATE ON "Order" FOR EACH ROW EXECUTE FUNCTION own()',
+    )
+    orders.events()
+    orders.sql("""UPDATE "Order" SET "Group" = 'x'""")
+    assert sorted(key for _event, key, _v in orders.events()) == [
+        f"order:{n}" for n in (101, 102, 103, 104)
+    ]
+
+
+@pytest.mark.databases("postgresql")
+def test_rows_that_exchange_their_keys_in_one_statement_are_not_lost(site):
+    site.sql(ORDERS.replace(" PRIMARY KEY", " PRIMARY KEY DEFERRABLE"))
+    site.apply(RULES)
+    site.sql("""INSERT INTO "Order" VALUES (1, 3, 'a', 5, 'o'), (2, 3, 'b', 5, 'o')""")
+    site.events()
+    site.sql("""UPDATE "Order" SET "Select" = 3 - "Select", "Group" = "Group" || '!'""")
+    found = [(key, each["prev"], each["curr"]) for _event, key, each in site.events()]
+    assert {("order:2", "a", "a!"), ("order:1", "b", "b!")} <= set(found)
 
 
 @pytest.mark.databases("mariadb")
@@ -776,6 +820,35 @@ def test_plan_apply_verify_and_remove_go_round(site):
             assert cursor.fetchone() == (0,)
 
 
+def test_what_an_administrator_runs_from_the_printed_script_is_what_apply_installs(orders):
+    fewer = RULES[: RULES.index('[[rule]]\nevent = "Custom/Gone"')].replace("'gold'", "'G'")
+    with orders.database.read() as connection:
+        script = triggers.ddl(connection, orders.dialect, orders.wanted(fewer))
+    url = make_url(orders.url)
+    shell = orders.pick(
+        sqlite=["sqlite3", url.database],
+        postgresql=["psql", "-qXv", "ON_ERROR_STOP=1", "-h", url.query.get("host"), "-U", "dba",
+                    url.database],
+        mariadb=["mariadb", "--no-defaults", "-u", "root", f"-S{url.query.get('unix_socket')}",
+                 url.database],
+    )  # fmt: skip
+    if orders.kind == "postgresql":
+        orders.sql("CREATE ROLE dba SUPERUSER LOGIN")
+    try:
+        subprocess.run(shell, input=script, text=True, check=True, capture_output=True)
+        assert orders.drifts(fewer) == []
+        assert orders.apply(fewer).is_empty
+        if orders.kind == "postgresql":
+            owners = (
+                "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE proname LIKE 'espf%'"
+            )
+            with orders.cursor(owners) as cursor:
+                assert cursor.fetchall() == [("espf",)]
+    finally:
+        if orders.kind == "postgresql":
+            orders.sql("DROP ROLE dba")
+
+
 def test_a_trigger_altered_by_hand_is_found_and_put_right(orders):
     alterations = orders.pick(
         postgresql=[
@@ -806,6 +879,62 @@ def test_a_trigger_altered_by_hand_is_found_and_put_right(orders):
         orders.events()
         orders.sql(change('"Größe" = 1, "Group" = \'gold\''), change("\"Group\" = 'silver'"))
         assert "Custom/Changed" in {event for event, _key, _v in orders.events()}
+
+
+BULK = '[[table]]\nname = "Order"\nbulk = true\n'
+
+
+@pytest.mark.databases("postgresql")
+def test_every_part_of_a_bulk_trigger_is_verified_and_a_change_of_mind_leaves_none(database_url):
+    with closing(Site("postgresql", database_url)) as site:
+        site.sql(ORDERS)
+        site.apply(RULES + BULK)
+        function = 'EXECUTE FUNCTION espf."espf_public.Order_update"()'
+        update = 'CREATE TRIGGER "espf_public.Order_update" AFTER UPDATE ON "Order"'
+        crossed = "REFERENCING OLD TABLE AS espf_after NEW TABLE AS espf_before FOR EACH STATEMENT"
+        moved = 'CREATE TRIGGER espf_moved AFTER UPDATE ON "Order" FOR EACH ROW WHEN'
+        for alteration in (
+            'DROP TRIGGER espf_moved ON "Order"',
+            'ALTER TABLE "Order" DISABLE TRIGGER espf_moved',
+            f'DROP TRIGGER espf_moved ON "Order"; {moved} (OLD."Group" <> NEW."Group") {function}',
+            f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} FOR EACH ROW {function}',
+            f'DROP TRIGGER "espf_public.Order_update" ON "Order"; {update} {crossed} {function}',
+        ):
+            site.sql(alteration)
+            assert site.drifts(RULES + BULK) == ["altered"], alteration
+            site.apply(RULES + BULK)
+            assert site.drifts(RULES + BULK) == []
+        assert site.drifts(RULES) == ["altered"] * 3
+        site.apply(RULES)
+        assert site.drifts(RULES) == []
+        with site.cursor("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'espf%'") as cursor:
+            assert cursor.fetchone() == (3,)
+
+
+@pytest.mark.databases("postgresql")
+def test_a_table_whose_rows_cannot_be_captured_together_is_refused_with_the_reason(database_url):
+    with closing(Site("postgresql", database_url)) as site:
+        site.sql(
+            "CREATE TABLE keyless (n INTEGER, i_env INTEGER)",
+            "CREATE TABLE parent (n INTEGER PRIMARY KEY, i_env INTEGER)",
+            "CREATE TABLE child () INHERITS (parent)",
+        )
+        rule = '[[rule]]\nevent = "Custom/X"\ntable = "{table}"\n{on}\nvariables = []\n'
+        update = 'on = "update"\nchanged = ["n"]'
+        for table, on, said in (
+            ("keyless", update, "public.keyless has no primary key"),
+            ("parent", 'on = "insert"', "public.parent inherits or is inherited"),
+            ("child", 'on = "delete"', "public.child inherits or is inherited"),
+        ):
+            text = rule.format(table=table, on=on)
+            with pytest.raises(RuleError, match=f"{said}.*take 'bulk' from"):
+                site.apply(f'{text}[[table]]\nname = "{table}"\nbulk = true\n')
+            site.apply(text)
+
+
+@pytest.mark.databases("sqlite", "mariadb")
+def test_where_a_bulk_trigger_is_no_other_one_the_choice_changes_nothing(orders):
+    assert orders.apply(RULES + BULK).is_empty
 
 
 def test_a_table_is_found_in_capitals_or_not_and_in_its_schema(site):

@@ -96,8 +96,8 @@ def test_what_never_comes_is_told_by_its_name():
 
 def test_disorder_is_counted_per_account():
     arrivals = [Arrival(0.0, event, account) for event, account in ((1, 1), (3, 2), (2, 1), (4, 1))]
-    assert drain._disordered(arrivals) == 0
-    assert drain._disordered([*arrivals, Arrival(0.0, 1, 2), Arrival(0.0, 3, 1)]) == 2
+    assert drain.disordered(arrivals) == 0
+    assert drain.disordered([*arrivals, Arrival(0.0, 1, 2), Arrival(0.0, 3, 1)]) == 2
 
 
 @pytest.mark.parametrize(

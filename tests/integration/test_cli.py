@@ -477,6 +477,33 @@ def test_subscribing_to_what_will_be_skipped_says_so(desk):
 
 
 @whatever_the_database
+def test_the_handler_types_and_what_they_support(desk):
+    table = desk("handler", "types")
+    assert re.search(r"^EventSender +\d+ +Send events to a web app", table, re.MULTILINE)
+    assert "Account/New" in desk.json("handler", "types")["ConnectorSender"]
+    assert desk("handler", "types", "--markdown").startswith("# Events that handlers support\n")
+
+
+@whatever_the_database
+def test_making_a_handler_that_will_skip_some_of_its_types_says_so(desk):
+    url = "EventSender.URL=http://127.0.0.1:1"
+    words = ("handler", "create", 3, "Second", "--type", "EventSender", "--set", url)
+    done = desk.run(*words, "--set", "EventSender.AuthMethod=None")
+    assert "it is subscribed to AccessPolicy/Changed, but its events will be skipped" in done.stderr
+    assert "APIVersion 1 sends it, and the like of" in done.stderr
+    rows = {r["event_type"]: r["note"] for r in desk.json("handler", "subscriptions", 3, "Second")}
+    assert rows["Account/New"] is None
+    assert "no version 2 form" in rows["PaymentTransaction/New"]
+
+    def change(option):
+        return desk.run("handler", "set", 3, "Second", option).stderr
+
+    assert change("EventSender.APIVersion=1") == ""
+    assert "it is subscribed to AccessPolicy/Changed" in change("EventSender.APIVersion=2")
+    assert change("Concurrency=2") == "", "it was said before"
+
+
+@whatever_the_database
 def test_secrets_are_never_printed_and_sealed_at_rest(desk):
     secret = "tops3cret-of-the-receiver"
     (desk.folder / "key").write_text(f"{secret}\n")

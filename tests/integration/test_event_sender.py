@@ -133,7 +133,7 @@ async def test_the_headers(hook):
     assert [name for name, _ in request.head].count("Date") == 1
     sent_at = parsedate_to_datetime(request.headers["date"])
     assert request.headers["date"].endswith(" GMT")
-    assert abs(datetime.now(UTC) - sent_at) < timedelta(seconds=3)
+    assert abs(datetime.now(UTC) - sent_at) < timedelta(minutes=1)
 
 
 async def test_the_date_and_the_signature_are_fresh_with_each_attempt(hook):

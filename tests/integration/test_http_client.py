@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from espf import Route
 from espf.errors import Misconfigured, TryLater
 from espf.handlers.http import EXCHANGE_LIMIT, REPLY_LIMIT, Http, HttpClient
 from webhook import Answer, Webhook
@@ -86,25 +87,6 @@ async def test_proxies_in_the_environment_are_ignored(client, hook, monkeypatch)
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     assert (await post(client, hook.url)).ok
-
-
-async def test_a_proxy_gets_the_whole_url(hook):
-    async with HttpClient(proxy=hook.url) as client:
-        hook.then(Answer(202))
-        assert (await post(client, "http://no-such-host.invalid/a?b=c")).status == 202
-        assert hook.requests[0].path == "http://no-such-host.invalid/a?b=c"
-        assert client.target("http://no-such-host.invalid/") is None
-
-
-async def test_a_proxy_that_refuses_or_is_away(hook):
-    async with HttpClient(proxy=hook.url) as client:
-        hook.always = Answer(403)
-        reason = await refused(client, "https://some.invalid/")
-        assert reason == "the proxy did not connect to https://some.invalid: HTTP 403 Forbidden"
-        await hook.stop()
-        reason = await refused(client, "http://some.invalid/")
-        said = "no connection to http://some.invalid: the proxy is not there: connection refused"
-        assert reason == said
 
 
 async def test_a_packed_reply_is_not_unpacked(client, hook):
@@ -255,7 +237,7 @@ async def test_cancelling_cuts_the_connection(client, hook):
 
 
 def certificate(tmp_path):
-    """A server's TLS context with a certificate of its own, and a client's that trusts it."""
+    """A server's TLS context with a certificate of its own, and a route that trusts it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -283,7 +265,7 @@ def certificate(tmp_path):
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path)
-    return server, ssl.create_default_context(cafile=path)
+    return server, Route(ca_file=str(path))
 
 
 async def test_tls_is_verified(client, tmp_path):
@@ -292,8 +274,7 @@ async def test_tls_is_verified(client, tmp_path):
         reason = await refused(client, hook.url)
         assert reason.startswith(f"no connection to {hook.url}: its certificate is not trusted: ")
         assert hook.requests == []
-        async with HttpClient(tls=trusting) as other:
-            assert (await post(other, hook.url)).ok
+        assert (await client.post(hook.url, b"{}", {}, 5.0, trusting)).ok
 
 
 async def test_tls_where_there_is_none(client):

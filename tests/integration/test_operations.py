@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -91,7 +92,7 @@ def test_what_is_restarted_is_counted_first_and_restarted_in_order_and_once(hous
     change(house, made[::2], **FAILED)
     assert restartable(house, status="failed") == 125
     house.database.dialect.batch = 50
-    assert restart_all(house, Filter(status="failed")) == (125, 3)
+    assert restart_all(house, Filter(status="failed")) == (125, 5)
     assert restartable(house, status="failed") == 0
     rows = notifications(house, "i_event", "status", "attempts", "next_attempt_at", "last_error")
     again = [row for row in rows if row[3] is not None]
@@ -693,12 +694,36 @@ def test_a_step_of_a_restart_costs_the_same_however_much_there_is(house):
     filled(house, live=much, past=much)
     house.database.dialect.batch = 50
     change(house, range(much + 100, much + 300), **FAILED)
-    wanted = Filter(status="failed", until=datetime.now(UTC) + timedelta(days=1))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    wanted = Filter(status="failed", until=tomorrow, after=much)
     with house.database.begin() as connection:
         cost = rows_read(
             connection, lambda: restarts.restart_next(connection, house.database, wanted)
         )
     assert cost < 4000
+
+
+def test_a_step_costs_the_same_when_all_that_failed_has_its_line_in_the_journal(house):
+    much = 20_000
+    handler = filled(house, live=much, past=0)
+    change(house, range(1, much + 1), **FAILED)
+    with house.database.begin() as connection:
+        names = "i_event, i_env, event_type, ordering_key, created_at"
+        connection.exec_driver_sql(
+            f"INSERT INTO Provisioning_Log ({names}, i_event_handler, handler, attempt, verdict,"
+            f" logged_at) SELECT {names}, {handler.i_event_handler}, 'Sender', 3, 'failed',"
+            " created_at FROM Event_Queue"
+        )
+    house.database.dialect.batch = 50
+    wanted = Filter(status="failed", until=datetime.now(UTC) + timedelta(days=1))
+    for after in (0, much // 2):
+        with house.database.begin() as connection:
+            step = replace(wanted, after=after)
+            cost = rows_read(
+                connection,
+                lambda step=step: restarts.restart_next(connection, house.database, step),
+            )
+        assert cost < 4000
 
 
 # The journal is forgotten in time
@@ -1124,3 +1149,27 @@ def test_too_many_connections_are_waited_out(tmp_path):
         with process(desk, "worker") as worker:
             assert "too many connections" in line_with(worker, "waiting for the database")
             assert worker.poll() is None
+
+
+@pytest.mark.parametrize("command", ["worker", "web", "run"])
+@whatever_the_database
+def test_a_process_ends_when_its_tables_are_upgraded_under_it(desk, command):
+    impatient = "from espf.cli import main, process; process.TABLES_LOOK_SECONDS = 0.1; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", impatient, command],
+        cwd=desk.folder,
+        env={**os.environ, **desk.environment, "ESPF_LISTEN": f"127.0.0.1:{free_port()}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        try:
+            line_with(running, "listening" if command == "web" else "working for handler")
+            assert running.poll() is None
+            desk.sql("UPDATE espf_alembic_version SET version_num = '9999'")
+            assert running.wait(20) == 2
+            os.set_blocking(running.stderr.fileno(), True)
+            said = running.stderr.read()
+        finally:
+            running.kill()
+    assert said.count("a newer ESPF has made this database (revision 9999)") == 1
+    assert "Traceback" not in said

@@ -54,6 +54,7 @@ DECISIONS = {
     "rejected": Decision(Status.REJECTED, "HTTP 404"),
     "retry": Decision(Status.QUEUED, "HTTP 503", delay=timedelta(hours=1)),
     "retry now": Decision(Status.QUEUED, "HTTP 503", delay=timedelta(0)),
+    "retry now unspent": Decision(Status.QUEUED, "HTTP 401", delay=timedelta(0), spent=False),
     "retry unspent": Decision(Status.QUEUED, "HTTP 401", delay=timedelta(hours=1), spent=False),
     "failed": Decision(Status.FAILED, "gave up"),
     "held": Decision(Status.FAILED, "gave up", hold=True),
@@ -229,6 +230,31 @@ class QueueMachine(RuleBasedStateMachine):
             (settled,) = self._store([result])
             assert not settled.applied
             self.known[i_event].journal[name].append("orphan")
+
+    @rule(number=luck)
+    def supersede(self, number):
+        """A newer one of its account and type takes its place; or is not there any more."""
+        if not (ready := self._heads()):
+            return
+        name, i_event = ready[number % len(ready)]
+        one = self.known[i_event]
+        later = [
+            (other.position, other.notes[name])
+            for _, other in self._in_order()
+            if (other.account, other.event_type) == (one.account, one.event_type)
+            and other.position > one.position
+            and name in other.notes
+        ]
+        if not later:
+            return
+        by, newer = later[number % len(later)]
+        decision = Decision(Status.SUPERSEDED, "a newer one waits", spent=False, by=by)
+        (settled,) = self._store([self._result(name, i_event, decision)])
+        assert settled.applied
+        if newer.status == "queued":
+            self._decided(name, i_event, decision)
+        else:
+            self._decided(name, i_event, DECISIONS["retry now unspent"])
 
     def _heads(self):
         """The first of each lane of each handler, as far as it may go out."""

@@ -273,10 +273,8 @@ CARD = {"i_sim_card": "{i_sim_card}"}
 CUSTOM_FIELD = {"i_custom_field": "{i_custom_field}"}
 ATTACHED = {**HOLDER, "prev_i_sim_card": None, "curr_i_sim_card": "{i_sim_card}"}
 DETACHED = {**HOLDER, "prev_i_sim_card": "{i_sim_card}", "curr_i_sim_card": None}
-ADD_CARD = Call(
-    "SIMCard/add_sim_card",
-    {"card_info": {"imsi": "00101{i_account}", "iccid": "89001010{i_account}"}},
-)
+ON_THE_CARD = {"imsi": "00101{i_account}", "iccid": "89001010{i_account}"}
+ADD_CARD = Call("SIMCard/add_sim_card", {"card_info": ON_THE_CARD})
 ASSIGN_CARD = Call("SIMCard/assign_sim_card", {**CARD, **HOLDER})
 
 
@@ -427,7 +425,7 @@ CARDS = (
         "SIM/Deleted",
         Call("SIMCard/delete_sim_card", CARD),
         'DELETE FROM "SIM_Cards" WHERE i_sim_card = {i_sim_card}',
-        CARD,
+        {**CARD, **ON_THE_CARD},
         before=(ADD_CARD,),
     ),
     simple(
@@ -437,7 +435,7 @@ CARDS = (
             {"card_list": [{"action": "-", "imsi": "00101{i_account}"}]},
         ),
         'DELETE FROM "SIM_Cards" WHERE i_sim_card = {i_sim_card}',
-        CARD,
+        {**CARD, **ON_THE_CARD},
         before=(ADD_CARD,),
     ),
 )

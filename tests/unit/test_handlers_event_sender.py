@@ -39,6 +39,10 @@ def test_the_defaults_are_the_handbooks():
     assert own.pop("BasicAuth.Key").get_secret_value() == "k"
     assert own.pop("CustomAuth.Credentials").get_secret_value() == ""
     assert own.pop("SignatureAuth.Key").get_secret_value() == ""
+    # These are none of the handbook's, and do nothing by default.
+    ours = ("CAFile", "Proxy", "ProxyAuth.User")
+    assert [own.pop(name) for name in ours] == ["", "", ""]
+    assert own.pop("ProxyAuth.Key").get_secret_value() == ""
     assert own == {
         "AllowedTypes": "",
         "APIVersion": 2,
@@ -56,6 +60,18 @@ def test_the_defaults_are_the_handbooks():
         "URL": "http://127.0.0.1:5000",
         "WithUniqueID": True,
     }
+
+
+@pytest.mark.parametrize(
+    "proxy", ["https://10.0.0.1:3128", "socks5://10.0.0.1", "http://a b", "http://u:p@h", "h/x"]
+)
+def test_a_proxy_that_is_none_is_refused(proxy):
+    assert problem({**OPEN, "EventSender.Proxy": proxy}).field == "EventSender.Proxy"
+
+
+def test_a_password_for_the_proxy_needs_a_user():
+    error = problem({**OPEN, "EventSender.ProxyAuth.Key": "k"})
+    assert str(error) == "EventSender.ProxyAuth.Key: needs EventSender.ProxyAuth.User, too"
 
 
 def test_the_url_is_mandatory():

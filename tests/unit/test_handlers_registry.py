@@ -59,7 +59,9 @@ def test_an_unknown_type_is_told_with_the_known_ones():
 def test_the_type_of_another_package_is_found(installed):
     installed("acme", "Greeting = acme_greeting:Greeting")
     assert registry.handler_type("Greeting").__name__ == "Greeting"
-    assert list(registry.handler_types()) == ["EventSender", "Greeting"]
+    names = list(registry.handler_types())
+    assert {"EventSender", "Greeting"} <= set(names)
+    assert names == sorted(names)
     assert registry.secret_options("Greeting") == {"Greeting.Key"}
     assert registry.supported("Greeting", ["Account/New", "Account/Blocked", "Customer/New"]) == [
         "Account/New",
@@ -143,6 +145,7 @@ def test_the_secrets_of_event_sender():
     assert registry.secret_options("EventSender") == {
         "EventSender.BasicAuth.Key",
         "EventSender.CustomAuth.Credentials",
+        "EventSender.ProxyAuth.Key",
         "EventSender.SignatureAuth.Key",
     }
 

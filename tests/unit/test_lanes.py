@@ -13,6 +13,8 @@ from espf.worker import lanes as lanes_module
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 
+PLAIN, LATEST_ONLY = "Account/Blocked", "Account/ProductAddon/Changed"
+
 #: More for ``make chaos``.
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
 EXAMPLES = 120 + int(100 * MINUTES)
@@ -20,8 +22,8 @@ EXAMPLES = 120 + int(100 * MINUTES)
 pytestmark = pytest.mark.timeout(240 + 60 * MINUTES)
 
 
-def notification(position: int, key: str | None) -> Notification:
-    event = Event(position, 1, "Account/Blocked", "{}", key)
+def notification(position: int, key: str | None, event_type: str = PLAIN) -> Notification:
+    event = Event(position, 1, event_type, "{}", key)
     return Notification(1, position, 0, event, shard=shard_of(key))
 
 
@@ -34,6 +36,11 @@ class Row:
     transaction: int | None = None
     # It has failed for good, and its lane waits for somebody.
     held: bool = False
+    event_type: str = PLAIN
+
+    @property
+    def notification(self) -> Notification:
+        return notification(self.position, self.key, self.event_type)
 
     @property
     def waits(self) -> bool:
@@ -77,6 +84,33 @@ class Database:
         found = [self.rows[p] for p in sorted(positions) if p in self.rows]
         return [(row, self.blocked(row)) for row in found if not row.waits]
 
+    def newer(self, row: Row) -> list[int]:
+        """Those that wait of which only the newest counts, newer than this one."""
+        return [
+            other.position
+            for other in self.rows.values()
+            if row.event_type == other.event_type == LATEST_ONLY
+            and row.key == other.key is not None
+            and other.position > row.position
+            and not other.held
+            and other.transaction is None
+        ]
+
+    def tried(self, keys: set[str]) -> list[tuple[Row, bool]]:
+        found = [r for r in self.rows.values() if r.key in keys and r.due_at is not None]
+        return [(row, self.blocked(row)) for row in sorted(found, key=lambda row: row.position)]
+
+    def ahead(self, after: int, count: int) -> tuple[list[tuple[str, str, int]], int, bool]:
+        seen = [row.position for row in self.rows.values() if row.transaction is None]
+        last = max(seen, default=0)
+        upto = min(after + count, last)
+        kinds = [
+            (row.key, row.event_type, row.position)
+            for row, _ in self.new(after, 10_000)
+            if row.position <= upto and row.key is not None
+        ]
+        return kinds, max(after, upto), after + count >= last
+
     def running(self) -> set[int]:
         return {row.transaction for row in self.rows.values() if row.transaction is not None}
 
@@ -93,6 +127,8 @@ class Simulation:
         self.next_position = 1
         self.taken: list[Notification] = []
         self.delivered: list[tuple[int, str | None]] = []
+        self.types: dict[int, str] = {}
+        self.late: set[int] = set()
         self.pending_read = None
         self.set_aside: list[int] = []
         # Those that came back after others of their lane; what is in memory may go before them.
@@ -102,6 +138,13 @@ class Simulation:
         self.taken_meanwhile: set[int] = set()
         # Reads after which to look again: they may not show yet what was let go.
         self.looks_again = 0
+        # As the last read that has ended showed it, and what was in flight when it began.
+        self.shown = Database()
+        self.shown_taken: set[int] = set()
+        self.ahead_after = 0
+        self.superseded: list[int] = []
+        # Those that were taken to be superseded, and by which.
+        self.superseded_by: dict[int, int] = {}
 
     def is_ours(self, row: Row) -> bool:
         shard = shard_of(row.key)
@@ -119,6 +162,7 @@ class Simulation:
             self.owned.add(shard)
             self.taken_meanwhile.add(shard)
             self.frontier.restart()
+            self.ahead_after = 0
 
     def let_go(self) -> None:
         """Failed ones hold their lanes no more."""
@@ -138,16 +182,38 @@ class Simulation:
             if entry[1] == key is not None and entry[0] not in self.returned:
                 self.delivered.remove(entry)
                 self.returned.add(entry[0])
-                self.database.rows[entry[0]] = Row(*entry, due_at=self.now)
+                self.database.rows[entry[0]] = Row(
+                    entry[0], key, due_at=self.now, event_type=self.types[entry[0]]
+                )
                 return
 
-    def arrive(self, key: str | None, *, late: bool = False) -> None:
+    def arrive(self, key: str | None, event_type: str = PLAIN, *, late: bool = False) -> None:
         if any(row.key == key and row.transaction for row in self.database.rows.values()):
             # The subscriber's row is locked.
             return
         transaction = self.next_position if late else None
-        self.database.rows[self.next_position] = Row(self.next_position, key, None, transaction)
+        self.database.rows[self.next_position] = Row(
+            self.next_position, key, None, transaction, event_type=event_type
+        )
+        self.types[self.next_position] = event_type
+        if late:
+            self.late.add(self.next_position)
         self.next_position += 1
+
+    def newest(self, key: str | None) -> None:
+        self.arrive(key, LATEST_ONLY)
+
+    def late_newest(self, key: str | None) -> None:
+        self.arrive(key, LATEST_ONLY, late=True)
+
+    def gone(self, key: str) -> None:
+        """Somebody takes the newest of a lane away, if it waits for a retry."""
+        rows = [r for r in self.database.rows.values() if r.key == key and r.due_at is not None]
+        if rows and self.pending_read is None and rows[-1].position not in self.lanes._known:
+            self.set_aside.append(rows[-1].position)
+            del self.database.rows[rows[-1].position]
+            self.lanes.look_again()
+            self.looks_again = 2
 
     def commit(self, *, everything: bool = False) -> None:
         for row in sorted(self.database.rows.values(), key=lambda row: row.position):
@@ -161,6 +227,9 @@ class Simulation:
             return
         room, due_room = self.lanes.room, self.lanes.due_room
         refills = self.lanes.wants_refill(self.refill_lanes)
+        asked = self.lanes.wants_tried(self.refill_lanes)
+        start = max(self.ahead_after, self.frontier.start.reached)
+        ahead = start if self.lanes.wants_ahead else None
         self.lanes.read_begins()
         self.taken_meanwhile.clear()
         # The picture of now; what is settled before the read ends is not in it.
@@ -169,10 +238,16 @@ class Simulation:
         running = picture.running()
         start = self.frontier.start
         after = min([start.reached, *(p for t, p in start.suspects.items() if t not in running)])
+        due = picture.due(self.now, due_room)
+        tried = {row.key for row in due if row.event_type == LATEST_ONLY and row.key is not None}
         self.pending_read = (
+            picture,
+            {taken.position for taken in self.taken},
+            (asked, picture.tried({*asked, *tried})),
+            None if ahead is None else picture.ahead(ahead, self.refill_lanes),
             room,
             running,
-            picture.due(self.now, due_room),
+            due,
             [(key, positions, picture.at(positions)) for key, positions in refills],
             picture.new(after, room) if room else None,
         )
@@ -180,28 +255,43 @@ class Simulation:
     def read_ends(self) -> None:
         if self.pending_read is None:
             return
-        room, running, due, refilled, new = self.pending_read
+        picture, in_flight, (asked, tried), ahead, room, running, due, refilled, new = (
+            self.pending_read
+        )
+        self.shown, self.shown_taken = picture, in_flight
         self.pending_read = None
         self.lanes.read_ended()
         for row in filter(self.is_ours, due):
-            self.lanes.offer_due(notification(row.position, row.key))
-        for key, asked, rows in refilled:
-            found = [(notification(row.position, row.key), behind) for row, behind in rows]
-            self.lanes.refill(key, asked, found)
+            self.lanes.offer_due(row.notification)
+        ours = [(row.notification, behind) for row, behind in tried if self.is_ours(row)]
+        self.lanes.offer_tried(asked, ours)
+        for key, positions, rows in refilled:
+            self.lanes.refill(key, positions, [(row.notification, b) for row, b in rows])
         if new is not None:
             for row, behind in new:
                 if self.is_ours(row):
-                    self.lanes.offer(notification(row.position, row.key), behind=behind)
+                    self.lanes.offer(row.notification, behind=behind)
             reached = max((row.position for row, _ in new), default=0)
             if not self.taken_meanwhile:
                 self.frontier.ended(running, reached, self.now, complete=len(new) < room)
+        if self.taken_meanwhile:
+            self.lanes.knows(read_all=False, looked_ahead=False)
+        else:
+            kinds, self.ahead_after, is_all = ahead or ([], self.ahead_after, False)
+            self.lanes.note_ahead(kinds)
+            self.lanes.knows(read_all=new is not None and len(new) < room, looked_ahead=is_all)
         if self.looks_again:
             self.looks_again -= 1
             self.lanes.look_again()
 
     def take(self) -> None:
         taken = self.lanes.take()
+        for outdated, newest in self.lanes.superseded():
+            assert shard_of(outdated.event.ordering_key) in self.owned
+            self.superseded_by[outdated.position] = newest
+            self.taken.append(outdated)
         if taken is not None:
+            self.look_for_newer(taken)
             key = taken.event.ordering_key
             assert shard_of(key) in self.owned, "delivered for another worker's shard"
             assert taken.position in self.database.rows, "delivered again after it was settled"
@@ -218,10 +308,31 @@ class Simulation:
                 assert not earlier, f"{taken.position} overtook {earlier}"
             self.taken.append(taken)
 
+    def look_for_newer(self, taken: Notification) -> None:
+        """Of what only the newest counts, it must be the newest, as far as could be known."""
+        row = self.database.rows[taken.position]
+        newer = self.database.newer(row)
+        known = self.shown.rows.get(taken.position)
+        shown = self.shown.newer(known) if known is not None else []
+        # A look ahead may miss what is committed late.
+        surely = set(newer).intersection(shown) - self.shown_taken - self.late
+        assert not surely, f"{taken.position} went out before {surely}"
+
     def settle(self, index: int, *, retry_in: int | None = None, hold: bool = False) -> None:
         if not self.taken:
             return
         taken = self.taken.pop(index % len(self.taken))
+        newest = self.superseded_by.pop(taken.position, None)
+        if newest is not None:
+            if newest in self.database.newer(self.database.rows[taken.position]):
+                del self.database.rows[taken.position]
+                self.superseded.append(taken.position)
+                self.lanes.settled(taken, waits=False)
+            else:
+                self.database.rows[taken.position].due_at = self.now
+                self.lanes.is_gone(taken, newest)
+                self.lanes.settled(taken, waits=True)
+            return
         if hold:
             self.database.rows[taken.position].due_at = None
             self.database.rows[taken.position].held = True
@@ -262,6 +373,16 @@ USUAL = (
     *(("done", 0), ("done", 1), ("retry", 0, 0), ("retry", 1, 1), ("retry", 0, 3)),
 )
 HELD = (("hold", 0), ("hold", 0), ("let_go",), ("restart", "aa"), ("restart", "bb"))
+NEWEST = (
+    *(("newest", "aa"), ("newest", "bb")) * 2,
+    *(
+        ("newest", None),
+        ("late_newest", "bb"),
+        ("gone", "aa"),
+        ("restart", "aa"),
+        ("restart", "bb"),
+    ),
+)
 # Mostly owned, and mostly full, so that there is something to give up.
 SHARED = (
     *(("give_up", "aa"), ("give_up", "bb")),
@@ -295,6 +416,18 @@ def test_shards_come_and_go_in_any_state(script, sizes):
     play(script, *sizes)
 
 
+@settings(max_examples=EXAMPLES)
+@given(scripts(*NEWEST), sizes)
+def test_of_some_types_only_the_newest_goes_out(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=EXAMPLES)
+@given(scripts(*NEWEST, *HELD, *SHARED), sizes)
+def test_only_the_newest_goes_out_whatever_else_happens(script, sizes):
+    play(script, *sizes)
+
+
 def play(script, window, lane_limit, refill_limit):
     usual = lanes_module.LANE_LIMIT
     lanes_module.LANE_LIMIT = lane_limit
@@ -324,7 +457,7 @@ def play(script, window, lane_limit, refill_limit):
         for key in KEYS[:2]:
             positions = [p for p, its in run.delivered if its == key and p not in run.returned]
             assert positions == sorted(positions)
-        over = [*(position for position, _ in run.delivered), *run.set_aside]
+        over = [*(position for position, _ in run.delivered), *run.set_aside, *run.superseded]
         assert sorted(over) == list(range(1, run.next_position))
         assert run.lanes.room <= window
     finally:
@@ -338,3 +471,69 @@ def test_memory_is_bounded_and_one_lane_does_not_fill_it():
     assert lanes.room == 1000 - lanes_module.LANE_LIMIT
     lanes.offer(notification(6000, "b"), behind=False)
     assert {lanes.take().event.ordering_key, lanes.take().event.ordering_key} == {"a", "b"}
+
+
+def test_what_waits_for_a_retry_is_superseded_as_soon_as_a_newer_one_comes():
+    for when in ("settled", "in flight"):
+        run = Simulation(window=10, refill_lanes=5)
+        run.arrive("aa", LATEST_ONLY)
+        run.read_begins()
+        run.read_ends()
+        run.take()
+        if when == "in flight":
+            run.arrive("aa", LATEST_ONLY)
+            run.read_begins()
+            run.read_ends()
+        run.settle(0, retry_in=1_000_000)
+        if when == "settled":
+            run.arrive("aa", LATEST_ONLY)
+        run.now = 1
+        for _ in range(6):
+            run.read_begins()
+            run.read_ends()
+            run.take()
+            run.settle(0)
+        assert run.superseded == [1], when
+        assert [position for position, _ in run.delivered] == [2], when
+
+
+def test_a_long_backlog_is_looked_through_before_one_that_may_not_be_the_newest_goes_out():
+    run = Simulation(window=5, refill_lanes=10)
+    run.arrive("aa", LATEST_ONLY)
+    for _ in range(100):
+        run.arrive(None)
+    run.arrive("aa", LATEST_ONLY)
+    run.drain()
+    assert run.superseded == [1]
+    assert run.delivered[-1][0] == 102
+
+
+def restarted_together() -> Simulation:
+    """Two were delivered, and are both to be delivered again."""
+    run = Simulation(window=10, refill_lanes=5)
+    for _ in range(2):
+        run.arrive("aa", LATEST_ONLY)
+        run.read_begins()
+        run.read_ends()
+        run.take()
+        run.settle(0)
+    run.restart("aa")
+    run.restart("aa")
+    run.read_begins()
+    run.read_ends()
+    return run
+
+
+def test_of_those_that_are_restarted_together_only_the_newest_goes_out():
+    run = restarted_together()
+    run.drain()
+    assert run.superseded == [1]
+    assert [position for position, _ in run.delivered] == [2]
+
+
+def test_one_goes_out_after_all_when_the_newer_one_was_taken_away():
+    run = restarted_together()
+    run.gone("aa")
+    run.drain()
+    assert run.superseded == []
+    assert [position for position, _ in run.delivered] == [1]

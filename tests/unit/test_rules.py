@@ -256,6 +256,13 @@ def test_the_same_rule_twice_is_refused_for_it_would_send_twice():
         ("rule = [3]", "rule 1: expected a table with the keys event, table"),
         ("rules = []", "unknown key 'rules'"),
         ("[[rule]", "this is not TOML"),
+        (BLOCKED + "[table]", "what holds for a table begins with"),
+        (BLOCKED + "[[table]]\nname = 'Accounts'", "table 1: bulk: Field required"),
+        (BLOCKED + "[[table]]\nname = 'Accounts'\nbulk = 1", "table 1: bulk: Input should be a"),
+        (BLOCKED + "[[table]]\nname = 'Acounts'\nbulk = true", "table 1: name: no rule is about"),
+        (BLOCKED + 2 * "[[table]]\nname = 'Accounts'\nbulk = true\n", "table 2: name: .* twice"),
+        (BLOCKED + "[[table]]\nnames = 'Accounts'", "table 1: unknown key 'names'; did you mean"),
+        (BLOCKED + "bulk = true", r"rule 1 \(Account/Blocked\): unknown key 'bulk'"),
     ],
 )
 def test_a_file_that_holds_no_rules_is_refused(text, said):
@@ -307,6 +314,16 @@ def test_a_list_of_operations_that_will_not_do_is_refused(on, said):
 @pytest.mark.parametrize("alias", ["Account/Id/Changed", "Account/Status/Suspend"])
 def test_a_rule_may_use_another_spelling_of_a_type(alias):
     assert capture(event=f'"{alias}"').event_type in catalogue()
+
+
+def test_a_table_that_is_written_in_bulk_is_so_for_all_its_rules_and_no_other():
+    other = BLOCKED.replace('"Accounts"', '"Others"')
+    text = '[[table]]\nname = "Accounts"\nbulk = true\n[[table]]\nname = "Others"\nbulk = false\n'
+    found = {
+        each.table.name: each.bulk
+        for each in compile_rules(parse_rules(text + BLOCKED + other, "x"))
+    }
+    assert found == {"Accounts": True, "Others": False}
 
 
 def test_one_trigger_per_table_and_operation_in_the_order_of_the_file():

@@ -156,9 +156,13 @@ class GetAccount(Params):
 
 
 class ListAccounts(Page):
-    """Parameters of get_list. ``id`` and ``companyname`` may hold ``%``."""
+    """Parameters of get_list. ``id`` and ``companyname`` may hold ``%``.
+
+    ``after_i_account`` begins behind this account: however far that is, it takes no time.
+    """
 
     i_customer: Key | None = None
+    i_customer_site: Key | None = None
     i_product: Key | None = None
     id: Search | None = None
     companyname: Search | None = None
@@ -166,6 +170,7 @@ class ListAccounts(Page):
     billing_model: BillingModel | None = None
     get_not_closed_accounts: Switch = 0
     get_only_real_accounts: Switch = 0
+    after_i_account: Key | None = None
 
 
 def add(scope: Scope, params: AddAccount) -> Result:
@@ -296,7 +301,8 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
     """The environment's accounts, in the order in which they were added; without passwords."""
     query = _with_names(scope)
     exact = params.model_dump(
-        include={"i_customer", "i_product", "bill_status", "billing_model"}, exclude_none=True
+        include={"i_customer", "i_customer_site", "i_product", "bill_status", "billing_model"},
+        exclude_none=True,
     )
     for name, value in exact.items():
         query = query.where(accounts.c[name] == value)
@@ -304,6 +310,8 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
         query = query.where(matches(accounts.c.id, params.id))
     if params.companyname is not None:
         query = query.where(matches(subscriber_table.c.companyname, params.companyname))
+    if params.after_i_account is not None:
+        query = query.where(accounts.c.i_account > params.after_i_account)
     if params.get_not_closed_accounts:
         query = query.where(accounts.c.bill_status != "C")
     if params.get_only_real_accounts:

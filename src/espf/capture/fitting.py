@@ -72,6 +72,9 @@ class Fitting:
                 )
                 continue
             captures = [self._capture(each, trigger, table) for each in trigger.captures]
+            if trigger.bulk and (problem := self._one_by_one(table, trigger)):
+                self.problems.append(problem)
+                continue
             if None in captures:
                 continue
             watched = tuple(_exact(table, name) for name in trigger.watched)
@@ -85,6 +88,15 @@ class Fitting:
             )
         self.problems += _doubles(fitted)
         return fitted
+
+    def _one_by_one(self, table: Table, trigger: Trigger) -> str | None:
+        """Why the changes of a statement cannot be captured together."""
+        reason = table.one_by_one
+        if trigger.operation == "update" and not table.primary_key:
+            reason = "has no primary key, by which a row is found before and after its change"
+        if reason is None or not self._maker.knows_bulk:
+            return None
+        return f"{table.name} {reason}: take 'bulk' from its [[table]] in the rules"
 
     def _table(self, name: TableName) -> Table | str:
         """The table that a rule means, or what is wrong with it."""

@@ -3,14 +3,16 @@
 The measurement touches no billing table: it takes a sample of the rows, puts it into a table of its
 own, and writes that table with the trigger and without, one row per statement, in a transaction
 that is rolled back. So what a commit costs is not in it, and nobody waits for it, but on SQLite,
-where there is one writer.
+where there is one writer. Where a trigger for bulk statements is another one, both are measured,
+and with all rows in one statement, too, so that people can choose.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     and_,
     column,
     delete,
+    func,
     insert,
     select,
     table,
@@ -40,14 +43,17 @@ _COPY = "espf_measured"
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds of one write as the client sees it, without and with a trigger.
+    """Microseconds per row as the client sees it, without and with a trigger.
 
-    ``events`` of ``writes`` were captured: that depends on who is subscribed, and on the rows.
-    With a ``reason`` nothing was measured.
+    ``rows`` were written by each statement; ``bulk`` says which trigger it was. ``events`` of
+    ``writes`` were captured: that depends on who is subscribed, and on the rows. With a ``reason``
+    nothing was measured.
     """
 
     table: str
     operation: str
+    bulk: bool = False
+    rows: int = 1
     plain_us: float = 0.0
     captured_us: float = 0.0
     writes: int = 0
@@ -59,7 +65,7 @@ def measure(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger])
     """Measure each trigger. The caller rolls the transaction back."""
     fitting = Fitting(connection, dialect.triggers)
     costs = []
-    for trigger in fitting.fit(wanted):
+    for trigger in _forms(connection, fitting, dialect, wanted):
         subject = fitting.tables[trigger.table]
         try:
             with (
@@ -70,10 +76,21 @@ def measure(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger])
                 moved = replace(trigger, table=copy)
                 tables = {**fitting.tables, copy: replace(subject, name=copy)}
                 statements = dialect.triggers.render(moved, tables).statements
-                costs.append(_Course(connection, dialect, subject, copy, trigger).run(statements))
+                costs += _Course(connection, dialect, subject, copy, trigger).run(statements)
         except DBAPIError as error:
-            costs.append(Cost(str(trigger.table), trigger.operation, reason=str(error.orig)))
+            reason = str(error.orig)
+            costs.append(Cost(str(trigger.table), trigger.operation, trigger.bulk, reason=reason))
     return costs
+
+
+def _forms(
+    connection: Connection, fitting: Fitting, dialect: Dialect, wanted: Sequence[Trigger]
+) -> Iterator[Trigger]:
+    """The triggers that fit; where those for bulk statements are others, both for each."""
+    for trigger in fitting.fit([replace(each, bulk=False) for each in wanted]):
+        yield trigger
+        if dialect.triggers.knows_bulk:
+            yield from Fitting(connection, dialect.triggers).fit([replace(trigger, bulk=True)])
 
 
 @contextmanager
@@ -112,28 +129,35 @@ class _Course:
             dict(row) for row in connection.execute(select(self._copy)).mappings().fetchall()
         ]
 
-    def run(self, statements: Sequence[str]) -> Cost:
+    def run(self, statements: Sequence[str]) -> list[Cost]:
         """Write without the trigger, then with it."""
-        place = str(self._trigger.table)
+        cost = Cost(str(self._trigger.table), self._trigger.operation, self._trigger.bulk)
         if not self._keys or len(self._rows) < 2:
             lack = "fewer than two rows" if self._keys else "no primary key"
-            return Cost(place, self._trigger.operation, reason=f"the table has {lack}")
+            return [replace(cost, reason=f"the table has {lack}")]
+        ways: dict[int, Callable[[int], None]] = {1: self._singly}
+        if self._dialect.triggers.knows_bulk:
+            ways[len(self._rows)] = self._together
         with self._undone():
-            plain = [self._round(number) for number in range(ROUNDS)]
+            plain = {rows: self._rounds(way) for rows, way in ways.items()}
         for statement in statements:
             self._connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        costs = []
         with self._undone():
-            before = self._events()
-            captured = [self._round(number) for number in range(ROUNDS)]
-            events = self._events() - before
-        return Cost(
-            place,
-            self._trigger.operation,
-            round(median(plain), 1),
-            round(median(captured), 1),
-            ROUNDS * len(self._rows),
-            events,
-        )
+            for rows, way in ways.items():
+                before = self._events()
+                captured = self._rounds(way)
+                costs.append(
+                    replace(
+                        cost,
+                        rows=rows,
+                        plain_us=plain[rows],
+                        captured_us=captured,
+                        writes=ROUNDS * len(self._rows),
+                        events=self._events() - before,
+                    )
+                )
+        return costs
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -151,21 +175,37 @@ class _Course:
         newest = select(event_queue.c.i_event).order_by(event_queue.c.i_event.desc()).limit(1)
         return int(self._connection.execute(newest).scalar() or 0)
 
-    def _round(self, number: int) -> float:
-        """Microseconds per write, when each row is written once."""
-        write: Callable[[int], None] = {
-            "update": lambda at: self._update(at, number + 1),
-            "insert": self._insert,
-            "delete": self._delete,
-        }[self._trigger.operation]
-        started = time.perf_counter()
-        for at in range(len(self._rows)):
-            write(at)
-        spent = (time.perf_counter() - started) * 1e6 / len(self._rows)
-        if self._trigger.operation == "delete":
-            for at in range(len(self._rows)):
-                self._insert(at)
-        return spent
+    def _rounds(self, way: Callable[[int], None]) -> float:
+        """Microseconds per row, when each row is written once in each round."""
+        spent = []
+        for number in range(1, ROUNDS + 1):
+            started = time.perf_counter()
+            way(number)
+            spent.append((time.perf_counter() - started) * 1e6 / len(self._rows))
+            if self._trigger.operation == "delete":
+                self._insert(self._rows)
+        return round(median(spent), 1)
+
+    def _singly(self, step: int) -> None:
+        """Write each row by a statement of its own."""
+        for at, row in enumerate(self._rows):
+            match self._trigger.operation:
+                case "update":
+                    self._update(at, step)
+                case "insert":
+                    self._insert([row])
+                case "delete":
+                    self._connection.execute(delete(self._copy).where(self._is(at)))
+
+    def _together(self, _step: int) -> None:
+        """Write all rows by one statement."""
+        match self._trigger.operation:
+            case "update":
+                self._update_all()
+            case "insert":
+                self._insert(self._rows)
+            case "delete":
+                self._connection.execute(delete(self._copy))
 
     def _update(self, at: int, step: int) -> None:
         """Give the row what another row of the sample had in the watched columns."""
@@ -173,11 +213,24 @@ class _Course:
         values = {name: other[name] for name in self._trigger.watched}
         self._connection.execute(update(self._copy).where(self._is(at)).values(values))
 
-    def _insert(self, at: int) -> None:
-        self._connection.execute(insert(self._copy).values(self._rows[at]))
+    def _update_all(self) -> None:
+        """Give each row what the next one had in the watched columns."""
+        keys = [self._copy.c[name] for name in self._keys]
+        watched = [self._copy.c[name] for name in self._trigger.watched]
+        following = (
+            func.coalesce(
+                func.lead(each).over(order_by=keys), func.first_value(each).over(order_by=keys)
+            ).label(f"next_{at}")
+            for at, each in enumerate(watched)
+        )
+        named = (key.label(f"key_{at}") for at, key in enumerate(keys))
+        source = select(*named, *following).subquery("source")
+        same = (key == source.c[f"key_{at}"] for at, key in enumerate(keys))
+        values = {each.name: source.c[f"next_{at}"] for at, each in enumerate(watched)}
+        self._connection.execute(update(self._copy).where(*same).values(values))
 
-    def _delete(self, at: int) -> None:
-        self._connection.execute(delete(self._copy).where(self._is(at)))
+    def _insert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._connection.execute(insert(self._copy).values([dict(row) for row in rows]))
 
     def _is(self, at: int) -> ColumnElement[bool]:
         return and_(*(self._copy.c[name] == self._rows[at][name] for name in self._keys))

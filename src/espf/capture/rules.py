@@ -8,11 +8,12 @@ never becomes a trigger that fails in somebody's billing transaction.
 import math
 import tomllib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -106,7 +107,9 @@ class _Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, data: object) -> object:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
+        known = [
+            field.alias or name for name, field in cls.model_fields.items() if not field.exclude
+        ]
         if not isinstance(data, dict):
             raise ValueError(f"expected a table with the keys {', '.join(known)}, not {data!r}")  # noqa: TRY004  (pydantic's protocol)
         for key in data:
@@ -258,6 +261,8 @@ class CaptureRule(_Part):
     variables: list[Annotated[Variable, BeforeValidator(_short_variable)]] = Field(
         max_length=MOST_VARIABLES
     )
+    #: What the [[table]] of the rule's table says.
+    bulk: bool = Field(default=False, exclude=True)
 
     @model_validator(mode="after")
     def _sense(self) -> "CaptureRule":
@@ -334,6 +339,13 @@ class CaptureRule(_Part):
             yield Condition("falls_to", (self.falls_to.column,), self.falls_to.value)
 
 
+class TableRule(_Part):
+    """What holds for all rules of a table, which is named as they name it."""
+
+    name: Place
+    bulk: bool
+
+
 #: The fields of a rule that ask for a change.
 CHANGES = ("changed", "becomes", "rises_above", "falls_to")
 
@@ -374,17 +386,17 @@ def parse_rules(text: str, source: str) -> tuple[CaptureRule, ...]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RuleError(f"{source}: this is not TOML: {error}") from None
-    unknown = sorted(document.keys() - {"rule"})
+    unknown = sorted(document.keys() - {"rule", "table"})
     if unknown:
         raise RuleError(f"{source}: unknown key {unknown[0]!r}; a rule begins with [[rule]]")
-    tables = document.get("rule")
-    if not isinstance(tables, list) or not tables:
+    entries = document.get("rule")
+    if not isinstance(entries, list) or not entries:
         raise RuleError(f"{source}: there is no rule; a rule begins with [[rule]]")
     rules: list[CaptureRule] = []
     numbers: list[int] = []
-    for number, table in enumerate(tables, 1):
-        for each in _by_operation(table):
-            rule = _read(each, f"{source}: rule {number}")
+    for number, entry in enumerate(entries, 1):
+        for each in _by_operation(entry):
+            rule = _read(CaptureRule, each, f"{source}: rule {number}")
             if rule in rules:
                 raise RuleError(
                     f"{source}: rule {number} ({rule.event}): repeats rule "
@@ -392,26 +404,46 @@ def parse_rules(text: str, source: str) -> tuple[CaptureRule, ...]:
                 )
             rules.append(rule)
             numbers.append(number)
-    return tuple(rules)
+    bulk = _bulk_tables(document.get("table", []), {rule.table for rule in rules}, source)
+    return tuple(rule.model_copy(update={"bulk": rule.table in bulk}) for rule in rules)
 
 
-def _by_operation(table: object) -> list[object]:
+def _by_operation(entry: object) -> list[object]:
     """One rule for each of the operations in ``on``; only an update has tests for a change."""
-    if not isinstance(table, dict) or not isinstance(table.get("on"), list) or not table["on"]:
-        return [table]
-    without = {name: value for name, value in table.items() if name not in CHANGES}
+    if not isinstance(entry, dict) or not isinstance(entry.get("on"), list) or not entry["on"]:
+        return [entry]
+    without = {name: value for name, value in entry.items() if name not in CHANGES}
     return [
-        {**(table if operation == "update" else without), "on": operation}
-        for operation in table["on"]
+        {**(entry if operation == "update" else without), "on": operation}
+        for operation in entry["on"]
     ]
 
 
-def _read(table: object, place: str) -> CaptureRule:
-    """Check one rule; all that is wrong with it goes into one RuleError, a line each."""
+def _bulk_tables(entries: object, known: AbstractSet[TableName], source: str) -> set[TableName]:
+    """The tables of the rules that are written in bulk. Raises RuleError."""
+    if not isinstance(entries, list):
+        raise RuleError(f"{source}: what holds for a table begins with [[table]]")
+    found: dict[TableName, bool] = {}
+    for number, entry in enumerate(entries, 1):
+        place = f"{source}: table {number}"
+        table = _read(TableRule, entry, place)
+        if table.name in found:
+            raise RuleError(f"{place}: name: {str(table.name)!r} is there twice")
+        if table.name not in known:
+            raise RuleError(f"{place}: name: no rule is about a table spelt {str(table.name)!r}")
+        found[table.name] = table.bulk
+    return {name for name, bulk in found.items() if bulk}
+
+
+_P = TypeVar("_P", bound=_Part)
+
+
+def _read(kind: type[_P], entry: object, place: str) -> _P:
+    """Check one entry; all that is wrong with it goes into one RuleError, a line each."""
     try:
-        return CaptureRule.model_validate(table)
+        return kind.model_validate(entry)
     except ValidationError as error:
-        event = table.get("event") if isinstance(table, dict) else None
+        event = entry.get("event") if isinstance(entry, dict) else None
         if isinstance(event, str):
             place += f" ({event})"
         complaints = []

@@ -88,6 +88,7 @@ def compile_rules(
             operation=operation,
             watched=tuple(dict.fromkeys(column for rule in group for column in rule.watched)),
             captures=tuple(rule.capture() for rule in group),
+            bulk=group[0].bulk,
         )
         for (table, operation), group in grouped.items()
     ]
@@ -143,17 +144,18 @@ def verify(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) 
 
 
 def ddl(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> str:
-    """The script that creates the wanted triggers, for the database's own shell.
+    """The script that makes the wanted triggers the installed ones, for the database's own shell.
 
-    Raises RuleError when a rule does not fit the database.
+    It is complete, whatever is installed. Raises RuleError when a rule does not fit the database.
     """
     fitting = Fitting(connection, dialect.triggers)
     fitted = fitting.fit(wanted)
     if fitting.problems:
         raise RuleError("\n".join(fitting.problems))
-    return dialect.triggers.script(
-        [dialect.triggers.render(each, fitting.tables) for each in fitted]
-    )
+    compiled = [dialect.triggers.render(each, fitting.tables) for each in fitted]
+    names = {each.name for each in compiled}
+    unwanted = [name for name in dialect.triggers.installed(connection) if name not in names]
+    return dialect.triggers.script(connection, compiled, unwanted)
 
 
 def remove(connection: Connection, dialect: Dialect) -> tuple[str, ...]:

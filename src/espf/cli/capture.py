@@ -90,7 +90,10 @@ def verify(chosen: str | None) -> None:
 @capture.command()
 @rules_option
 def sql(chosen: str | None) -> None:
-    """Print the DDL, for a database administrator to read or run."""
+    """Print the DDL as a script, for a database administrator to read or run.
+
+    It is complete: it makes all triggers, and drops those that no rule wants any more.
+    """
     with office() as at, at.database.read() as connection:
         wanted = _wanted(at, connection, chosen)
         click.echo(triggers.ddl(connection, at.database.dialect, wanted), nl=False)
@@ -146,7 +149,8 @@ def _report(
     if measured:
         show(measured, tuple(measured[0]), as_json=False)
         click.echo(
-            f"microseconds per write over this connection, {measuring.ROWS} rows at most, in one "
-            "transaction that was rolled back; what a commit costs comes on top",
+            f"microseconds per row over this connection, {measuring.ROWS} rows at most, 'rows' of "
+            "them in each statement, in one transaction that was rolled back; what a commit costs "
+            "comes on top. 'bulk' is the trigger of a table that the rules call so",
             err=True,
         )

@@ -1,6 +1,7 @@
 """evctl event: what waits, what was, and another try."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -195,6 +196,7 @@ def restart(
                 # What fails from now on is not meant.
                 until = wanted.until or at.database.now(connection)
                 wanted = replace(wanted, until=until, after=after)
+                wanted = overview.narrowed(connection, wanted)
                 count = restarts.restartable(connection, wanted)
             _restart_all(at, wanted, count, dry_run=dry_run, yes=yes)
         else:
@@ -227,6 +229,7 @@ def _restart_all(at: Office, wanted: Filter, count: int, *, dry_run: bool, yes: 
     try:
         with progress(count) as step:
             while True:
+                begun = time.monotonic()
                 with at.database.begin() as connection:
                     done = restarts.restart_next(connection, at.database, wanted)
                 if done is None:
@@ -234,6 +237,9 @@ def _restart_all(at: Office, wanted: Filter, count: int, *, dry_run: bool, yes: 
                 wanted = replace(wanted, after=done.last)
                 restarted += done.count
                 step(done.count)
+                if at.database.dialect.writers == 1:
+                    # Nobody else could write meanwhile: now they can, as long.
+                    time.sleep(time.monotonic() - begun)
     except KeyboardInterrupt:
         click.echo(
             f"interrupted: {restarted} are restarted, up to event {wanted.after or 0}; the same "

@@ -1,5 +1,6 @@
 """evctl handler: event handlers, their settings and subscriptions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import click
 
 from espf import overview, restarts, standing, subscriptions
+from espf.cli import support
 from espf.cli.group import (
     Office,
     is_interactive,
@@ -23,12 +25,15 @@ from espf.errors import InvalidRequest
 from espf.maintenance import in_maintenance
 from espf.model import SHARDS, format_time
 from espf.standing import Standing, short_name
+from espf.subscriptions import EventHandler
 
 
 @click.group()
 def handler() -> None:
     """Event handlers: create, configure, subscribe, switch on and off."""
 
+
+handler.add_command(support.types)
 
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="K=V", help="Set an option; may be repeated."
@@ -72,11 +77,13 @@ def create(
         made = subscriptions.create_handler(
             connection, at.sealer, i_env, name, type_name, options, enabled=not disabled
         )
-        count = len(subscriptions.subscriptions(connection, made))
+        subscribed = subscriptions.subscriptions(connection, made)
         missing = made.missing(at.sealer)
+        remarks = _remarks(at, made, subscribed)
     state = "disabled" if disabled else "enabled"
-    click.echo(f"Handler {name} is created, {state}, subscribed to {count} event types")
+    click.echo(f"Handler {name} is created, {state}, subscribed to {len(subscribed)} event types")
     _tell_missing(missing)
+    _tell_remarks(remarks)
 
 
 @handler.command("set")
@@ -106,10 +113,15 @@ def set_(
         raise click.UsageError("nothing to set; write K=V or --unset K")
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
+        subscribed = subscriptions.subscriptions(connection, found)
+        before = _remarks(at, found, subscribed)
         subscriptions.set_options(connection, at.sealer, found, options)
-        missing = subscriptions.require_handler(connection, i_env, name).missing(at.sealer)
+        changed = subscriptions.require_handler(connection, i_env, name)
+        missing = changed.missing(at.sealer)
+        after = _remarks(at, changed, subscribed)
     click.echo(f"Handler {name}: {', '.join(options)} changed")
     _tell_missing(missing)
+    _tell_remarks({each: after[each] for each in after if each not in before})
 
 
 @handler.command("show")
@@ -292,11 +304,9 @@ def subscribe(i_env: int, name: str, event_type: str) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.subscribe(connection, found, event_type)
-        remark = None
-        if found.missing(at.sealer) is None:
-            remark = found.build(at.sealer).remark(event_type)
+        remarks = _remarks(at, found, [event_type])
     click.echo(f"Handler {name} is subscribed to {event_type}")
-    if remark:
+    for remark in remarks.values():
         click.echo(f"Note: {remark}", err=True)
 
 
@@ -319,19 +329,23 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
 def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
     """List the event types that a handler supports, and which it is subscribed to.
 
-    A type that was subscribed to by another of its names stands there under that one.
+    A type that was subscribed to by another of its names stands there under that one. NOTE says
+    which of them it will skip, and why.
     """
     with office() as at, at.database.read() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         on = set(subscriptions.subscriptions(connection, found))
+        known = subscriptions.supported_types(connection, found)
+        remarks = _remarks(at, found, known)
         rows = [
             {
                 "event_type": found.spellings.get(event_type, event_type),
                 "subscribed": event_type in on,
+                "note": remarks.get(event_type),
             }
-            for event_type in subscriptions.supported_types(connection, found)
+            for event_type in known
         ]
-    show(rows, ["event_type", "subscribed"], as_json=as_json)
+    show(rows, ["event_type", "subscribed", "note"], as_json=as_json)
 
 
 def _cancel_all(at: Office, i_env: int, name: str) -> int:
@@ -348,6 +362,25 @@ def _cancel_all(at: Office, i_env: int, name: str) -> int:
                 return cancelled
             cancelled += some
             step(some)
+
+
+def _remarks(at: Office, found: EventHandler, event_types: Sequence[str]) -> dict[str, str]:
+    """What there is to say of these types to who subscribes the handler to them, by type."""
+    if found.missing(at.sealer) is not None:
+        return {}
+    built = found.build(at.sealer)
+    return {each: remark for each in event_types if (remark := built.remark(each))}
+
+
+def _tell_remarks(remarks: Mapping[str, str]) -> None:
+    if remarks:
+        event_type, remark = next(iter(remarks.items()))
+        more = f", and the like of {len(remarks) - 1} more types" if len(remarks) > 1 else ""
+        click.echo(
+            f"Note: it is subscribed to {event_type}, but {remark}{more}; "
+            "see 'evctl handler subscriptions'",
+            err=True,
+        )
 
 
 def _tell_missing(missing: str | None) -> None:

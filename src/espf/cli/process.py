@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 BILLING_CLOCK = timedelta(minutes=1)
 BILLING_LOOK_SECONDS = 10.0
 
+#: How often a process looks whether the tables are still those that it was made for.
+TABLES_LOOK_SECONDS = 10.0
+
 
 def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
     """Serve the APIs, deliver events, or both, until SIGTERM or SIGINT.
@@ -133,6 +136,7 @@ async def _work(at: Office, port: int, log: ProvisioningLog | None, stop: asynci
     """Deliver, if that is what the process is for, and do the chores, until told to stop."""
     async with HttpClient() as client, asyncio.TaskGroup() as group:
         chores = [group.create_task(_tick(at.database))]
+        upgraded = group.create_task(_upgraded(at.database, stop))
         if log is None:
             await stop.wait()
         else:
@@ -148,6 +152,23 @@ async def _work(at: Office, port: int, log: ProvisioningLog | None, stop: asynci
         _log.info("stopped")
         for chore in chores:
             chore.cancel()
+        if not upgraded.cancel():
+            raise upgraded.result()
+
+
+async def _upgraded(database: Database, stop: asyncio.Event) -> SettingsError:
+    """Return when the tables are no longer those of this release, and have everything stop.
+
+    What is in flight comes to its end; whoever supervises the process starts the new release.
+    """
+    patient = PatientDatabase(database)
+    while True:
+        await asyncio.sleep(TABLES_LOOK_SECONDS)
+        try:
+            await patient.fetch(schema.require_current, database.dialect)
+        except SettingsError as error:
+            stop.set()
+            return error
 
 
 async def _serve(server: uvicorn.Server, listening: socket.socket, stop: asyncio.Event) -> None:

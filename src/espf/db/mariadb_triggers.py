@@ -45,6 +45,8 @@ _SESSION = (
     "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
 )
 
+_CREATE = "CREATE OR REPLACE TRIGGER"
+
 #: Tests that hold only when a column changes.
 _CHANGES = frozenset({"changed", "becomes", "falls_to", "rises_above"})
 
@@ -126,7 +128,7 @@ class MariadbTriggers(TriggerMaker):
         name = TableName(self.trigger_name(TableName(trigger.table.name), trigger.operation), place)
         body = _Body(self.home, trigger, tables).source()
         ddl = (
-            f"CREATE OR REPLACE TRIGGER {_table(name)} AFTER {trigger.operation.upper()}\n"
+            f"{_CREATE} {_table(name)} AFTER {trigger.operation.upper()}\n"
             f"ON {_table(trigger.table)} FOR EACH ROW\n{body}"
         )
         kept = _kept(trigger.table.name, trigger.operation.upper(), "AFTER", "", "utf8mb4", body)
@@ -166,10 +168,19 @@ class MariadbTriggers(TriggerMaker):
             # The DDL has ended the caller's.
             connection.exec_driver_sql("START TRANSACTION")
 
-    def script(self, compiled: Sequence[Compiled]) -> str:
+    def script(
+        self, connection: Connection, compiled: Sequence[Compiled], unwanted: Sequence[str]
+    ) -> str:
         """See TriggerMaker."""
+        account = str(connection.exec_driver_sql("SELECT current_user()").scalar_one())
+        definer = "@".join(map(_identifier, account.rsplit("@", 1)))
+        made = [
+            statement.replace(_CREATE, f"CREATE OR REPLACE DEFINER = {definer} TRIGGER", 1)
+            for each in compiled
+            for statement in each.statements
+        ]
         head = "".join(f"{statement};\n" for statement in _SESSION)
-        body = "".join(f"{statement}//\n\n" for each in compiled for statement in each.statements)
+        body = "".join(f"{statement}//\n\n" for statement in (*map(self.drop, unwanted), *made))
         return f"{head}DELIMITER //\n\n{body}DELIMITER ;\n"
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: one row-level trigger and one function per table and operation.
+"""PostgreSQL: one trigger and one function per table and operation.
 
 The function runs with the rights of ESPF's account and with settings of its own, so that the
 writer's rights and settings do not matter. What it costs is mostly the setting up of expressions
@@ -11,16 +11,22 @@ Hence five choices, each measured:
   it spares a write that is none.
 - Two statements, not three: that nobody is subscribed shows in that nobody was notified. Such an
   event leaves a number unused, as one that is rolled back does.
-- What is not needed in a statement is computed outside, and all variables are put together by one
-  call.
-- No statement-level trigger. With the changed rows as tables it takes half the time per row when
-  an update is of thousands of rows, and a seventh more than this one when it is of one; a billing
-  changes one account at a time.
+- As few expressions as can be, for each is set up anew: all variables are put together by one
+  call, and what a statement can compute by itself, it does.
+- A row-level trigger, unless the table is said to be written in bulk. A statement-level one gets
+  the changed rows as tables and makes all events by one statement: cheaper for many rows, dearer
+  for one, and PostgreSQL cannot choose by the number of rows.
+
+The rows before and after a bulk update are matched by the primary key. A row whose key changes has
+no match, so a row-level trigger, which fires for such rows only, captures it.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 from sqlalchemy import Connection, text
 
@@ -33,6 +39,7 @@ from espf.db.trigger import (
     Constant,
     Kind,
     Lookup,
+    Operation,
     Relation,
     Scalar,
     Side,
@@ -108,13 +115,26 @@ WHERE i.indrelid = CAST(:table AS regclass) AND i.indisprimary
 ORDER BY array_position(i.indkey, a.attnum)
 """
 
+#: A statement on a parent changes rows of its children, too, and is none on them.
+_KIN = """
+SELECT count(*) FROM pg_catalog.pg_inherits
+WHERE CAST(:table AS regclass) IN (inhrelid, inhparent)
+"""
+
 #: The bits of pg_trigger.tgtype.
 _ROW_LEVEL = 1
 _EVENTS = {"insert": 4, "delete": 8, "update": 16}
 
+#: The rows before and after a statement, as tables.
+_BEFORE, _AFTER = "espf_before", "espf_after"
+
+#: The name of the trigger for rows whose key changes; a table has one at most.
+_MOVED = "espf_moved"
+
 _INSTALLED = """
 SELECT p.proname, p.prosrc, p.prosecdef, p.proconfig,
-  t.tgtype, t.tgenabled, t.tgqual IS NULL AND t.tgnargs = 0 AND t.tgattr = '' AS plain,
+  t.tgtype, t.tgenabled, t.tgnargs = 0 AND t.tgattr = '' AS plain, t.tgoldtable, t.tgnewtable,
+  CASE WHEN t.tgqual IS NOT NULL THEN pg_catalog.pg_get_triggerdef(t.oid) END AS definition,
   r.relname, s.nspname
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -123,12 +143,45 @@ LEFT JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid
 LEFT JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace
 WHERE n.nspname = :home AND p.proname LIKE 'espf\\_%'
 AND p.prorettype = CAST('trigger' AS regtype)
-ORDER BY p.proname, t.tgname
+ORDER BY p.proname, t.tgtype DESC, t.tgname
 """
+
+
+@dataclass(frozen=True)
+class _Firing:
+    """When a trigger calls its function: for which rows, with which tables of changed rows."""
+
+    name: str
+    table: TableName
+    operation: Operation
+    row_level: bool = True
+    tables: tuple[tuple[str, str], ...] = ()
+    condition: str = ""
+
+    def statements(self, function: str) -> tuple[str, str]:
+        """What makes the trigger; they are replaced only from PostgreSQL 14 on."""
+        name, table = _identifier(self.name), _table(self.table)
+        referencing = "".join(f" {side} TABLE AS {name}" for side, name in self.tables)
+        return (
+            f"DROP TRIGGER IF EXISTS {name} ON {table}",
+            f"CREATE TRIGGER {name} AFTER {self.operation.upper()}\nON {table}"
+            + (f" REFERENCING{referencing}" if referencing else "")
+            + f" FOR EACH {'ROW' if self.row_level else 'STATEMENT'}"
+            + (f"\nWHEN ({self.condition})" if self.condition else "")
+            + f" EXECUTE FUNCTION {function}()",
+        )
+
+    def kept(self) -> str:
+        """What ``installed`` finds of it."""
+        names = dict(self.tables)
+        fires = _EVENTS[self.operation] + self.row_level * _ROW_LEVEL
+        return _fires(self.table, fires, names.get("OLD"), names.get("NEW"), self.condition)
 
 
 class PostgresqlTriggers(TriggerMaker):
     """See TriggerMaker."""
+
+    knows_bulk = True
 
     def relations(self, connection: Connection, schema: str | None, name: str) -> list[Relation]:
         """See TriggerMaker."""
@@ -153,6 +206,9 @@ class PostgresqlTriggers(TriggerMaker):
             name,
             {row.attname: ColumnType(_KINDS.get(row.type, "text"), row.type) for row in columns},
             tuple(connection.execute(text(_PRIMARY_KEY), place).scalars()),
+            one_by_one="inherits or is inherited, so its rows change in statements on other tables"
+            if connection.execute(text(_KIN), place).scalar_one()
+            else None,
         )
 
     def render(self, trigger: Trigger, tables: Tables) -> Compiled:
@@ -160,36 +216,41 @@ class PostgresqlTriggers(TriggerMaker):
         name = self.trigger_name(trigger.table, trigger.operation)
         body = _Body(self.home, trigger, tables)
         function = f"{_identifier(self.home)}.{_identifier(name)}"
-        table = _table(trigger.table)
         settings = ("search_path = pg_catalog, pg_temp", *body.formats())
         source = body.source()
-        fires = _ROW_LEVEL + _EVENTS[trigger.operation]
+        firings = _firings(name, trigger, tables[trigger.table])
         clauses = "\n".join(f"SET {setting}" for setting in settings)
-        return Compiled(
-            name,
-            _kept(trigger.table, fires, settings, source),
-            (
-                (
-                    f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger\n"
-                    f"LANGUAGE plpgsql SECURITY DEFINER\n{clauses}\nAS {_dollars(source)}"
-                ),
-                # Triggers are replaced only from PostgreSQL 14 on.
-                f"DROP TRIGGER IF EXISTS {_identifier(name)} ON {table}",
-                (
-                    f"CREATE TRIGGER {_identifier(name)} AFTER {trigger.operation.upper()}\n"
-                    f"ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()"
-                ),
-            ),
+        made = (
+            f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger\n"
+            f"LANGUAGE plpgsql SECURITY DEFINER\n{clauses}\nAS {_dollars(source)}"
         )
+        statements = [made]
+        if trigger.operation == "update":
+            statements.append(f"DROP TRIGGER IF EXISTS {_MOVED} ON {_table(trigger.table)}")
+        for each in firings:
+            statements += each.statements(function)
+        kept = _kept([each.kept() for each in firings], settings, source)
+        return Compiled(name, kept, tuple(dict.fromkeys(statements)))
 
     def installed(self, connection: Connection) -> Mapping[str, str]:
         """See TriggerMaker: empty for what is switched off or fires in another way."""
         found: dict[str, str] = {}
-        for row in connection.execute(text(_INSTALLED), {"home": self.home}):
-            name = TableName(row.relname or "", row.nspname)
-            kept = _kept(name, row.tgtype, row.proconfig or [], row.prosrc)
-            sound = row.prosecdef and row.plain and row.tgenabled == "O"
-            found[row.proname] = kept if sound and row.proname not in found else ""
+        everything = connection.execute(text(_INSTALLED), {"home": self.home})
+        for name, rows in groupby(everything, lambda row: row.proname):
+            triggers = list(rows)
+            sound = all(row.prosecdef and row.plain and row.tgenabled == "O" for row in triggers)
+            fires = [
+                _fires(
+                    TableName(row.relname or "", row.nspname),
+                    row.tgtype,
+                    row.tgoldtable,
+                    row.tgnewtable,
+                    _condition_of(row.definition),
+                )
+                for row in triggers
+            ]
+            kept = _kept(fires, triggers[0].proconfig or [], triggers[0].prosrc)
+            found[name] = kept if sound else ""
         return found
 
     def drop(self, name: str) -> str:
@@ -204,9 +265,15 @@ class PostgresqlTriggers(TriggerMaker):
         yield
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'")
 
-    def script(self, compiled: Sequence[Compiled]) -> str:
+    def script(
+        self, connection: Connection, compiled: Sequence[Compiled], unwanted: Sequence[str]
+    ) -> str:
         """See TriggerMaker."""
-        statements = [statement for each in compiled for statement in each.statements]
+        owner = _identifier(connection.exec_driver_sql("SELECT current_user").scalar_one())
+        statements = [*map(self.drop, unwanted)]
+        for each in compiled:
+            function = f"{_identifier(self.home)}.{_identifier(each.name)}()"
+            statements += [*each.statements, f"ALTER FUNCTION {function} OWNER TO {owner}"]
         return "BEGIN;\n\n" + "".join(f"{each};\n\n" for each in statements) + "COMMIT;\n"
 
 
@@ -221,17 +288,25 @@ class _Body(TypedBody):
     def source(self) -> str:
         """The whole source."""
         events = "".join(map(self._event, self._trigger.captures))
-        # As a function: a query would be planned by the settings of whoever writes.
-        sleeps = f"pg_sequence_last_value({self._relation('worker_sleeps')}) = 2"
+        head = alone = ""
+        if self._trigger.bulk:
+            # Columns called as a variable are columns.
+            head = "\n#variable_conflict use_column"
+            alone = "  espf_alone boolean := true;\n"
+            events = f"{self._statement()}  IF espf_alone THEN\n{events}  END IF;\n"
         return (
-            "\nDECLARE\n  espf_env integer; espf_number bigint; espf_lane text;\n"
-            "  espf_shard integer; espf_variables text;\n"
-            "  espf_heard integer; espf_made boolean := false;\n"
-            f"BEGIN\n{events}"
-            f"  IF espf_made AND {sleeps} THEN\n"
-            f"    PERFORM pg_notify({_literal(self._channel)}, '');\n"
-            "  END IF;\n  RETURN NULL;\nEND"
+            f"{head}\nDECLARE\n  espf_env integer; espf_number bigint; espf_lane text;\n"
+            f"  espf_variables text; espf_heard integer;\n{alone}"
+            f"BEGIN\n{events}  RETURN NULL;\nEND"
         )
+
+    def _call(self) -> str:
+        """Wakes a worker that sleeps.
+
+        Asked as a function: a query would be planned by the settings of whoever writes.
+        """
+        sleeps = f"pg_sequence_last_value({self._relation('worker_sleeps')}) = 2"
+        return f"IF {sleeps} THEN PERFORM pg_notify({_literal(self._channel)}, ''); END IF;"
 
     def formats(self) -> Sequence[str]:
         """The settings that the function needs besides the search path."""
@@ -255,27 +330,121 @@ class _Body(TypedBody):
         tests = " AND ".join(map(partial(self._condition, capture), capture.conditions)) or "true"
         event_type = _literal(capture.event_type)
         home = self._home
+        env, set_env = "espf_env", f"\n    espf_env := {self._environment(capture)};"
+        if self._is_environment(capture):
+            env, set_env = self._value(capture, capture.environment), ""
         return f"""\
-  IF {tests} THEN
-    espf_env := {self._environment(capture)};
+  IF {tests} THEN{set_env}
     espf_number := nextval({self._relation("event_queue_i_event_seq")});
     espf_lane := {self._key(capture)};
-    espf_shard := coalesce((7 * ascii(right(espf_lane, 2)) + ascii(right(espf_lane, 1))) % 16, 0);
     INSERT INTO {home}.event_notifications (i_event_handler, position, i_event, shard)
-      SELECT s.i_event_handler, espf_number, espf_number, espf_shard
+      SELECT s.i_event_handler, espf_number, espf_number, {_shard("espf_lane")}
       FROM {home}.event_subscriptions s
-      WHERE s.i_env = espf_env AND s.event_type = {event_type} AND s.active = 1;
-    GET DIAGNOSTICS espf_heard = ROW_COUNT;
-    IF espf_heard > 0 THEN
-      espf_variables := {self._variables(capture)};
+      WHERE s.i_env = {env} AND s.event_type = {event_type} AND s.active = 1;
+    IF FOUND THEN
+      GET DIAGNOSTICS espf_heard = ROW_COUNT;
+      espf_variables := {self._variables(capture, env)};
       INSERT INTO {home}.event_queue
         (i_event, i_env, event_type, ordering_key, variables, created_at, notified)
-      VALUES (espf_number, espf_env, {event_type}, espf_lane, espf_variables,
+      VALUES (espf_number, {env}, {event_type}, espf_lane, espf_variables,
         clock_timestamp(), espf_heard);
-      espf_made := true;
+      {self._call()}
     END IF;
   END IF;
 """  # noqa: S608  (all quoted)
+
+    def _statement(self) -> str:
+        """What a statement-level trigger does first: a row that changed alone is captured as usual.
+
+        For one row, the statement that captures many costs three times as much.
+        """
+        side, table = self._lead()
+        more = f"{side}.{self._extra('espf_more')}"
+        before, same = "", ""
+        if self._trigger.operation == "update":
+            before = f"    SELECT * INTO OLD FROM {_BEFORE};\n"  # noqa: S608
+            key = self._tables[self._trigger.table].primary_key
+            same = "".join(f" AND {_same(each)}" for each in key)
+        return f"""\
+  IF TG_LEVEL = 'STATEMENT' THEN
+    SELECT t.*, EXISTS (SELECT FROM {table} OFFSET 1) AS {self._extra("espf_more")}
+      INTO {side} FROM {table} t LIMIT 1;
+{before}    espf_alone := NOT {more}{same};
+    IF {more} THEN
+{self._all()}    END IF;
+  END IF;
+"""  # noqa: S608  (all quoted)
+
+    def _all(self) -> str:
+        """All events of a statement, numbered row by row in the order of the rules."""
+        arms = "\n        UNION ALL\n".join(
+            f"        SELECT {number} AS rule, {self._arm(each)}"
+            for number, each in enumerate(self._trigger.captures)
+        )
+        home = self._home
+        lead, _table = self._lead()
+        return f"""\
+    WITH espf_events AS (
+      SELECT nextval({self._relation("event_queue_i_event_seq")}) AS number, e.*
+      FROM (SELECT r.*, s.handlers
+      FROM {self._changed_rows()}
+      CROSS JOIN LATERAL (
+{arms}
+      ) r CROSS JOIN LATERAL (
+        SELECT array_agg(s.i_event_handler) AS handlers FROM {home}.event_subscriptions s
+        WHERE s.i_env = r.i_env AND s.event_type = r.event_type AND s.active = 1
+      ) s WHERE s.handlers IS NOT NULL
+      ORDER BY {lead}.{self._extra("espf_place")}, r.rule) e
+    ), espf_queued AS (
+      INSERT INTO {home}.event_queue
+        (i_event, i_env, event_type, ordering_key, variables, created_at, notified)
+      SELECT number, i_env, event_type, lane, variables, clock_timestamp(), cardinality(handlers)
+      FROM espf_events
+    )
+    INSERT INTO {home}.event_notifications (i_event_handler, position, i_event, shard)
+      SELECT unnest(handlers), number, number, {_shard("lane")} FROM espf_events;
+    IF FOUND THEN
+      {self._call()}
+    END IF;
+"""  # noqa: S608  (all quoted)
+
+    def _arm(self, capture: Capture) -> str:
+        """One event of a changed row, if it is one."""
+        tests = list(map(partial(self._condition, capture), capture.conditions))
+        if self._trigger.operation == "update":
+            first = _identifier(self._tables[self._trigger.table].primary_key[0])
+            tests = [f"NEW.{first} IS NOT NULL AND OLD.{first} IS NOT NULL", *tests]
+        env = f"CAST({self._environment(capture)} AS integer)"
+        return (
+            f"{env} AS i_env, CAST({_literal(capture.event_type)} AS text) AS event_type,\n"
+            f"          CAST({self._key(capture)} AS text) AS lane,\n"
+            f"          {self._variables(capture, env)} AS variables\n"
+            f"        WHERE {' AND '.join(tests) or 'true'}"
+        )
+
+    def _changed_rows(self) -> str:
+        """The rows of the statement, each with its place.
+
+        A full join is never done by nested loops: a plan is kept, also one that was made for an
+        update of a few rows, and would take its time for many.
+        """
+        name, table = self._lead()
+        place = self._extra("espf_place")
+        rows = f"(SELECT row_number() OVER () AS {place}, t.* FROM {table} t) {name}"  # noqa: S608
+        if self._trigger.operation != "update":
+            return rows
+        key = self._tables[self._trigger.table].primary_key
+        return f"{rows}\n      FULL JOIN {_BEFORE} OLD ON {' AND '.join(map(_same, key))}"
+
+    def _lead(self) -> tuple[str, str]:
+        """The rows that every change of this kind has, and the table of those of a statement."""
+        return ("OLD", _BEFORE) if self._trigger.operation == "delete" else ("NEW", _AFTER)
+
+    def _extra(self, name: str) -> str:
+        """A name for a column beside those of the table."""
+        while name in self._columns:
+            name += "_"
+        return name
 
     def _relation(self, name: str) -> str:
         """A sequence of ours as an argument of a function."""
@@ -308,14 +477,21 @@ class _Body(TypedBody):
         quoted = _identifier(name)
         return f"NEW.{quoted}{cast} IS DISTINCT FROM OLD.{quoted}{cast}"
 
+    def _is_environment(self, capture: Capture) -> bool:
+        """Whether whatever the environment holds can be asked for as it is."""
+        value = capture.environment
+        if isinstance(value, Constant) or value.of == "looked_up":
+            return False
+        return self._type(capture, value.of, value.name).native in {"int2", "int4"}
+
     def _environment(self, capture: Capture) -> str:
         """An environment that fits its column, or nothing: then nobody can be subscribed."""
         value = self._value(capture, capture.environment)
         return f"CASE WHEN {value} BETWEEN 1 AND 2147483647 THEN {value} END"
 
-    def _variables(self, capture: Capture) -> str:
+    def _variables(self, capture: Capture, env: str = "espf_env") -> str:
         """The JSON object of the variables as an expression of type text."""
-        pieces = ["'{\"i_env\":'", "espf_env::text"]
+        pieces = ["'{\"i_env\":'", f"{env}::text"]
         for name, value in capture.variables:
             pieces += [_literal(f",{compact(name)}:"), self._json(capture, value)]
         pieces += [
@@ -374,10 +550,52 @@ class _Body(TypedBody):
         return f"(SELECT l.{_identifier(name)} FROM {_table(lookup.table)} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
 
 
-def _kept(table: TableName, fires: int, settings: Sequence[str], source: str) -> str:
+def _shard(lane: str) -> str:
+    """Which worker delivers a lane."""
+    return f"coalesce((7 * ascii(right({lane}, 2)) + ascii(right({lane}, 1))) % 16, 0)"
+
+
+def _firings(name: str, trigger: Trigger, table: Table) -> tuple[_Firing, ...]:
+    """The triggers that call the function; the row-level ones first."""
+    plain = _Firing(name, trigger.table, trigger.operation)
+    if not trigger.bulk:
+        return (plain,)
+    sides = {
+        "insert": (("NEW", _AFTER),),
+        "delete": (("OLD", _BEFORE),),
+        "update": (("OLD", _BEFORE), ("NEW", _AFTER)),
+    }
+    bulk = replace(plain, row_level=False, tables=sides[trigger.operation])
+    if trigger.operation != "update":
+        return (bulk,)
+    moved = " OR ".join(f"NOT {_same(each)}" for each in table.primary_key)
+    return replace(plain, name=_MOVED, condition=moved), bulk
+
+
+def _same(column: str) -> str:
+    """Whether a column of a key stays, by an operator that no search path decides about."""
+    name = _identifier(column)
+    return f"(OLD.{name} OPERATOR(pg_catalog.=) NEW.{name})"
+
+
+def _kept(fires: Sequence[str], settings: Sequence[str], source: str) -> str:
     """Everything that decides what an installed trigger does."""
     plain = sorted(each.replace(" = ", "=").replace("'", "") for each in settings)
-    return f"{table} {fires} {'; '.join(plain)}\n{source}"
+    return f"{' and '.join(fires)}; {'; '.join(plain)}\n{source}"
+
+
+def _fires(
+    table: TableName, kind: int, before: str | None, after: str | None, condition: str
+) -> str:
+    """When a trigger fires. PostgreSQL spells a condition in its own way, with casts."""
+    bare = re.sub(r"::[a-z ]+(\(\d+\))?|OPERATOR\(pg_catalog\.(=)\)|[\s()\"]", r"\2", condition)
+    return f"{table} {kind} {before} {after} {bare.lower()}"
+
+
+def _condition_of(definition: str | None) -> str:
+    """The condition in the definition of a trigger."""
+    found = re.search(r" WHEN \((.*)\) EXECUTE FUNCTION ", definition or "", re.DOTALL)
+    return found[1] if found else ""
 
 
 def _dollars(source: str) -> str:

@@ -101,9 +101,15 @@ class SqliteTriggers(TriggerMaker):
         """See TriggerMaker."""
         return f"DROP TRIGGER {_identifier(name)}"
 
-    def script(self, compiled: Sequence[Compiled]) -> str:
+    def script(
+        self,
+        connection: Connection,  # noqa: ARG002  (a file has no accounts)
+        compiled: Sequence[Compiled],
+        unwanted: Sequence[str],
+    ) -> str:
         """See TriggerMaker."""
-        statements = [statement for each in compiled for statement in each.statements]
+        statements = [*map(self.drop, unwanted)]
+        statements += [statement for each in compiled for statement in each.statements]
         return "".join(f"{statement};\n\n" for statement in statements)
 
 
@@ -284,9 +290,11 @@ def _key(capture: Capture) -> str:
             return "NULL"
         return _literal(f"{capture.key_prefix}:{capture.key.value}")
     column = _plain(capture.key, capture.lookup)
+    prefix = _literal(capture.key_prefix + ":")
     return (
-        f"CASE WHEN typeof({column}) <> 'blob' AND {column} NOT GLOB '*[^ -~]*' "
-        f"THEN {_literal(capture.key_prefix + ':')} || substr({column}, 1, {LONGEST_KEY}) END"
+        f"CASE WHEN typeof({column}) = 'integer' THEN {prefix} || {column} "
+        f"WHEN typeof({column}) <> 'blob' AND {column} NOT GLOB '*[^ -~]*' "
+        f"THEN {prefix} || substr({column}, 1, {LONGEST_KEY}) END"
     )
 
 

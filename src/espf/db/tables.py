@@ -197,6 +197,20 @@ handler_breakers = _table(
     Column("reason", Text),
 )
 
+# What dispatchers are at: how far each has come with an event, how many events it has made of it,
+# and the first and the last number of those that it made in its last step.
+dispatches = _table(
+    "Dispatches",
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigNumber, primary_key=True, autoincrement=False),
+    Column("i_event", BigNumber, nullable=False),
+    Column("reached", String(255), nullable=False),
+    Column("emitted", BigInteger, nullable=False),
+    Column("first_i_event", BigNumber),
+    Column("last_i_event", BigNumber),
+    Column("updated_at", Moment, nullable=False),
+)
+
 # What holds for the whole installation, such as maintenance.
 system_settings = _table(
     "System_Settings",

@@ -51,12 +51,14 @@ class Table:
     """A table as the database has it; ``name`` is exact and complete.
 
     ``made_from`` is told by SQLite: for each generated column, the columns that may change it.
+    ``one_by_one`` says why changes of many rows cannot be captured together, where that is so.
     """
 
     name: TableName
     columns: Mapping[str, ColumnType]
     primary_key: tuple[str, ...] = ()
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    one_by_one: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,15 @@ class Trigger:
     """All captures of one table and operation, in the order in which their events are emitted.
 
     ``watched`` columns let the trigger be left at once when none of them changed; empty means
-    that the operation itself is the change (insert, delete).
+    that the operation itself is the change (insert, delete). ``bulk``: most statements change many
+    rows, so that all changes of a statement are to be captured together, where that is quicker.
     """
 
     table: TableName
     operation: Operation
     watched: tuple[str, ...]
     captures: tuple[Capture, ...]
+    bulk: bool = False
 
 
 #: The tables that the rules name, as the database has them.
@@ -198,6 +202,9 @@ class TriggerMaker(ABC):
 
     #: Whether a change of triggers is undone by a rollback.
     transactional: ClassVar[bool] = True
+
+    #: Whether a trigger for bulk statements is another one.
+    knows_bulk: ClassVar[bool] = False
 
     #: Bytes of a name that the database keeps.
     longest_name: ClassVar[int] = 63
@@ -238,8 +245,13 @@ class TriggerMaker(ABC):
         yield
 
     @abstractmethod
-    def script(self, compiled: Sequence[Compiled]) -> str:
-        """The statements as a script for the database's own shell."""
+    def script(
+        self, connection: Connection, compiled: Sequence[Compiled], unwanted: Sequence[str]
+    ) -> str:
+        """A script for the database's own shell that drops the unwanted and makes the others.
+
+        Whoever runs it, the triggers have the rights of the account that is connected.
+        """
 
     def trigger_name(self, table: TableName, operation: Operation) -> str:
         """``espf_<table>_<operation>``, cut to what the database keeps and still unique."""

@@ -7,13 +7,21 @@ journal and alerts belong to the worker.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+)
 
 from espf.model import Event
 
@@ -56,6 +64,30 @@ def format_delays(delays: tuple[int, ...]) -> str:
         index += times
     return " ".join(words)
 
+
+_PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
+
+
+def words(value: object) -> object:
+    """Read words with commas, blanks or line breaks between them; what is no text stays."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _pattern(value: str) -> str:
+    if not _PATTERN.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is neither the name of an event type, such as Account/Blocked, "
+            "nor a pattern, such as Customer/*"
+        )
+    return value
+
+
+#: Names or patterns of event types, written as one text.
+Patterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_pattern)], ...],
+    BeforeValidator(words),
+    PlainSerializer(", ".join),
+]
 
 Delays = Annotated[
     tuple[Annotated[int, Field(ge=0, le=31 * 86400)], ...],
@@ -107,6 +139,13 @@ class HandlerSettings(BaseModel):
         alias="OnFailure",
         description="What a failed event does to the later ones of the same subscriber: "
         "'continue' lets them go on, 'hold' keeps them until it is restarted or given up.",
+    )
+    latest_only: Patterns = Field(
+        default=(),
+        alias="LatestOnly",
+        description="Names or patterns of event types of which only the newest counts that waits "
+        "for a subscriber, separated by commas, blanks or line breaks; beside those that the "
+        "catalogue marks.",
     )
 
 
@@ -164,6 +203,25 @@ class Answer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way to a server, where it is not the usual one.
+
+    ``proxy`` is the URL of an HTTP proxy, ``http://HOST:PORT``; ``proxy_user`` and
+    ``proxy_password`` are what it is told, when there is a user. ``ca_file`` is a file of PEM
+    certificates that are trusted with TLS, instead of those that the system trusts.
+    """
+
+    proxy: str | None = None
+    proxy_user: str = ""
+    proxy_password: str = field(default="", repr=False)
+    ca_file: str | None = None
+
+
+#: The usual way: straight, and what the system trusts is trusted.
+STRAIGHT = Route()
+
+
 @dataclass(slots=True)
 class Post:
     """An HTTP POST that is to be sent. The same ``headers`` object says: the same headers."""
@@ -172,17 +230,24 @@ class Post:
     headers: Mapping[str, str]
     body: bytes
     timeout_seconds: float
+    route: Route = STRAIGHT
 
 
 class Http(Protocol):
     """HTTP as handlers have it: one attempt's road out, which notes what was said."""
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
     ) -> Reply:
         """POST and read the reply. Redirects are not followed.
 
-        Raises TryLater when there is no reply in time or no connection.
+        Raises TryLater when there is no reply in time or no connection, Misconfigured when
+        ``url`` or ``route`` cannot be right.
         """
         ...
 
@@ -199,6 +264,35 @@ class Billing(Protocol):
         ...
 
 
+class Outlet(Protocol):
+    """The way back into the queue, for handlers that make events of an event."""
+
+    async def reached(self) -> str | None:
+        """How far the events have been made already, in the handler's own words; None: not begun.
+
+        To be asked first. An attempt that was cut off is gone on with by the next one.
+        """
+        ...
+
+    async def emit(
+        self,
+        event_type: str,
+        events: Sequence[tuple[str, Mapping[str, Any]]],
+        reached: str,
+    ) -> None:
+        """Put events of one type into the queue, in the environment of the event at hand.
+
+        Each comes with how far one has come with it, and with its variables; ``i_env``,
+        ``event_time`` and ``i_parent_event`` are added. ``reached`` is how far one has come after
+        all of them; there may be none. The events and how far one has come are stored together,
+        in steps, and each step waits until most of the one before has been worked on.
+
+        Raises CheckLater when it is time for others, and Skipped when nobody is subscribed: let
+        both pass.
+        """
+        ...
+
+
 @dataclass
 class Context:
     """What a handler may use while it handles one event.
@@ -210,6 +304,7 @@ class Context:
     http: Http
     billing: Billing
     attempt: int
+    outlet: Outlet
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
@@ -230,6 +325,8 @@ class Handler(ABC):
 
     def __init__(self, settings: HandlerSettings) -> None:
         self.settings = settings
+        #: The name under which it is configured, where it is.
+        self.name = type(self).__name__
 
     def spelt(self, event: Event) -> Event:
         """An event under the name that the handler was subscribed to."""
@@ -267,8 +364,8 @@ class Handler(ABC):
     async def handle(self, event: Event, context: Context) -> None:
         """Bring one event to the external system; return when it has accepted it.
 
-        Raises TryLater, Misconfigured, Rejected or Skipped; any other exception counts as
-        temporary. Must be prepared to see an event again: delivery is at least once.
+        Raises TryLater, CheckLater, Misconfigured, Rejected or Skipped; any other exception counts
+        as temporary. Must be prepared to see an event again: delivery is at least once.
         """
 
 
@@ -289,4 +386,8 @@ class PostHandler(Handler):
     async def handle(self, event: Event, context: Context) -> None:
         """See Handler."""
         post = self.post(event)
-        self.judge(await context.http.post(post.url, post.body, post.headers, post.timeout_seconds))
+        self.judge(
+            await context.http.post(
+                post.url, post.body, post.headers, post.timeout_seconds, post.route
+            )
+        )

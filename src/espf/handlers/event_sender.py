@@ -17,15 +17,14 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PlainSerializer,
     SecretStr,
     ValidationInfo,
     field_validator,
 )
 
-from espf.catalogue import VERSION_2_VARIABLES, fits_any, version_2
+from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Answer, HandlerSettings, Pacing, Post, PostHandler
+from espf.handlers.base import Answer, HandlerSettings, Pacing, Patterns, Post, PostHandler, Route
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import (
     Credentials,
@@ -46,27 +45,14 @@ from espf.model import Event, compact
 LONGEST_DELAY = timedelta(hours=24)
 
 #: Client errors that pass by themselves: time-out, too early, too many requests.
-_TEMPORARY = frozenset({408, 425, 429})
+TEMPORARY = frozenset({408, 425, 429})
 
 #: The receiver does not know us. That is no event's fault.
-_UNKNOWN_SENDER = frozenset({401, 407})
+UNKNOWN_SENDER = frozenset({401, 407})
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f]*:[0-9a-f:.]*(%\w+)?")
-_PATTERN = re.compile(r"[A-Za-z0-9_*]+(/[A-Za-z0-9_*]+)*")
-
-
-def _patterns(value: object) -> object:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-
-def _pattern(value: str) -> str:
-    if not _PATTERN.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is neither the name of an event type, such as Account/Blocked, "
-            "nor a pattern, such as Customer/*"
-        )
-    return value
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 def _number(value: object) -> object:
@@ -85,20 +71,30 @@ def _url(value: str) -> str:
         raise ValueError(f"expected http:// or https://, not {scheme[0]}")
     parts = urlsplit(value)
     if parts.username is not None:
-        raise ValueError("credentials do not belong here; set EventSender.AuthMethod")
+        raise ValueError("credentials do not belong here; there are options for them")
     if not parts.hostname or not _HOST.fullmatch(parts.hostname) or parts.port == 0:
         raise ValueError("a host is expected, for example http://127.0.0.1:5000")
+    return value
+
+
+#: The type of an option that says where requests go.
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
+
+
+def _proxy(value: str) -> str:
+    if not value.strip():
+        return ""
+    value = _url(value)
+    parts = urlsplit(value)
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("an HTTP proxy is expected, for example http://10.0.0.1:3128")
     return value
 
 
 class EventSenderSettings(HandlerSettings):
     """The options of an EventSender."""
 
-    allowed_types: Annotated[
-        tuple[Annotated[str, AfterValidator(_pattern)], ...],
-        BeforeValidator(_patterns),
-        PlainSerializer(", ".join),
-    ] = Field(
+    allowed_types: Patterns = Field(
         default=(),
         alias="EventSender.AllowedTypes",
         description="Names or patterns of the event types to send, such as Account/Blocked or "
@@ -138,6 +134,14 @@ class EventSenderSettings(HandlerSettings):
         alias="EventSender.BasicAuth.User",
         description="The user of the Basic method.",
     )
+    ca_file: str = Field(
+        default="",
+        alias="EventSender.CAFile",
+        max_length=1024,
+        description="With https://: a file of PEM certificates of authorities, on every machine "
+        "that runs a worker, that are trusted instead of those of the system. Empty: those of the "
+        "system.",
+    )
     custom_auth_credentials: Credentials = Field(
         default=SecretStr(""),
         alias="EventSender.CustomAuth.Credentials",
@@ -161,6 +165,22 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=3600,
         description="Seconds to wait for the reply to one request.",
+    )
+    proxy: Annotated[str, Field(max_length=2048), AfterValidator(_proxy)] = Field(
+        default="",
+        alias="EventSender.Proxy",
+        description="The HTTP proxy that requests go through, such as http://10.0.0.1:3128. "
+        "Empty: none; what the environment says of proxies is ignored.",
+    )
+    proxy_auth_user: User = Field(
+        default="",
+        alias="EventSender.ProxyAuth.User",
+        description="The user that the proxy knows us by. Empty: it asks for none.",
+    )
+    proxy_auth_key: Password = Field(
+        default=SecretStr(""),
+        alias="EventSender.ProxyAuth.Key",
+        description="The password of ProxyAuth.User.",
     )
     signature_auth_key: Password = Field(
         default=SecretStr(""),
@@ -191,7 +211,7 @@ class EventSenderSettings(HandlerSettings):
         le=10_000,
         description="Async mode: requests per second, on average.",
     )
-    url: Annotated[str, Field(max_length=2048), AfterValidator(_url)] = Field(
+    url: Url = Field(
         alias="EventSender.URL",
         description="Where the events go, such as http://127.0.0.1:5000. Without http:// or "
         "https:// it means http://.",
@@ -220,6 +240,13 @@ class EventSenderSettings(HandlerSettings):
             raise ValueError(f"is mandatory with AuthMethod {method}")
         return value
 
+    @field_validator("proxy_auth_key")
+    @classmethod
+    def _belongs_to_a_user(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if value.get_secret_value() and not info.data.get("proxy_auth_user", "?"):
+            raise ValueError("needs EventSender.ProxyAuth.User, too")
+        return value
+
 
 class EventSender(PostHandler):
     """Send events to a web application over HTTP."""
@@ -229,6 +256,12 @@ class EventSender(PostHandler):
 
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)
+        self._route = Route(
+            proxy=self.settings.proxy or None,
+            proxy_user=self.settings.proxy_auth_user,
+            proxy_password=self.settings.proxy_auth_key.get_secret_value(),
+            ca_file=self.settings.ca_file or None,
+        )
         # Why events of a type are not sent, by type; None: they are.
         self._unsent_types: dict[str, str | None] = {}
         # How a body begins, by type.
@@ -254,11 +287,14 @@ class EventSender(PostHandler):
         return self.settings.request_timeout + 10.0
 
     def secrets(self) -> tuple[str, ...]:
-        """The secret options, and the password in the form in which Basic sends it."""
+        """The secret options, and the passwords in the form in which Basic sends them."""
         settings = self.settings
-        user, key = settings.basic_auth_user, settings.basic_auth_key.get_secret_value()
-        sent = basic(user, key).partition(" ")[2]
-        return (*super().secrets(), *((sent,) if key else ()))
+        logins = (
+            (settings.basic_auth_user, settings.basic_auth_key.get_secret_value()),
+            (settings.proxy_auth_user, settings.proxy_auth_key.get_secret_value()),
+        )
+        sent = (basic(user, key).partition(" ")[2] for user, key in logins if key)
+        return (*super().secrets(), *sent)
 
     def remark(self, event_type: str) -> str | None:
         """Why the events of a type will be skipped, if they will be."""
@@ -273,7 +309,13 @@ class EventSender(PostHandler):
         if unsent is not None:
             raise Skipped(unsent)
         settings = self.settings
-        return Post(settings.url, self._headers(), self._body(event), settings.request_timeout)
+        return Post(
+            settings.url,
+            self._headers(),
+            self._body(event),
+            settings.request_timeout,
+            self._route,
+        )
 
     def judge(self, reply: Answer) -> None:
         """The reply's status is the verdict."""
@@ -294,15 +336,11 @@ class EventSender(PostHandler):
         if self.settings.api_version == 2:
             # A type without a simplified form does not come here.
             name = version_2(name) or name
-            # SIM/* and Custom/* keep the variables that they have.
-            wanted = VERSION_2_VARIABLES.get(name.partition("/")[0])
-            if wanted is not None:
-                variables = compact(_chosen(event, wanted, name))
+            # Custom/* keeps the variables that it has.
+            if name.partition("/")[0] in VERSION_2_VARIABLES:
+                variables = compact(_chosen(event, name))
         if self.settings.with_unique_id:
-            # The text is a JSON object. It is not parsed: what the trigger wrote goes out.
-            rest = variables.strip()[:-1].rstrip()
-            comma = "" if rest == "{" else ","
-            variables = f'{rest}{comma}"i_event":{event.i_event}}}'
+            variables = numbered(variables, event.i_event)
         start = self._starts.get(name)
         if start is None:
             start = self._starts[name] = f'{{"event_type":{compact(name)},"variables":'
@@ -341,12 +379,37 @@ class EventSender(PostHandler):
         return headers
 
 
-def _chosen(event: Event, names: tuple[str, ...], simplified: str) -> dict[str, object]:
-    chosen = {name: event.variables.get(name) for name in names}
-    missing = [name for name, value in chosen.items() if value is None]
-    if missing:
+def numbered(variables: str, i_event: int) -> str:
+    """The variables, a JSON object as text, with ``i_event`` as the last one.
+
+    They are not parsed: what the trigger wrote goes out.
+    """
+    rest = variables.strip()[:-1].rstrip()
+    comma = "" if rest == "{" else ","
+    return f'{rest}{comma}"i_event":{i_event}}}'
+
+
+def _chosen(event: Event, simplified: str) -> dict[str, int | str]:
+    """The variables of an event's simplified form, in its types."""
+    group = simplified.partition("/")[0]
+    mandatory = VERSION_2_VARIABLES[group]
+    found = {
+        name: value
+        for name in (*mandatory, *VERSION_2_OPTIONAL.get(group, ()))
+        if (value := _typed(name, event.variables.get(name))) is not None
+    }
+    if missing := [name for name in mandatory if name not in found]:
         raise Rejected(f"the event has no {' and no '.join(missing)}, which {simplified} needs")
-    return chosen
+    return found
+
+
+def _typed(name: str, value: object) -> int | str | None:
+    """A variable as its simplified form has it; None: there is none that could be sent."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    if not name.startswith("i_"):
+        return str(value)
+    return int(value) if _INTEGER.fullmatch(str(value)) else None
 
 
 def _judge(reply: Answer) -> None:
@@ -354,16 +417,16 @@ def _judge(reply: Answer) -> None:
         return
     status = reply.status
     reason = status_line(status)
-    if said := _first_line(reply.text):
+    if said := first_line(reply.text):
         reason += f": {said}"
-    if status in _UNKNOWN_SENDER:
+    if status in UNKNOWN_SENDER:
         raise Misconfigured(reason)
-    if 400 <= status < 500 and status not in _TEMPORARY:
+    if 400 <= status < 500 and status not in TEMPORARY:
         raise Rejected(reason)
     raise TryLater(reason, after=retry_after(reply.headers.get("retry-after"), datetime.now(UTC)))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     """The start of what a server said, fit for one line of a log."""
     line = next((line for line in text.splitlines() if line.strip()), "").strip()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:200])

@@ -9,19 +9,23 @@ and remembers what was said, for the journal.
 import os
 import socket
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from espf.errors import HandlerError, Misconfigured, TryLater, Unreachable
 from espf.handlers import lean_http
-from espf.handlers.base import Reply
+from espf.handlers.base import STRAIGHT, Reply, Route
+from espf.handlers.http_auth import basic
 
 #: Open connections of a process, to all servers together; plain ones and those with TLS each.
 CONNECTIONS = 4096
@@ -38,7 +42,18 @@ EXCHANGE_LIMIT = 16 * 1024
 _MASK = "***"
 
 #: Headers whose values are told in the journal. Any other may hold a credential.
-_HARMLESS = frozenset({"accept", "content-type", "content-language", "date", "host", "user-agent"})
+_HARMLESS = frozenset(
+    {
+        "accept",
+        "content-type",
+        "content-language",
+        "date",
+        "host",
+        "user-agent",
+        "x-b3-traceid",
+        "x-request-id",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -53,20 +68,12 @@ class HttpClient:
     """The connections to the outside world: kept alive, TLS verified.
 
     It follows no redirects, keeps no cookies, unpacks nothing and ignores proxies in the
-    environment. ``tls`` replaces the default context, for an authority of one's own. ``proxy`` is
-    the URL of an HTTP proxy that everything goes through, by aiohttp.
+    environment.
     """
 
-    def __init__(
-        self,
-        *,
-        tls: ssl.SSLContext | None = None,
-        proxy: str | None = None,
-        connect_seconds: float = CONNECT_SECONDS,
-    ) -> None:
-        self._tls = tls
-        self._proxy = proxy
+    def __init__(self, *, connect_seconds: float = CONNECT_SECONDS) -> None:
         self._connect_seconds = connect_seconds
+        self._authorities = _Authorities()
         self._names: lean_http.Names | None = None
         self._plain: lean_http.LeanClient | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -80,14 +87,13 @@ class HttpClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS,
-                ssl=True if self._tls is None else self._tls,
                 resolver=_Resolver(self._names),
                 use_dns_cache=False,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=lean_http.OWN_HEADERS,
             auto_decompress=False,
-            proxy=self._proxy,
+            trace_configs=[_reuse_told()],
         )
 
     async def close(self) -> None:
@@ -104,9 +110,9 @@ class HttpClient:
         assert self._plain is not None, "the client is not open"
         return self._plain
 
-    def target(self, url: str) -> lean_http.Target | None:
+    def target(self, url: str, route: Route = STRAIGHT) -> lean_http.Target | None:
         """Whom ``plain`` is to call for this URL; None when only ``post`` reaches it."""
-        return lean_http.target(url) if self._proxy is None else None
+        return lean_http.target(url) if route.proxy is None else None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -126,53 +132,76 @@ class HttpClient:
         body: bytes,
         headers: Mapping[str, str],
         timeout_seconds: float,
+        route: Route = STRAIGHT,
         *,
         reply_limit: int = REPLY_LIMIT,
     ) -> Reply:
         """POST and read the reply's first ``reply_limit`` bytes.
 
-        Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL.
+        Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL, when the
+        authorities of ``route`` cannot be read, or when its proxy refuses to serve us.
         """
-        to = self.target(url)
+        to = self.target(url, route)
         try:
             if to is not None:
                 plain = await self.plain.post(to, headers, body, timeout_seconds, reply_limit)
                 return Reply(plain.status, plain.headers, plain.text)
-            return await self._post_by_aiohttp(url, body, headers, timeout_seconds, reply_limit)
+            ask = partial(self._ask, url, body, headers, timeout_seconds, route, reply_limit)
+            return await _once_more(ask)
         except (aiohttp.ClientError, lean_http.Fault, OSError) as error:
-            raise self.told(error, url, timeout_seconds) from error
+            raise self.told(error, url, timeout_seconds, route) from error
 
-    async def _post_by_aiohttp(
+    async def _ask(
         self,
         url: str,
         body: bytes,
         headers: Mapping[str, str],
         timeout_seconds: float,
+        route: Route,
         reply_limit: int,
+        kept: "_Kept",
     ) -> Reply:
+        """One request by aiohttp; ``kept`` is told what it went out on."""
         assert self._session is not None, "the client is not open"
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=self._connect_seconds)
+        known = _known_to_proxy(route)
+        # Through a tunnel, nobody but the proxy may see it.
+        tunnel = url[:5].lower() == "https"
         async with self._session.post(
-            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            url,
+            data=body,
+            headers=headers if tunnel else {**headers, **known},
+            timeout=aiohttp.ClientTimeout(timeout_seconds, sock_connect=self._connect_seconds),
+            allow_redirects=False,
+            ssl=self._authorities.trusted(route.ca_file),
+            proxy=route.proxy,
+            proxy_headers=known if tunnel else None,
+            trace_request_ctx=kept,
         ) as response:
+            kept.reused = False  # a reply has begun
             content = await _read(response, reply_limit)
             text = content[:reply_limit].decode("utf-8", "replace")
             return Reply(response.status, _joined(response), text)
 
-    def told(self, fault: Exception, url: str, timeout_seconds: float) -> HandlerError:
+    def told(
+        self, fault: Exception, url: str, timeout_seconds: float, route: Route = STRAIGHT
+    ) -> HandlerError:
         """What a fault of a request means to a handler: nearly always TryLater."""
         match fault:
             case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
                 return Misconfigured(f"{masked_url(url)} is not the URL of an HTTP server")
             case aiohttp.ConnectionTimeoutError() | lean_http.ConnectTimeoutError():
-                within = f"within {self._connect_seconds:g} s"
-                return Unreachable(f"no connection to {_origin(url)} {within}")
+                to = f"the proxy {_origin(route.proxy)}" if route.proxy else _origin(url)
+                return Unreachable(f"no connection to {to} within {self._connect_seconds:g} s")
+            case aiohttp.ClientHttpProxyError():
+                return _refused_by_proxy(fault, _origin(url))
             case (
                 aiohttp.ClientConnectorError()
                 | lean_http.UnknownHostError()
                 | lean_http.UnreachableError()
             ):
-                return Unreachable(_reason(fault, _origin(url)))
+                by_proxy = route.proxy if _is_at(fault, route.proxy) else None
+                to = f"the proxy {_origin(by_proxy)}" if by_proxy else _origin(url)
+                return Unreachable(_reason(fault, to))
             case TimeoutError():
                 return TryLater(f"no answer within {timeout_seconds:g} s")
             case _:
@@ -201,16 +230,18 @@ class Http:
         )
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
     ) -> Reply:
-        """POST and read the reply. Redirects are not followed.
-
-        Raises TryLater when there is no reply in time or no connection.
-        """
+        """See the contract."""
         self._request = f"{message_head(url, headers)}\n\n{body.decode('utf-8', 'replace')}"
         self._response = ""
         try:
-            reply = await self._client.post(url, body, headers, timeout_seconds)
+            reply = await self._client.post(url, body, headers, timeout_seconds, route)
         except (TryLater, Misconfigured) as error:
             self._response = f"({error})"
             raise
@@ -294,6 +325,65 @@ class _Resolver(AbstractResolver):
         """The names outlive the session."""
 
 
+class _Authorities:
+    """Whom to trust with TLS, by the file that says it. A file that has changed is read again."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[int, ssl.SSLContext]] = {}
+
+    def trusted(self, ca_file: str | None) -> ssl.SSLContext | bool:
+        """As aiohttp wants it; Misconfigured when the file cannot be read."""
+        if ca_file is None:
+            return True
+        try:
+            changed = Path(ca_file).stat().st_mtime_ns
+            read = self._read.get(ca_file)
+            if read is None or read[0] != changed:
+                read = self._read[ca_file] = changed, ssl.create_default_context(cafile=ca_file)
+        except ssl.SSLError:
+            raise Misconfigured(f"{ca_file} is not a file of PEM certificates") from None
+        except OSError as error:
+            raise Misconfigured(f"cannot read {ca_file}: {_os_fault(error)}") from None
+        return read[1]
+
+
+@dataclass
+class _Kept:
+    """Whether a request went out on a connection that was kept from an earlier one."""
+
+    reused: bool = False
+
+
+def _known_to_proxy(route: Route) -> dict[str, str]:
+    """The header by which a proxy knows us, if it is to."""
+    if not route.proxy_user:
+        return {}
+    return {"Proxy-Authorization": basic(route.proxy_user, route.proxy_password)}
+
+
+def _reuse_told() -> aiohttp.TraceConfig:
+    async def reused(_session: aiohttp.ClientSession, context: Any, _: Any) -> None:
+        context.trace_request_ctx.reused = True
+
+    told = aiohttp.TraceConfig()
+    told.on_connection_reuseconn.append(reused)
+    return told
+
+
+async def _once_more(ask: Callable[[_Kept], Awaitable[Reply]]) -> Reply:
+    """Ask, and again when a kept connection turns out to be closed and no reply has begun.
+
+    Servers close connections that were idle, and that may cross with a request.
+    """
+    while True:
+        kept = _Kept()
+        try:
+            return await ask(kept)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
+            if not kept.reused:
+                raise
+
+
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytearray:
     content = bytearray()
     async for chunk in response.content.iter_any():
@@ -313,12 +403,28 @@ def _joined(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers
 
 
+def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, origin: str) -> HandlerError:
+    """A proxy has answered CONNECT, but not with a connection."""
+    if error.status in {401, 407}:  # 407 is right, and 401 what some say
+        status = status_line(error.status)
+        return Misconfigured(f"the proxy wants another user or password: {status}")
+    said = f"the proxy did not connect to {origin}: {status_line(error.status)}"
+    # It will go on to say no to any event; no event is to blame.
+    return Misconfigured(said) if 400 <= error.status < 500 else Unreachable(said)
+
+
+def _is_at(fault: Exception, proxy: str | None) -> bool:
+    """Whether it is this proxy to which no connection came about."""
+    if proxy is None or not isinstance(fault, aiohttp.ClientConnectorError):
+        return False
+    parts = URL(proxy)
+    return (fault.host, fault.port) == (parts.raw_host, parts.port)
+
+
 def _reason(error: Exception, origin: str) -> str:
     match error:
         case aiohttp.ClientPayloadError() | lean_http.BrokeOffError():
             said = f"the answer of {origin} broke off"
-        case aiohttp.ClientHttpProxyError():
-            said = f"the proxy did not connect to {origin}: {status_line(error.status)}"
         case aiohttp.ClientResponseError():
             said = f"the answer of {origin} is not HTTP: {error.message.splitlines()[0]}"
         case lean_http.NotHttpError():
@@ -343,11 +449,13 @@ def _unconnected(error: aiohttp.ClientConnectorError | lean_http.UnknownHostErro
         case aiohttp.ClientConnectorDNSError() | lean_http.UnknownHostError():
             return "the host name is not known"
         case aiohttp.ClientConnectorCertificateError():
-            return f"its certificate is not trusted: {error.certificate_error}"
+            fault = error.certificate_error
+            said = getattr(fault, "verify_message", "") or str(fault)
+            return f"its certificate is not trusted: {said}"
+        case aiohttp.ClientSSLError(os_error=ssl.SSLError(reason=str(reason))):
+            return f"TLS: {reason.lower().replace('_', ' ')}"
         case aiohttp.ClientSSLError():
-            return f"TLS: {error.os_error}"
-        case aiohttp.ClientProxyConnectionError():
-            return f"the proxy is not there: {_os_fault(error.os_error)}"
+            return f"TLS: {_os_fault(error.os_error)}"
         case _:
             return _os_fault(error.os_error)
 

@@ -84,7 +84,7 @@ class Poster:
         except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
             return self._raised(error)
         if post.headers is not self._headers or post.url != self._url:
-            to = self._client.target(post.url)
+            to = self._client.target(post.url, post.route)
             if to is None:
                 return None
             try:

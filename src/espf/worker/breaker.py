@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from espf.errors import HandlerError, Misconfigured, Rejected, Skipped, Unreachable
+from espf.errors import CheckLater, HandlerError, Misconfigured, Rejected, Skipped, Unreachable
 
 #: It opens after so many connections in a row that did not come about.
 UNREACHABLE = 5
@@ -88,7 +88,7 @@ class Breaker:
 
         ``spread`` between -1 and 1 varies the pause, so that many do not begin again together.
         """
-        failed = outcome is not None and not isinstance(outcome, (Rejected, Skipped))
+        failed = outcome is not None and not isinstance(outcome, (CheckLater, Rejected, Skipped))
         if not failed:
             self._in_a_row = 0
             self._recent.append((now, False))

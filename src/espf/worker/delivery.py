@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from espf.errors import HandlerError, TryLater
+from espf.errors import CheckLater, HandlerError, TryLater
 from espf.handlers.base import Billing, Context, Handler
 from espf.handlers.http import Http, HttpClient, masked, storable
 from espf.handlers.lean_http import Ticket
 from espf.journal import LONGEST_REASON
 from espf.model import Notification
+from espf.worker.outlet import QueueOutlet
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Delivery:
     duration_ms: int
     request: str | None
     response: str | None
+    emits: bool
 
 
 class Batch:
@@ -71,12 +73,13 @@ async def deliver(
     notification: Notification,
     client: HttpClient,
     billing: Billing,
+    outlet: QueueOutlet,
     batch: Batch | None = None,
 ) -> Delivery:
     """Run the handler once, within its time limit. Never raises, but when cancelled."""
     secrets = handler.secrets()
     http = Http(client, secrets)
-    context = Context(http=http, billing=billing, attempt=notification.attempts + 1)
+    context = Context(http, billing, attempt=notification.attempts + 1, outlet=outlet)
     started = time.monotonic()
     outcome: Exception | None = None
     try:
@@ -99,6 +102,7 @@ async def deliver(
         duration_ms=round((time.monotonic() - started) * 1000),
         request=storable(request) or None,
         response=storable(exchange.response) if exchange else None,
+        emits=outlet.is_used,
     )
 
 
@@ -111,6 +115,8 @@ def presentable(outcome: Exception, secrets: tuple[str, ...]) -> Exception:
         return outcome
     if isinstance(outcome, TryLater):
         return type(outcome)(text, after=outcome.after)
+    if isinstance(outcome, CheckLater):
+        return CheckLater(text, after=outcome.after)
     if isinstance(outcome, HandlerError):
         return type(outcome)(text)
     return TryLater(f"{type(outcome).__name__}: {text}")

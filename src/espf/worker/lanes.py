@@ -8,6 +8,11 @@ Two facts of life shape the rest. A read may show the past: rows that were settl
 So whatever is settled is remembered until a read that *began* afterwards has ended. And rows come
 more than once: transactions that overlap commit out of the order of their numbers, so the reader
 goes back now and then.
+
+Of some types only the newest counts that waits in a lane. Whatever waits is noted by lane and type,
+wherever it is: here, among what was passed, or further on in the database, where it was looked for
+(*ahead*). Whoever comes to its turn and is not the newest is superseded instead of delivered; one
+that may not be the newest, because not all is known that waits, has to wait for that look.
 """
 
 from array import array
@@ -16,6 +21,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from itertools import islice
 
+from espf.catalogue import LatestOnly
 from espf.model import Notification, shard_of
 
 #: Notifications that one lane may hold in memory, so that no subscriber fills it alone.
@@ -25,8 +31,14 @@ LANE_LIMIT = 100
 PASSED_LIMIT = 2_000_000
 
 #: While both are there, so many that are new, or are tried again by themselves, go out for each one
-#: that somebody has restarted: there may be a million of those.
-NEW_PER_RESTARTED = 8
+#: that somebody has restarted or a dispatcher has made: there may be a million of those.
+NEW_PER_MANY = 8
+
+#: Newest ones that are known of a handler's lanes; beyond that, nobody waits for a look ahead.
+NEWEST_LIMIT = 200_000
+
+#: A lane, and a type of which only the newest counts there.
+Kind = tuple[str, str]
 
 # A lane is open; or its head waits in the database, and a read may not show that yet (closed) or
 # does (parked).
@@ -49,15 +61,19 @@ class _Lane:
 
 
 class Lanes:
-    """The lanes of one handler; at most about ``window`` notifications in memory."""
+    """The lanes of one handler; at most about ``window`` notifications in memory.
 
-    def __init__(self, window: int) -> None:
+    ``latest_only``: the types of which only the newest counts.
+    """
+
+    def __init__(self, window: int, latest_only: LatestOnly | None = None) -> None:
+        self.latest_only = LatestOnly() if latest_only is None else latest_only
         self._window = window
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[str] = deque()
-        # Lanes whose head was restarted, and how many of the others went out since one of these.
-        self._restarted: deque[str] = deque()
-        self._since_restarted = 0
+        # Lanes whose head is one of many, and how many of the others went out since one of these.
+        self._many: deque[str] = deque()
+        self._since_many = 0
         self._known: set[int] = set()
         self._due: set[int] = set()
         self._passed = 0
@@ -68,6 +84,17 @@ class Lanes:
         self._forgetting: list[tuple[int, str | None]] = []
         # Lanes whose head waited in the database, and is done since.
         self._ended: set[str] = set()
+        # The positions of the newest that wait, as far as they are known.
+        self._newest: dict[Kind, int] = {}
+        # Superseded, each by which position; to be settled.
+        self._superseded: list[tuple[Notification, int]] = []
+        # Whether the last read told of all that waits; until one does, lanes may wait for it.
+        self._knows_all = False
+        self._unsure: dict[str, None] = {}
+        # Whether to look ahead with each read, as long as reading has not come to the end.
+        self._looks_ahead = False
+        # Lanes in which one that waits for a retry may not be the newest any more.
+        self._overtaken: dict[str, None] = {}
 
     @property
     def room(self) -> int:
@@ -96,7 +123,7 @@ class Lanes:
     @property
     def ready(self) -> bool:
         """Whether ``take`` has something to give."""
-        return bool(self._ready or self._restarted)
+        return bool(self._ready or self._many)
 
     def wants_refill(self, lanes: int) -> list[tuple[str, list[int]]]:
         """Lanes that ran empty and have more in the database: key, and the next positions."""
@@ -104,6 +131,11 @@ class Lanes:
             (key, self._lanes[key].passed[:LANE_LIMIT].tolist())
             for key in islice(self._refill, lanes)
         ]
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a read is wanted now: to refill, or to find out which is the newest."""
+        return bool(self._refill or self._overtaken or self._unsure)
 
     def read_begins(self) -> None:
         """A read of the database begins: it will not show what has been settled until now."""
@@ -128,6 +160,10 @@ class Lanes:
             return
         key = _key(notification)
         lane = self._lanes.get(key)
+        if self.latest_only[notification.event.event_type]:
+            self._note_waiting(notification)
+            if behind or (lane is not None and lane.state != _OPEN):
+                self._overtaken[key] = None
         if behind or (
             lane is not None
             and (lane.state != _OPEN or lane.passed or len(lane.waiting) >= LANE_LIMIT)
@@ -148,7 +184,89 @@ class Lanes:
             lane.state = _OPEN
             self._step_back(key, lane, notification.position)
         self._due.add(notification.position)
+        if self.latest_only[notification.event.event_type]:
+            self._note_waiting(notification)
         self._add(key, notification)
+
+    # The newest
+
+    @property
+    def wants_ahead(self) -> bool:
+        """Whether to look for the newest further on, as it has to be known here."""
+        return self._looks_ahead
+
+    def note_ahead(self, kinds: Iterable[tuple[str, str, int]]) -> None:
+        """What waits further on in the database: lane, type and position."""
+        for key, event_type, position in kinds:
+            if self.latest_only[event_type] and position not in self._known:
+                self._note(key, event_type, position)
+
+    def knows(self, *, read_all: bool, looked_ahead: bool) -> None:
+        """How much of what waited when the last read began is known by now.
+
+        ``read_all``: all of it was offered, now or before; ``looked_ahead``: what was not is noted.
+        """
+        self._looks_ahead &= not read_all
+        self._knows_all = read_all or looked_ahead
+        if self._is_sure:
+            # They have had their turn.
+            self._ready.extendleft(self._unsure)
+            self._unsure.clear()
+
+    @property
+    def _is_sure(self) -> bool:
+        return self._knows_all or len(self._newest) >= NEWEST_LIMIT
+
+    def wants_tried(self, lanes: int) -> list[str]:
+        """Lanes of which to read all that has been tried: one may have been superseded."""
+        return list(islice(self._overtaken, lanes))
+
+    def offer_tried(
+        self, asked: Collection[str], found: Iterable[tuple[Notification, bool]]
+    ) -> None:
+        """What has been tried in some lanes and waits; those that ``asked`` go on if they may.
+
+        Each with whether an earlier one of its lane waits.
+        """
+        heads: list[Notification] = []
+        for notification, behind in found:
+            is_known = notification.position in self._known
+            if self.latest_only[notification.event.event_type] and not is_known:
+                self._note_waiting(notification)
+                if not behind:
+                    heads.append(notification)
+        for head in heads:
+            if _key(head) in asked and self._newer(head):
+                self.offer_due(head)
+        for key in asked:
+            lane = self._lanes.get(key)
+            # What a read shows of a closed lane is out of date; ask again.
+            if lane is None or lane.state != _CLOSED:
+                self._overtaken.pop(key, None)
+
+    def superseded(self) -> list[tuple[Notification, int]]:
+        """Those that ``take`` has passed over, each with the position of the newest; taken, too."""
+        some, self._superseded = self._superseded, []
+        return some
+
+    def is_gone(self, notification: Notification, position: int) -> None:
+        """What was to supersede a notification does not wait any more."""
+        kind = (_key(notification), notification.event.event_type)
+        if self._newest.get(kind) == position:
+            del self._newest[kind]
+
+    def _note_waiting(self, notification: Notification) -> None:
+        event = notification.event
+        self._note(_key(notification), event.event_type, notification.position)
+
+    def _note(self, key: str, event_type: str, position: int) -> None:
+        if self._newest.get((key, event_type), 0) < position:
+            self._newest[key, event_type] = position
+
+    def _newer(self, notification: Notification) -> int | None:
+        """The position of a newer one of the same lane and type that waits."""
+        newest = self._newest.get((_key(notification), notification.event.event_type), 0)
+        return newest if newest > notification.position else None
 
     def refill(
         self, key: str, asked: Collection[int], found: Iterable[tuple[Notification, bool]]
@@ -168,6 +286,8 @@ class Lanes:
                 if not lane.busy and not lane.waiting:
                     lane.state = _PARKED
             elif notification.position not in self._known:
+                if self.latest_only[notification.event.event_type]:
+                    self._note_waiting(notification)
                 self._add(key, notification)
         if lane.state == _OPEN and not lane.waiting and not lane.busy:
             self._after(key, lane)
@@ -181,23 +301,45 @@ class Lanes:
                     self._refill[key] = None
 
     def take(self) -> Notification | None:
-        """The next notification to deliver; its lane is busy until it is settled."""
+        """The next notification to deliver; its lane is busy until it is settled.
+
+        So are those that ``superseded`` names afterwards.
+        """
         while turn := self._turn():
-            lane = self._lanes.get(turn.popleft())
-            if lane is not None and lane.waiting and not lane.busy:
-                lane.busy = True
-                return lane.waiting.pop(0)
+            key = turn.popleft()
+            lane = self._lanes.get(key)
+            if lane is None or not lane.waiting or lane.busy:
+                continue
+            first = lane.waiting[0]
+            if self.latest_only[first.event.event_type] and not self._is_newest(key, lane, first):
+                continue
+            lane.busy = True
+            return lane.waiting.pop(0)
         return None
+
+    def _is_newest(self, key: str, lane: _Lane, first: Notification) -> bool:
+        """Whether the first of a lane is to be delivered; it is superseded, or waits, if not."""
+        newest = self._newer(first)
+        if newest is not None:
+            lane.busy = True
+            self._superseded.append((lane.waiting.pop(0), newest))
+            return False
+        if not self._is_sure:
+            self._unsure[key] = None
+            self._looks_ahead = True
+            return False
+        self._newest.pop((key, first.event.event_type), None)
+        return True
 
     def _turn(self) -> deque[str]:
         """Those of whom the next one is; empty: there is none."""
-        if not self._restarted:
+        if not self._many:
             return self._ready
-        if self._ready and self._since_restarted < NEW_PER_RESTARTED:
-            self._since_restarted += 1
+        if self._ready and self._since_many < NEW_PER_MANY:
+            self._since_many += 1
             return self._ready
-        self._since_restarted = 0
-        return self._restarted
+        self._since_many = 0
+        return self._many
 
     def settled(self, notification: Notification, *, waits: bool) -> None:
         """A notification that was taken is settled; ``waits``: it is to be tried again later."""
@@ -211,6 +353,8 @@ class Lanes:
             self._refill.pop(key, None)
             self._step_back(key, lane, 0)
             self._settled.append((notification.position, key))
+            if self.latest_only[notification.event.event_type] and self._newer(notification):
+                self._overtaken[key] = None
         else:
             self._settled.append((notification.position, key if was_due else None))
             if was_due:
@@ -219,8 +363,13 @@ class Lanes:
 
     def drop(self, shards: Collection[int]) -> None:
         """Forget what waits in lanes of these shards; what was taken is still to be settled."""
+        for kind in [kind for kind in self._newest if _shard(kind[0]) in shards]:
+            del self._newest[kind]
+        for keys in (self._unsure, self._overtaken):
+            for key in [key for key in keys if _shard(key) in shards]:
+                del keys[key]
         for key, lane in list(self._lanes.items()):
-            if shard_of(None if key.startswith("\0") else key) not in shards:
+            if _shard(key) not in shards:
                 continue
             for notification in lane.waiting:
                 self._known.discard(notification.position)
@@ -275,7 +424,8 @@ class Lanes:
     def _make_ready(self, key: str, lane: _Lane) -> None:
         first = lane.waiting[0]
         restarted = first.attempts == 0 and first.position in self._due
-        (self._restarted if restarted else self._ready).append(key)
+        many = restarted or first.event.is_dispatched
+        (self._many if many else self._ready).append(key)
 
     def _after(self, key: str, lane: _Lane) -> None:
         """Go on with a lane that has just become free."""
@@ -291,3 +441,7 @@ def _key(notification: Notification) -> str:
     """The lane of a notification; one without an ordering key has a lane to itself."""
     key = notification.event.ordering_key
     return f"\0{notification.position}" if key is None else key
+
+
+def _shard(key: str) -> int:
+    return shard_of(None if key.startswith("\0") else key)

@@ -22,8 +22,8 @@ _LONGEST_PAUSE_SECONDS = 5.0
 class PatientDatabase:
     """Runs transactions until the database takes them; says once that it is away, once that not.
 
-    A transaction that met a database that was away has changed nothing, so running it again is
-    safe.
+    A transaction that met a database that was away has changed nothing, unless it went away between
+    the commit and the reply: so what runs here must do no harm when it runs again.
     """
 
     def __init__(self, database: Database) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from espf.errors import Misconfigured, Rejected, Skipped, TryLater
+from espf.errors import CheckLater, Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
 from espf.model import Decision, Status
 from espf.worker.breaker import REST
@@ -60,8 +60,10 @@ def decide(
             return Decision(Status.SKIPPED, str(outcome))
         case Rejected():
             return Decision(Status.REJECTED, str(outcome))
-        case Misconfigured():
-            return Decision(Status.QUEUED, str(outcome), delay=REST, spent=False)
+        case CheckLater() | Misconfigured():
+            after = outcome.after if isinstance(outcome, CheckLater) else REST
+            delay = min(after, LONGEST_DELAY)
+            return Decision(Status.QUEUED, str(outcome), delay=delay, spent=False)
         case _ if counts and attempt >= policy.max_attempts:
             reason = f"gave up after {attempt} attempts: {_reason(outcome)}"
             return Decision(Status.FAILED, reason, hold=policy.hold)

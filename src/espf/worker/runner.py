@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 
+from espf.catalogue import LatestOnly
 from espf.handlers.base import Billing, Handler, Pacing, PostHandler
 from espf.handlers.http import HttpClient
 from espf.handlers.post import Poster, Posting
 from espf.leases import Lease
-from espf.model import SHARDS, Notification, Result, Said, Settled, Status
+from espf.model import SHARDS, Decision, Notification, Result, Said, Settled, Status
 from espf.queue import Found, Wanted
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker
@@ -19,6 +20,7 @@ from espf.worker.delivery import Batch, deliver, presentable
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
+from espf.worker.outlet import QueueOutlet
 from espf.worker.retry import FINISHED, RetryPolicy, decide
 from espf.worker.settler import Settler
 
@@ -57,6 +59,7 @@ class Tools:
     settler: Settler
     client: HttpClient
     billing: Callable[[int], Billing]
+    outlet: Callable[[Notification, int], QueueOutlet]
     wake_reader: Callable[[], None]
     lease_holds: Callable[[], bool]
     running_lag_seconds: float | None
@@ -74,6 +77,8 @@ class Runner:
         self._paused = False
         self._lanes = Lanes(WINDOW)
         self._frontier = Frontier(tools.running_lag_seconds)
+        # How far ahead of that the newest of some types have been looked for.
+        self._ahead_after = 0
         self._look = True
         # What has happened since a read began, which it does not show.
         self._looks_again = 0
@@ -132,6 +137,7 @@ class Runner:
         self._resize(gained)
         # Their work may be anywhere in what has been read already.
         self._frontier.restart()
+        self._ahead_after = 0
         self.wake()
 
     def busy(self, shards: Collection[int]) -> set[int]:
@@ -247,6 +253,7 @@ class Runner:
 
     def _adopt(self, handler: Handler) -> None:
         self._handler = handler
+        self._lanes.latest_only = LatestOnly(handler.settings.latest_only)
         self._policy = RetryPolicy.of(handler.settings)
         self._pacing: Pacing = handler.pacing()
         self._slots = self._count_slots()
@@ -279,16 +286,22 @@ class Runner:
             return None
         lanes = self._lanes
         refill = lanes.wants_refill(REFILLS)
+        tried = lanes.wants_tried(REFILLS)
         due = self._seconds_to_due(now) <= 0
-        if not (self._look or refill or due or now >= self._look_at):
+        asked = refill or tried or lanes.wants_ahead
+        if not (self._look or asked or due or now >= self._look_at):
             return None
+        start = self._frontier.start
         return Wanted(
             i_event_handler=self.configured.i_event_handler,
             shards=sum(1 << shard for shard in self.epochs),
-            start=self._frontier.start,
+            start=start,
             room=lanes.room if lanes.room >= READ_AT_LEAST else 0,
             due_room=lanes.due_room if due else None,
             refill=refill,
+            latest_only=lanes.latest_only,
+            tried=tried,
+            ahead=max(self._ahead_after, start.reached) if lanes.wants_ahead else None,
         )
 
     def idle_seconds(self) -> float:
@@ -296,7 +309,7 @@ class Runner:
         now = asyncio.get_running_loop().time()
         if self._is_resting(now):
             return max(0.01, min(1.0, self.breaker.seconds_to_probe(now) or 1.0))
-        if self._lanes.wants_refill(1) or (self._look and self._lanes.room >= READ_AT_LEAST):
+        if self._lanes.wants_more or (self._look and self._lanes.room >= READ_AT_LEAST):
             return 0.0
         return max(0.0, min(1.0, self._look_at - now, self._seconds_to_due(now)))
 
@@ -322,6 +335,7 @@ class Runner:
         for notification in found.due:
             if self._is_ours(notification):
                 lanes.offer_due(notification)
+        lanes.offer_tried(wanted.tried, (each for each in found.tried if self._is_ours(each[0])))
         for key, asked, followers in found.refilled:
             lanes.refill(key, asked, followers)
         now = asyncio.get_running_loop().time()
@@ -335,11 +349,25 @@ class Runner:
             self._read_new(wanted, found, now)
         else:
             self._look = True
+        self._find_newest(wanted, found)
         if self._looks_again:
             self._looks_again -= 1
             lanes.look_again()
         if lanes.ready:
             self._wake_sender.set()
+
+    def _find_newest(self, wanted: Wanted, found: Found) -> None:
+        """Note what waits of which only the newest counts, and whether that is all there is."""
+        if self._taken_meanwhile:
+            self._lanes.knows(read_all=False, looked_ahead=False)
+            return
+        if found.ahead is not None:
+            self._ahead_after = found.ahead.upto
+            self._lanes.note_ahead(found.ahead.kinds)
+        self._lanes.knows(
+            read_all=len(found.new) < wanted.room,
+            looked_ahead=found.ahead is not None and found.ahead.is_all,
+        )
 
     def _is_ours(self, notification: Notification) -> bool:
         """Whether what a read shows may go out; another owner may have been ahead of it."""
@@ -392,8 +420,20 @@ class Runner:
 
     def _send_slots(self) -> None:
         """Fill the free slots; each one frees when its attempt is over."""
-        while len(self._open) < self._limit() and (notification := self._lanes.take()):
+        while len(self._open) < self._limit() and (notification := self._take()):
             self._send(notification, None)
+
+    def _take(self) -> Notification | None:
+        """The next one to send; those are settled that a newer one has superseded."""
+        notification = self._lanes.take()
+        for one, newest in self._lanes.superseded():
+            self._unsettled[one.shard] += 1
+            reason = f"superseded by a newer {one.event.event_type}"
+            decision = Decision(Status.SUPERSEDED, reason, spent=False, by=newest)
+            epoch = self.epochs[one.shard]
+            result = Result(one, self.configured.name, epoch, decision, 0, emits=True)
+            self._tools.settler.put(result, self._settled)
+        return notification
 
     async def _send_batches(self, bucket: TokenBucket) -> None:
         """Send what is ready at the bucket's rate, without waiting for answers."""
@@ -406,7 +446,7 @@ class Runner:
                     self._may_send(bucket) and (seconds := bucket.take(loop.time())) > 0
                 ):
                     await asyncio.sleep(min(seconds, 1.0))
-                if not self._may_send(bucket) or (notification := self._lanes.take()) is None:
+                if not self._may_send(bucket) or (notification := self._take()) is None:
                     break
                 self._send(notification, batch)
             if self._pacing.max_wait is not None:
@@ -492,6 +532,7 @@ class Runner:
             notification,
             self._tools.client,
             self._tools.billing(notification.event.i_env),
+            self._tools.outlet(notification, epoch),
             batch,
         )
         self._delivered(
@@ -501,6 +542,7 @@ class Runner:
             delivery.duration_ms,
             delivery.request,
             delivery.response,
+            emits=delivery.emits,
         )
 
     def _delivered(
@@ -511,6 +553,8 @@ class Runner:
         duration_ms: int,
         request: Said | str | None,
         response: Said | str | None,
+        *,
+        emits: bool = False,
     ) -> None:
         """Decide what becomes of an attempt, and have it stored."""
         if outcome is None and self.breaker.is_closed:
@@ -534,6 +578,7 @@ class Runner:
             duration_ms,
             request,
             response,
+            emits,
         )
         self._tools.settler.put(result, self._settled)
 
@@ -552,6 +597,8 @@ class Runner:
             notification, decision = settled.result.notification, settled.result.decision
             unsettled[notification.shard] -= 1
             waits = settled.applied and (decision.status is Status.QUEUED or decision.hold)
+            if waits and decision.by is not None:
+                lanes.is_gone(notification, decision.by)
             lanes.settled(notification, waits=waits)
             if not settled.applied and self.epochs.get(notification.shard) == settled.result.epoch:
                 # Another worker has the shard, and may be ahead by now: nothing more goes out.

@@ -79,7 +79,8 @@ class Settler:
     async def _store(self, batch: list[tuple[Result, Tell]]) -> None:
         texts = Texts()
         results = [result for result, _ in batch]
-        settled = await self._database.write(self._queue.settle, results, texts)
+        tries: list[list[Settled]] = []
+        settled = await self._database.write(self._queue.settle_once, results, texts, tries)
         self._storing -= 1
         self._stored.set()
         self._queue.journal.committed(texts)
@@ -100,7 +101,7 @@ def _line(one: Settled) -> str:
     line = (
         f"verdict={verdict} i_event={event.i_event} type={logged(event.event_type)}"
         f"{f' key={logged(event.ordering_key)}' if event.ordering_key else ''}"
-        f" handler={logged(result.handler)} attempt={notification.attempts + 1}"
+        f" handler={logged(result.handler)} attempt={result.attempt}"
     )
     if decision.reason:
         line += f" reason={logged(decision.reason)}"

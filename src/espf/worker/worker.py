@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from espf.crypto import Sealer
 from espf.db.database import Database
+from espf.dispatches import Dispatches
 from espf.errors import EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
@@ -24,6 +26,7 @@ from espf.restarts import let_go
 from espf.subscriptions import EventHandler, list_handlers
 from espf.telemetry import ProvisioningLog
 from espf.worker.breaker import Breaker, Shown
+from espf.worker.outlet import QueueOutlet
 from espf.worker.patience import PatientDatabase
 from espf.worker.reader import Reader
 from espf.worker.runner import Runner, Tools
@@ -106,6 +109,7 @@ class Worker:
             settler=self._settler,
             client=client,
             billing=billing,
+            outlet=partial(QueueOutlet, Dispatches(database), self._database),
             wake_reader=self._reader.wake,
             lease_holds=lambda: asyncio.get_running_loop().time() < self._lease_until,
             running_lag_seconds=database.dialect.running_lag_seconds,

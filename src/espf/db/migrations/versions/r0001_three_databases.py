@@ -167,6 +167,18 @@ _table(
 )
 
 _table(
+    "Dispatches",
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", _BigNumber, primary_key=True, autoincrement=False),
+    sa.Column("i_event", _BigNumber, nullable=False),
+    sa.Column("reached", sa.String(255), nullable=False),
+    sa.Column("emitted", sa.BigInteger, nullable=False),
+    sa.Column("first_i_event", _BigNumber),
+    sa.Column("last_i_event", _BigNumber),
+    sa.Column("updated_at", _Moment, nullable=False),
+)
+
+_table(
     "System_Settings",
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", _LongText, nullable=False),
