@@ -51,7 +51,8 @@ def measure(bench: Bench, facts: Facts) -> str:
         facts[f"restart {name} memory"] = found.megabytes
         facts[f"restart {name} wrong"] = found.repeated + found.disordered
         late = (
-            f"{percentile(took, 0.5):.1f} / {percentile(took, 0.99):.1f}"
+            # A machine so busy that there was none in time has no figure.
+            f"{percentile(took, 0.5):.1f} / {percentile(took, 0.99):.1f}" if took else "-"
             for took in (found.alone, found.beside)
         )
         speed = f"{count / found.seconds:,.0f}"

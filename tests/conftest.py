@@ -1,6 +1,7 @@
 """What the suites share: databases with ESPF's tables, installations, and keys."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from databases import (
     stores,
 )
 from desk import PASSWORD, Desk
-from espf import crypto, subscriptions
+from espf import crypto, subscriptions, tokens
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -49,10 +50,10 @@ crypto._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.fixture
-def database(store: Store) -> Iterator[Database]:
-    """An open database with ESPF's tables and the catalogue, nothing else."""
+def database(store: Store, key_file: Path) -> Iterator[Database]:
+    """An open database with ESPF's tables, the catalogue, and what signs tokens; nothing else."""
     if not store.holds("espf"):
-        _set_up(store.empty())
+        _set_up(store.empty(), Sealer.open(key_file))
         store.keep("espf")
     opened = Database.open(store.restore("espf"))
     yield opened
@@ -64,11 +65,12 @@ def database(store: Store) -> Iterator[Database]:
     assert checked_out == 0, "a connection was not given back"
 
 
-def _set_up(url: str) -> None:
+def _set_up(url: str, sealer: Sealer) -> None:
     opened = Database.open(url)
     with opened.begin() as connection:
         schema.set_up(connection, opened.dialect)
         subscriptions.add_catalogue(connection)
+        tokens.add_key(connection, sealer, opened.now(connection))
     opened.close()
 
 
@@ -108,7 +110,16 @@ def desk(
     return desk
 
 
+@pytest.fixture(scope="session")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys for the databases of all tests: a key that signs takes its time to make."""
+    path = tmp_path_factory.mktemp("keys") / "espf.key"
+    Sealer.create(path)
+    return path
+
+
 @pytest.fixture
-def sealer(tmp_path: Path) -> Sealer:
-    """Fresh keys."""
-    return Sealer.create(tmp_path / "espf.key")
+def sealer(tmp_path: Path, key_file: Path) -> Sealer:
+    """The keys that open what is sealed in ``database``."""
+    shutil.copyfile(key_file, tmp_path / "espf.key")
+    return Sealer.open(tmp_path / "espf.key")

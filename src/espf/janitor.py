@@ -14,7 +14,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from espf import journal, maintenance, restarts, users
+from espf import journal, maintenance, restarts, schedule, users
 from espf.db.database import Database
 from espf.db.walk import Progress
 from espf.dispatches import Dispatches
@@ -69,6 +69,13 @@ class Janitor:
             users.forget_expired(connection, self._database.now(connection))
             maintenance.forget_breakers(connection)
             Dispatches.sweep(connection)
+        self._forget_keys()
+
+    def _forget_keys(self) -> None:
+        more = True
+        while more and not self._stopped.is_set():
+            with self._database.begin() as connection:
+                more = schedule.forget_keys(connection)
 
     def prunable(self) -> int:
         """How many rows of the journal are old."""

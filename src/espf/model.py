@@ -4,9 +4,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import cache
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 
 class Status(StrEnum):
@@ -204,26 +206,47 @@ def compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def parse_time(text: str, *, field: str = "start_time") -> datetime:
-    """Read ``YYYY-MM-DD HH:MM:SS`` (UTC) or ISO 8601 with an offset; the result is in UTC.
+def parse_time(text: str, *, field: str = "start_time", zone: tzinfo = UTC) -> datetime:
+    """Read ``YYYY-MM-DD HH:MM:SS`` (in ``zone``) or ISO 8601 with an offset; the result is in UTC.
 
-    Raises ValueError with a message that says what was expected, also for a time before 1970.
+    A time that the clocks of the zone leave out is moved forward by what they leave out; of one
+    that they show twice, the first is meant. Raises ValueError with a message that says what was
+    expected, also for a time before 1970.
     """
-    moment = _moment(text.strip())
+    moment = _moment(text.strip(), zone)
     if moment is None or moment.year < 1970:
-        raise ValueError(
-            f"{field}: expected 'YYYY-MM-DD HH:MM:SS' in UTC or ISO 8601 with an offset, "
-            f"not {text[:50]!r}"
-        )
+        expected = "in UTC or ISO 8601 with an offset" if zone is UTC else f"in {zone}"
+        raise ValueError(f"{field}: expected 'YYYY-MM-DD HH:MM:SS' {expected}, not {text[:50]!r}")
     return moment
 
 
-def _moment(text: str) -> datetime | None:
+def parse_local_time(text: str, time_zone: str) -> datetime:
+    """Read a ``start_time`` as a clock in a named zone shows it; the result is in UTC.
+
+    Raises ValueError for an unknown zone, or when the text has an offset of its own.
+    """
+    if time_zone not in _time_zones():
+        raise ValueError(
+            f"time_zone: there is no zone {time_zone[:50]!r}; expected a name such as Europe/Prague"
+        )
+    found = _TIME.fullmatch(text.strip())
+    if found and found[2]:
+        raise ValueError("start_time: it has an offset, and time_zone says another")
+    return parse_time(text, zone=ZoneInfo(time_zone))
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _moment(text: str, zone: tzinfo) -> datetime | None:
     if not _TIME.fullmatch(text):
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        # Without a fold: before a change of the clocks, which is what the rule above comes to.
+        return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -41,7 +41,7 @@ from espf.db.tables import (
     provisioning_log,
 )
 from espf.db.walk import first_at
-from espf.errors import InvalidRequest
+from espf.errors import InvalidRequest, NotFound
 from espf.model import Status, shard_of
 
 #: What people call a queued notification by what it waits for.
@@ -55,6 +55,9 @@ _VIEWS: Mapping[str, frozenset[str]] = {
     "failed": frozenset({Status.FAILED, Status.REJECTED}),
     "successful": frozenset({Status.FINISHED, Status.SKIPPED}),
 }
+
+#: More than the handlers that hear of any event.
+_ALL_PARTS = 1000
 
 #: How far the clock of an event and its number may disagree: a number is taken when a statement
 #: begins, or when it comes to its row.
@@ -144,7 +147,7 @@ class Source:
 def search(connection: Connection, wanted: Filter, limit: int) -> list[Overview]:
     """The newest events that fit, live ones and those in the journal, a line per handler.
 
-    All lines of an event are on one page, unless there are more than fit.
+    All lines of an event are on one page; when one alone has more than fit, the page is longer.
     """
     places = chain(not_done(connection, wanted), scheduled(connection, wanted))
     rows = [
@@ -155,8 +158,37 @@ def search(connection: Connection, wanted: Filter, limit: int) -> list[Overview]
     rows.sort(key=lambda row: -row.i_event)
     if len(rows) > limit:
         whole = [row for row in rows[:limit] if row.i_event != rows[limit].i_event]
-        rows = whole or rows[:limit]
+        if not whole:
+            return search(connection, replace(wanted, i_event=rows[0].i_event), 10 * limit)
+        rows = whole
     return [_overview(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that is known of an event.
+
+    ``parts`` is where each handler stands with it, ``attempts`` all that was tried, ``variables``
+    JSON text.
+    """
+
+    parts: Sequence[Overview]
+    attempts: Sequence[journal.Entry]
+    variables: str | None
+
+
+def require(connection: Connection, i_event: int, i_env: int) -> None:
+    """Raise NotFound when there is no such event in the environment."""
+    if not search(connection, Filter(i_event=i_event, i_env=i_env), 1):
+        raise NotFound(f"there is no event {i_event}")
+
+
+def story(connection: Connection, i_event: int, i_env: int | None = None) -> Story:
+    """What became of one event. Raises NotFound when it is not there, or not in ``i_env``."""
+    parts = search(connection, Filter(i_event=i_event, i_env=i_env), _ALL_PARTS)
+    if not parts:
+        raise NotFound(f"there is no event {i_event}")
+    return Story(parts, journal.of_event(connection, i_event), variables(connection, i_event))
 
 
 def not_done(connection: Connection, wanted: Filter) -> Iterator[Source]:

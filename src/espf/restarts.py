@@ -218,7 +218,12 @@ def _make_notifications(
 # No more
 
 
-def cancel(connection: Connection, database: Database, i_event: int) -> None:
+def cancel(
+    connection: Connection,
+    database: Database,
+    i_event: int,
+    reason: str = "cancelled by an administrator",
+) -> None:
     """Call off a scheduled event. Raises NotFound, or Conflict when it is not (any more)."""
     notified = connection.execute(
         select(event_queue.c.notified).where(event_queue.c.i_event == i_event).with_for_update()
@@ -234,7 +239,7 @@ def cancel(connection: Connection, database: Database, i_event: int) -> None:
         connection,
         i_event,
         Status.CANCELLED,
-        "cancelled by an administrator",
+        reason,
         database.now(connection),
     )
 
@@ -314,7 +319,7 @@ def remove_handler(
     if waiting and not force:
         raise Conflict(
             f"handler {handler.name} has {waiting} notifications waiting or failed; "
-            "--force deletes it and records them as cancelled"
+            "delete it by force, and they are recorded as cancelled"
         )
     while cancel_next(connection, database, handler):
         pass

@@ -2,8 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -34,6 +35,28 @@ class Standing:
     retrying: int
     failed: int
     oldest: datetime | None
+
+    def fields(self, now: datetime) -> dict[str, Any]:
+        """The same, flat, as the command line and the API show it."""
+        handler, oldest = self.handler, self.oldest
+        return {
+            "i_event_handler": handler.i_event_handler,
+            "name": handler.name,
+            "i_env": handler.i_env,
+            "type": handler.type,
+            "state": self.state,
+            "enabled": handler.enabled,
+            "paused": handler.paused,
+            "maintenance": self.maintenance,
+            "waiting": self.waiting,
+            "oldest_waiting_seconds": oldest and max(0, round((now - oldest).total_seconds())),
+            "retrying": self.retrying,
+            "failed": self.failed,
+            "workers": self.workers,
+            "breakers": [
+                {"worker": worker, **asdict(breaker)} for worker, breaker in self.breakers.items()
+            ],
+        }
 
 
 @dataclass(frozen=True)

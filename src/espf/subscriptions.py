@@ -307,6 +307,18 @@ def require_handler(connection: Connection, i_env: int, name: str) -> EventHandl
     raise NotFound(f"there is no handler {name!r} in environment {i_env} (known: {names})")
 
 
+def find_handler(connection: Connection, i_env: int, i_event_handler: int) -> EventHandler:
+    """The handler of this number, in this environment. Raises NotFound."""
+    row = connection.execute(
+        select(event_handlers).where(
+            event_handlers.c.i_event_handler == i_event_handler, event_handlers.c.i_env == i_env
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no handler {i_event_handler} in environment {i_env}")
+    return _handler(row)
+
+
 # Subscriptions
 
 

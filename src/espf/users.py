@@ -2,18 +2,20 @@
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf import tokens
 from espf.crypto import PasswordCheck, Sealer, hash_password
 from espf.db.database import Database
-from espf.db.tables import access_tokens, users
+from espf.db.tables import access_tokens, signing_keys, users
 from espf.errors import Conflict, Denied, InvalidRequest, NotFound
+from espf.tokens import ACCESS_LIFE
 
 #: The login under which event handlers call the reference billing.
 SERVICE_LOGIN = "espf-handlers"
@@ -22,20 +24,29 @@ SERVICE_LOGIN = "espf-handlers"
 SIM_KEYS = "sim.keys"
 RIGHTS = frozenset({SIM_KEYS})
 
-ACCESS_LIFE = timedelta(hours=48)
+#: What a token may be used for in the ESPF API: what applications do, and how handlers are set up.
+API_SCOPE = "espf.api:write"
+HANDLERS_SCOPE = "espf.handlers:write"
+SCOPES = frozenset({API_SCOPE, HANDLERS_SCOPE})
+
 REFRESH_LIFE = timedelta(days=30)
 MIN_PASSWORD = 8
 
 
 @dataclass(frozen=True)
 class User:
-    """An administrator. Acts in ``i_env``; only a superuser may name another environment."""
+    """An administrator. Acts in ``i_env``; only a superuser may name another environment.
+
+    ``scopes`` is what the caller may do in the ESPF API: everything, but for a token that was
+    made for less.
+    """
 
     i_user: int
     login: str
     i_env: int
     superuser: bool
     rights: frozenset[str]
+    scopes: frozenset[str] = SCOPES
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,9 @@ class Tokens:
 class Users:
     """Logs administrators in; remembers good passwords and live tokens for a moment."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
+        self._sealer = sealer
         self._check = PasswordCheck()
         self._nobody = _hash_of_nobody()
 
@@ -68,8 +80,22 @@ class Users:
         return _user(row)
 
     def by_token(self, token: str) -> User:
-        """The user that holds this access token. Raises Denied when it is unknown or expired."""
-        return self._holder(token, "access")
+        """The user that holds this access token.
+
+        Raises Denied when it is unknown or expired, or when a key has signed it that is no more.
+        """
+        key = select(signing_keys.c.public_key).where(signing_keys.c.kid == tokens.key_of(token))
+        with self._database.read() as connection:
+            live = self._live(connection, token, "access")
+            row = connection.execute(
+                live.add_columns(key.scalar_subquery().label("public_key"))
+            ).one_or_none()
+            if row is None:
+                tokens.require_ours(connection, token)
+        if row is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        tokens.check(token, row.public_key)
+        return _holder(row)
 
     def by_session(self, session_id: str) -> User:
         """The user of a session that has a live access token. Raises Denied."""
@@ -88,16 +114,24 @@ class Users:
             raise Denied("the session is unknown or has expired; log in again")
         return _user(row)
 
-    def open_session(self, user: User) -> Tokens:
-        """Begin a session, with its first pair of tokens."""
+    def open_session(self, user: User, scopes: frozenset[str] = SCOPES) -> Tokens:
+        """Begin a session, with its first pair of tokens.
+
+        Raises InvalidRequest when ``scopes`` are not among those that there are.
+        """
+        if unknown := scopes - SCOPES:
+            raise InvalidRequest(
+                f"scopes: {min(unknown)!r:.50} is not one of {', '.join(sorted(SCOPES))}", "scopes"
+            )
         session_id = secrets.token_hex(16)
-        return self._issue(user, _digest(session_id), session_id)
+        return self._issue(replace(user, scopes=scopes), _digest(session_id), session_id)
 
     def _issue(self, user: User, session_digest: bytes, session_id: str | None) -> Tokens:
-        access, refresh = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        refresh = secrets.token_urlsafe(32)
         with self._database.begin() as connection:
             now = self._database.now(connection)
             forget_expired(connection, now)
+            access = tokens.sign(connection, self._sealer, _claims(user, now))
             for token, kind, life in (
                 (access, "access", ACCESS_LIFE),
                 (refresh, "refresh", REFRESH_LIFE),
@@ -109,13 +143,18 @@ class Users:
                         kind=kind,
                         i_user=user.i_user,
                         expires_at=now + life,
+                        scopes=" ".join(sorted(user.scopes)),
                     )
                 )
         return Tokens(session_id, access, refresh, now + ACCESS_LIFE)
 
     def refresh(self, refresh_token: str) -> Tokens:
         """Exchange a refresh token, which is used up, for a new pair. Raises Denied."""
-        user = self._holder(refresh_token, "refresh")
+        with self._database.read() as connection:
+            row = connection.execute(self._live(connection, refresh_token, "refresh")).one_or_none()
+        if row is None:
+            raise Denied("the token is unknown or has expired; log in again")
+        user = _holder(row)
         with self._database.begin() as connection:
             used = access_tokens.c.digest == _digest(refresh_token)
             # Of two who come with the same token, the second waits here and finds nothing.
@@ -144,21 +183,19 @@ class Users:
                 delete(access_tokens).where(access_tokens.c.session_digest == _digest(session_id))
             )
 
-    def _holder(self, token: str, kind: Literal["access", "refresh"]) -> User:
-        with self._database.read() as connection:
-            row = connection.execute(
-                select(users)
-                .join(access_tokens)
-                .where(
-                    access_tokens.c.digest == _digest(token),
-                    access_tokens.c.kind == kind,
-                    access_tokens.c.expires_at > self._database.now(connection),
-                    users.c.enabled == 1,
-                )
-            ).one_or_none()
-        if row is None:
-            raise Denied("the token is unknown or has expired; log in again")
-        return _user(row)
+    def _live(
+        self, connection: Connection, token: str, kind: Literal["access", "refresh"]
+    ) -> Select[Any]:
+        return (
+            select(users, access_tokens.c.scopes)
+            .join(access_tokens)
+            .where(
+                access_tokens.c.digest == _digest(token),
+                access_tokens.c.kind == kind,
+                access_tokens.c.expires_at > self._database.now(connection),
+                users.c.enabled == 1,
+            )
+        )
 
 
 def create(
@@ -200,8 +237,9 @@ def create(
 
 
 def forget_expired(connection: Connection, now: datetime) -> None:
-    """Remove the tokens that open nothing any more."""
+    """Remove the tokens that open nothing any more, and the keys that signed no other ones."""
     connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
+    tokens.forget_retired(connection, now - ACCESS_LIFE)
 
 
 def set_password(connection: Connection, login: str, password: str) -> None:
@@ -246,6 +284,26 @@ def _user(row: Row[Any]) -> User:
         superuser=bool(row.superuser),
         rights=frozenset(row.rights.split()),
     )
+
+
+def _holder(row: Row[Any]) -> User:
+    """Who holds a token, and what it may be used for."""
+    return replace(_user(row), scopes=frozenset(row.scopes.split()))
+
+
+def _claims(user: User, now: datetime) -> dict[str, Any]:
+    """What an access token says, in the vendor's words."""
+    return {
+        "iat": int(now.timestamp()),
+        "exp": int((now + ACCESS_LIFE).timestamp()),
+        "jti": secrets.token_hex(16),
+        "i_user": user.i_user,
+        "i_env": user.i_env,
+        "login": user.login,
+        "realm": "admin",
+        "scopes": " ".join(sorted(user.scopes)),
+        "is_super_user": int(user.superuser),
+    }
 
 
 def _digest(token: str) -> bytes:

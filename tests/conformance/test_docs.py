@@ -17,7 +17,9 @@ from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
-from espf.web.espf_api import MAX_BODY, NewEvent
+from espf.web import espf_api, events_api, handlers_api
+from espf.web.contract import MAX_BODY
+from espf.web.espf_api import NewEvent
 from espf.web.rest import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +134,14 @@ def test_every_member_of_a_request_is_documented():
     section = documented["`POST /espf/v1/event/create`"]
     names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert names == list(NewEvent.model_fields)
+
+
+def test_every_route_is_documented_and_no_other():
+    text = (REFERENCE / "espf-api.md").read_text()
+    documented = re.findall(r"^(?:\| |## )`([A-Z]+ /espf/[^`]+)`", text, re.MULTILINE)
+    routes = [route for part in (espf_api, events_api, handlers_api) for route in part.api.routes]
+    known = [f"{method} {route.path_format}" for route in routes for method in route.methods]
+    assert sorted(documented) == sorted(known)
 
 
 def test_the_limits_in_the_documents_are_those_of_the_code():

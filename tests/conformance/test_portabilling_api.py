@@ -3,12 +3,15 @@
 Each test is a documented shape: the transport, the session, and the fields with their types.
 """
 
+import base64
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 from sqlalchemy import insert, update
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -100,7 +103,7 @@ def http(database, sealer):
         connection.execute(
             insert(tables.users).values(login=LOGIN, password_hash=PASSWORD_HASH, i_env=1)
         )
-    app = Starlette(routes=rest.routes(database, Users(database), sealer))
+    app = Starlette(routes=rest.routes(database, Users(database, sealer), sealer))
     with TestClient(app) as client:
         yield client
 
@@ -166,6 +169,24 @@ def test_the_documented_work_flow_with_forms(http, i_account):
     assert reply.json()["account_info"]["i_account"] == i_account
 
 
+def test_the_three_documented_content_types_say_the_same(http, session):
+    envelope = {
+        "auth_info": {"session_id": session["session_id"]},
+        "params": {"limit": 5, "offset": 0},
+    }
+    fields = {name: json.dumps(value) for name, value in envelope.items()}
+    files = {name: (None, value) for name, value in fields.items()}
+    url = "/rest/Customer/get_customer_list"
+    replies = [http.post(url, **body) for body in ({"json": envelope}, {"data": fields})]
+    replies.append(http.post(url, files=files))
+    assert [reply.json() for reply in replies] == [{"customer_list": []}] * 3
+
+
+def test_only_post_is_answered(http):
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        assert http.request(method, "/rest/Account/get_account_info").status_code == 405
+
+
 def test_json_with_auth_info_and_json_with_a_bearer_token(http, session, i_account):
     params = {"i_account": i_account}
     auth_info = {"session_id": session["session_id"]}
@@ -210,10 +231,100 @@ def test_a_fault_is_http_500_with_code_and_string(http, path, body, code):
     assert reply.json().keys() == {"faultcode", "faultstring"}
 
 
+def test_a_token_that_is_not_ours_is_the_documented_fault(http, session):
+    head, body, _ = session["access_token"].split(".")
+    other = base64.urlsafe_b64encode(b"x" * 256).rstrip(b"=").decode()
+    headers = {"Authorization": f"Bearer {head}.{body}.{other}"}
+    reply = http.post("/rest/Account/get_account_list", json={"params": {}}, headers=headers)
+    code = "Client.Session.check_auth.failed_to_process_jwt"
+    assert (reply.status_code, reply.json()["faultcode"]) == (500, code)
+
+
 def test_a_second_account_with_an_id_is_the_documented_fault(call, i_account):
     info = {"id": "6808881050@msisdn", "billing_model": 1, "i_customer": 1, "i_product": 1}
     reply = call("Account/add_account", account_info=info)
     assert (reply.status_code, reply.json()["faultcode"]) == (500, "Server.Account.duplicate_id")
+
+
+#: What no parameter is, or hardly any.
+GARBAGE = [
+    *(None, True, "", " ", "x", "\0", "ü😀", "9" * 5000, "-1", "1e5", "2026-02-30"),
+    *(-1, 0, 1, 2**31, 2**63, 10**400, 1.5, -1e300, [], [[]], {}, {"x": {}}, [1, "2", None]),
+]
+
+
+def is_documented(reply):
+    """A result, or a fault of the documented shape that is no defect of ours."""
+    assert reply.headers["content-type"] == "application/json"
+    assert "Traceback" not in reply.text
+    answer = reply.json()
+    if reply.status_code == 200:
+        return "faultcode" not in answer
+    assert reply.status_code == 500
+    assert answer.keys() == {"faultcode", "faultstring"}
+    assert re.fullmatch(r"(Client|Server)(\.\w+)+", answer["faultcode"])
+    return answer["faultcode"] != "Server.internal_error"
+
+
+def fields_of(model):
+    """The parameters of a method, with those of the objects in them."""
+    for name, field in model.model_fields.items():
+        inner = [one for one in (field.annotation, *get_args(field.annotation)) if is_model(one)]
+        yield name, [key for one in inner for key in one.model_fields]
+
+
+def is_model(kind):
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("path", rest.METHODS)
+def test_whatever_the_parameters_hold_the_answer_is_documented(call, i_account, path):
+    fields = dict(fields_of(rest.METHODS[path].params))
+    assert is_documented(call(path))
+    assert is_documented(call(path, no_such_parameter=1))
+    for value in GARBAGE:
+        assert is_documented(call(path, **dict.fromkeys(fields, value))), value
+        inside = {name: dict.fromkeys(inner, value) for name, inner in fields.items() if inner}
+        assert is_documented(call(path, **inside)), value
+    for number, name in enumerate(fields):
+        value = GARBAGE[number % len(GARBAGE)]
+        assert is_documented(call(path, **{name: value})), (name, value)
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("Account/no_such_method", "Client.unknown_method"),
+        ("NoService/get_account_info", "Client.unknown_service"),
+        ("Session/no_such_method", "Client.unknown_method"),
+    ],
+)
+def test_what_is_no_method_is_a_fault(call, path, code):
+    assert call(path).json()["faultcode"] == code
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "Client.malformed_request"),
+        (b"[]", "Client.malformed_request"),
+        (b'{"params":[]}', "Client.malformed_request"),
+        (b'{"params":{}', "Client.malformed_request"),
+        (b'{"params":{},"more":1}', "Client.malformed_request"),
+        (b"\xff\xfe", "Client.malformed_request"),
+        (b"[" * 100_000, "Client.malformed_request"),
+        (b'{"params":{"x":NaN}}', "Client.malformed_request"),
+        (b" " * 2**20 + b"{}", "Client.request_too_large"),
+    ],
+)
+def test_a_body_that_is_no_request_is_a_fault(http, session, body, code):
+    headers = {"Authorization": f"Bearer {session['access_token']}"}
+    reply = http.post("/rest/Account/get_account_list", content=body, headers=headers)
+    assert is_documented(reply)
+    assert reply.json()["faultcode"] == code
 
 
 # --- Session ---

@@ -131,7 +131,7 @@ def test_init_shows_a_random_password_once(bare):
     first = bare("init")
     assert (words := first.split("password ")[1].split())[1:4] == ["(shown", "only", "now)"]
     database = bare.database()
-    assert Users(database).by_password("admin", words[0]).i_env == 1
+    assert Users(database, bare.sealer()).by_password("admin", words[0]).i_env == 1
     database.close()
     again = bare("init")
     assert words[0] not in again
@@ -143,7 +143,7 @@ def test_init_uses_the_password_of_the_environment_once(desk):
     said = desk("init", "--demo", ESPF_ADMIN_PASSWORD="another password")
     assert "its password stays as it is" in said
     database = desk.database()
-    users = Users(database)
+    users = Users(database, desk.sealer())
     assert users.by_password("admin", PASSWORD).superuser
     with pytest.raises(Denied):
         users.by_password("admin", "another password")
@@ -212,7 +212,9 @@ def test_a_password_that_is_too_short_stops_init_before_anything_is_stored(bare)
 
 def test_the_handlers_may_log_in_after_init(desk):
     database = desk.database()
-    user = Users(database).by_password(SERVICE_LOGIN, service_password(desk.sealer()))
+    user = Users(database, desk.sealer()).by_password(
+        SERVICE_LOGIN, service_password(desk.sealer())
+    )
     database.close()
     assert user.rights == {"sim.keys"}
 
@@ -723,9 +725,9 @@ def test_an_administrator_from_making_to_a_new_password(desk):
     assert (listed["boss"]["superuser"], listed["boss"]["rights"]) == (True, "sim.keys")
     assert desk("user", "password", "jane", stdin="a new password\n").startswith("The password of")
     database = desk.database()
-    assert Users(database).by_password("jane", "a new password").i_env == 3
+    assert Users(database, desk.sealer()).by_password("jane", "a new password").i_env == 3
     with pytest.raises(Denied):
-        Users(database).by_password("jane", "a good password")
+        Users(database, desk.sealer()).by_password("jane", "a good password")
     database.close()
 
 
@@ -766,8 +768,8 @@ def test_every_list_is_also_json(desk, words):
     desk.execute(BLOCK)
     arguments = {"handler": ["3", "EventSender"], "event": ["1"]}
     given = arguments[words[0]] if words[-1] in {"show", "subscriptions"} else []
-    # There is no worker.
-    assert desk.json(*words, *given) or words == ("worker", "list")
+    # There is no worker, and nothing is planned.
+    assert desk.json(*words, *given) or words in {("worker", "list"), ("event", "planned")}
     assert desk(*words, *given)
 
 
@@ -795,3 +797,34 @@ def test_the_billing_clock_can_be_told_to_tick(desk):
     assert desk("billing", "tick") == f"1 accounts activated, 0 expired; {rest}"
     assert desk("billing", "tick") == f"0 accounts activated, 0 expired; {rest}"
     assert desk.execute(select(billing.accounts.c.bill_status)) == [("O",)]
+
+
+def test_keys_are_listed_and_rotated(desk):
+    (first,) = desk.json("key", "list")
+    assert first["public_key"].startswith("-----BEGIN PUBLIC KEY-----")
+    assert "private" not in str(first).lower()
+    said = desk("key", "rotate")
+    second, old = desk.json("key", "list")
+    assert second["kid"] in said
+    assert (old["kid"], second["retired_at"]) == (first["kid"], None)
+    assert old["retired_at"] is not None
+    desk("key", "rotate", "--end-tokens")
+    (only,) = desk.json("key", "list")
+    assert only["kid"] not in {old["kid"], second["kid"]}
+
+
+def test_an_event_is_planned_in_a_zone_under_a_key(desk):
+    create = ("event", "create", 3, "Account/Blocked", "--key", "a")
+    desk(*create, "--start-time", "2037-03-01 00:00:00", "--time-zone", "Europe/Prague")
+    (one,) = desk.json("event", "planned", "--env", 3)
+    assert (one["start_time"], one["key"]) == ("2037-02-28 23:00:00", "a")
+    result = desk.run(*create, "--start-time", "2037-04-01 00:00:00")
+    assert result.stderr == "Event 1 is cancelled\n"
+    assert [one["i_event"] for one in desk.json("event", "planned")] == [2]
+    assert "no event is scheduled" in desk.fails(3, "event", "cancel", "--env", 4, "--key", "a")
+    assert desk("event", "cancel", "--env", 3, "--key", "a") == "Event 2 is cancelled\n"
+    assert "no zone" in desk.fails(
+        2, *create, "--start-time", "2037-03-01 00:00:00", "--time-zone", "Mars"
+    )
+    for words in ((), ("5", "--key", "a", "--env", 3), ("--key", "a"), ("--env", 3)):
+        desk.fails(2, "event", "cancel", *words)

@@ -18,7 +18,7 @@ from espf.model import format_time
 from espf.overview import Filter
 from espf.users import Users
 from espf.web.app import build_app
-from espf.web.espf_api import MAX_BODY
+from espf.web.contract import MAX_BODY
 
 PATH = "/espf/v1/event/create"
 NEXT_MONTH = {"event_type": "Custom/NextMonth"}
@@ -39,12 +39,13 @@ class Api:
     With a token, where credentials are not the point: checking a password takes its time.
     """
 
-    def __init__(self, client, database):
+    def __init__(self, client, database, sealer):
         self.client = client
         self.database = database
+        self.sealer = sealer
         with database.read() as connection:
             admin = next(user for user in users.list_all(connection) if user.login == "admin")
-        self.token = f"Bearer {Users(database).open_session(admin).access_token}"
+        self.token = f"Bearer {Users(database, sealer).open_session(admin).access_token}"
 
     def post(self, body, authorization=None):
         content = body if isinstance(body, bytes | str) else json.dumps(body)
@@ -107,7 +108,7 @@ def api(desk):
             )
         )
     with TestClient(build_app(database, desk.sealer()), raise_server_exceptions=True) as client:
-        yield Api(client, database)
+        yield Api(client, database, desk.sealer())
     database.close()
 
 
@@ -196,7 +197,7 @@ def test_variables_arrive_as_they_were(api, value):
 
 
 def test_a_token_is_as_good_as_a_password(api):
-    sessions = Users(api.database)
+    sessions = Users(api.database, api.sealer)
     tokens = sessions.open_session(sessions.by_password("admin", PASSWORD))
     assert api.create(authorization=f"Bearer {tokens.access_token}") == 1
     assert api.create(authorization=f"bearer  {tokens.access_token} ") == 2
@@ -485,18 +486,39 @@ def test_health_asks_the_database(api, desk):
 @whatever_the_database
 def test_the_description_is_true(api):
     document = api.client.get("/doc/api/openapi.json").json()
-    assert document["paths"].keys() == {PATH, "/health"}
+    assert document["openapi"].startswith("3.1.")
     operation = document["paths"][PATH]["post"]
     body = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert body["properties"].keys() == {"event_type", "variables", "start_time", "i_env"}
+    assert body["properties"].keys() == {
+        *("event_type", "variables", "start_time", "time_zone", "key", "i_env"),
+    }
     assert (body["required"], body["additionalProperties"]) == (["event_type"], False)
-    assert operation["responses"].keys() == {"200", "400", "401", "503"}
     fault = document["components"]["schemas"]["Fault"]
     assert (fault["required"], fault["properties"].keys()) == (["error"], {"error", "field"})
     assert operation["security"] == [{"basic": []}, {"bearer": []}]
     schemes = document["components"]["securitySchemes"]
     assert [schemes[name]["scheme"] for name in ("basic", "bearer")] == ["basic", "bearer"]
     assert api.post(body["examples"][0]).json()["field"] == "variables.i_account"
+
+
+@whatever_the_database
+def test_every_route_is_described_with_an_example_and_its_errors(api):
+    paths = api.client.get("/doc/api").json()["paths"]
+    operations = [one for path in paths.values() for one in path.values()]
+    assert len(operations) > 40
+    for operation in operations:
+        assert operation["description"]
+        assert "422" not in operation["responses"]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            assert content["schema"]["examples"]
+
+
+@whatever_the_database
+def test_a_browser_gets_a_page_with_every_route(api):
+    reply = api.client.get("/doc/api", headers={"Accept": "text/html,*/*"})
+    assert reply.headers["content-type"].startswith("text/html")
+    for path in api.client.get("/doc/api").json()["paths"]:
+        assert path in reply.text
 
 
 @whatever_the_database

@@ -72,7 +72,7 @@ def fault(reply):
 
 
 @pytest.fixture
-def users(database):
+def users(database, sealer):
     with database.begin() as connection:
         billing_tables.create_all(connection)
         for i_env in (3, 4):
@@ -88,7 +88,7 @@ def users(database):
                     rights=" ".join(user.rights),
                 )
             )
-    return Users(database)
+    return Users(database, sealer)
 
 
 @pytest.fixture

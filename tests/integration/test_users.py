@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from databases import whatever_the_database
 from espf import crypto, users
+from espf import tokens as tokens_room
 from espf.db.tables import access_tokens
-from espf.errors import Conflict, Denied, InvalidRequest, NotFound
+from espf.errors import Conflict, Denied, InvalidRequest, NotFound, SettingsError
 from espf.users import Users
 
 PASSWORD = "correct horse"
@@ -15,13 +18,13 @@ PASSWORD_HASH = crypto.hash_password(PASSWORD)
 
 
 @pytest.fixture
-def house(database):
+def house(database, sealer):
     """Users over a database with one administrator, jane."""
     with database.begin() as connection:
         connection.execute(
             users.users.insert().values(login="jane", password_hash=PASSWORD_HASH, i_env=3)
         )
-    return Users(database)
+    return Users(database, sealer)
 
 
 @pytest.fixture
@@ -74,9 +77,116 @@ def test_a_session_is_known_by_its_token_and_its_number(house, jane):
     assert house.by_token(tokens.access_token) == jane
     assert house.by_session(tokens.session_id) == jane
     assert denied(house.by_token, tokens.refresh_token)
-    assert denied(house.by_token, tokens.access_token + "x")
+    assert denied(house.by_token, tokens.access_token[:-1])
     assert denied(house.by_token, "")
     assert denied(house.by_session, "")
+
+
+# Access tokens
+
+
+def claims(token, key):
+    """What a token says to whoever has the public key and no database."""
+    return jwt.decode(token, key, algorithms=["RS256"], audience="espf-api")
+
+
+def keys(database):
+    with database.read() as connection:
+        return tokens_room.list_keys(connection)
+
+
+def rotate(database, sealer):
+    with database.begin() as connection:
+        return tokens_room.add_key(connection, sealer, database.now(connection))
+
+
+def test_a_token_says_what_is_documented_to_whoever_has_the_public_key(house, jane, database):
+    issued = house.open_session(jane)
+    (key,) = keys(database)
+    said = claims(issued.access_token, key.public_key)
+    assert jwt.get_unverified_header(issued.access_token)["alg"] == "RS256"
+    assert said["aud"] == ["portabilling-api", "portasip-api", "espf-api"]
+    assert said["scopes"] == "espf.api:write espf.handlers:write"
+    assert (said["i_user"], said["i_env"], said["login"]) == (jane.i_user, 3, "jane")
+    assert (said["realm"], said["is_super_user"]) == ("admin", 0)
+    assert said["exp"] - said["iat"] == 48 * 3600
+    assert said["exp"] == int(issued.expires_at.timestamp())
+    others = {claims(house.open_session(jane).access_token, key.public_key)["jti"] for _ in "ab"}
+    assert len(others | {said["jti"]}) == 3
+
+
+def test_a_token_of_an_old_key_works_until_it_has_expired(house, jane, database, sealer):
+    old = house.open_session(jane).access_token
+    kid = rotate(database, sealer)
+    new = house.open_session(jane).access_token
+    assert jwt.get_unverified_header(new)["kid"] == kid
+    assert house.by_token(old) == house.by_token(new) == jane
+    with database.begin() as connection:
+        users.forget_expired(connection, database.now(connection) + timedelta(hours=47))
+    assert len(keys(database)) == 2
+    with database.begin() as connection:
+        tokens_room.forget_retired(connection, database.now(connection))
+    assert denied(house.by_token, old)
+    assert house.by_token(new) == jane
+
+
+def test_an_old_key_goes_with_the_last_token_that_it_may_have_signed(house, database, sealer):
+    rotate(database, sealer)
+    with database.begin() as connection:
+        users.forget_expired(connection, database.now(connection) + timedelta(hours=49))
+    assert [key.retired_at for key in keys(database)] == [None]
+
+
+def test_only_the_key_that_signs_has_a_private_half_and_it_is_sealed(database, sealer):
+    rotate(database, sealer)
+    with database.read() as connection:
+        halves = connection.exec_driver_sql("SELECT private_key FROM Signing_Keys").all()
+    (sealed,) = [half for (half,) in halves if half is not None]
+    assert len(halves) == 2
+    assert "PRIVATE" not in sealed
+    assert "PRIVATE" in sealer.unseal(sealed)
+
+
+def test_a_token_that_somebody_else_has_signed_opens_nothing(house, jane, database):
+    issued = house.open_session(jane).access_token
+    (key,) = keys(database)
+    said = jwt.decode(issued, options={"verify_signature": False})
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    kid = {"kid": key.kid}
+    for forged in (
+        jwt.encode(said, stranger, "RS256", headers=kid),
+        jwt.encode(said, stranger, "RS256", headers={"kid": "another"}),
+        jwt.encode(said, stranger, "RS256"),
+        jwt.encode(said, "x" * 32, "HS256", headers=kid),
+        jwt.encode(said, None, "none", headers=kid),
+        issued[:-4],
+    ):
+        # Even if somebody put it into the table.
+        with database.begin() as connection:
+            digest = {"digest": users._digest(forged), "session_digest": b"", "kind": "access"}
+            later = database.now(connection) + timedelta(days=1)
+            row = {**digest, "i_user": jane.i_user, "expires_at": later}
+            connection.execute(access_tokens.insert().values(row))
+        with pytest.raises(Denied):
+            house.by_token(forged)
+
+
+def test_without_a_key_nobody_logs_in(house, jane, database):
+    with database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM Signing_Keys")
+    with pytest.raises(SettingsError, match="evctl init"):
+        house.open_session(jane)
+
+
+def test_a_token_for_less_stays_one_when_it_is_refreshed(house, jane, database):
+    less = frozenset({users.API_SCOPE})
+    issued = house.open_session(jane, less)
+    again = house.refresh(issued.refresh_token)
+    for token in (issued.access_token, again.access_token):
+        assert house.by_token(token).scopes == less
+        assert claims(token, keys(database)[0].public_key)["scopes"] == "espf.api:write"
+    with pytest.raises(InvalidRequest, match="scopes"):
+        house.open_session(jane, frozenset({"espf.api:write", "everything"}))
 
 
 def test_a_session_lasts_48_hours(house, jane, database):

@@ -371,6 +371,17 @@ def shipped_rules(name: str = "billing") -> tuple[CaptureRule, ...]:
     return parse_rules(text, f"{name}.toml")
 
 
+def chosen_rules(chosen: Path | str | None) -> tuple[CaptureRule, ...]:
+    """The rules of a file, or those that come with ESPF under a name; None: the billing's.
+
+    Raises RuleError.
+    """
+    path = Path(chosen or SHIPPED[0])
+    if str(path) in SHIPPED and not path.exists():
+        return shipped_rules(str(path))
+    return load_rules(path)
+
+
 def load_rules(path: Path) -> tuple[CaptureRule, ...]:
     """Read a rule file. Raises RuleError."""
     try:

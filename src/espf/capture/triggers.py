@@ -9,13 +9,14 @@ no table is ever without the old and the new one, and running it again completes
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from espf.capture.fitting import Fitting
-from espf.capture.rules import CaptureRule
+from espf.capture.rules import CaptureRule, chosen_rules
 from espf.db.dialect import Dialect
 from espf.db.tables import event_notifications, event_queue, event_subscriptions, event_types
 from espf.db.trigger import Compiled, Operation, TableName, Trigger
@@ -128,6 +129,15 @@ def apply(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -
         for name in todo.drop:
             _execute(connection, dialect, name, dialect.triggers.drop(name))
     return todo
+
+
+def reapply(connection: Connection, dialect: Dialect, rules: Path | None) -> None:
+    """Compile anew, after a type was switched or an upgrade, if anything is installed at all.
+
+    ``rules`` is the setting; see ``chosen_rules``.
+    """
+    if dialect.triggers.installed(connection):
+        apply(connection, dialect, compile_rules(chosen_rules(rules), disabled_types(connection)))
 
 
 def verify(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> list[Drift]:

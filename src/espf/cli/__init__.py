@@ -13,6 +13,7 @@ from espf.cli.group import ErrorsToExitCodes
 from espf.cli.handlers import handler
 from espf.cli.init import init
 from espf.cli.journal import journal
+from espf.cli.keys import key
 from espf.cli.maintenance import maintenance
 from espf.cli.run import run, web
 from espf.cli.types import type_
@@ -38,6 +39,6 @@ def main() -> None:
 
 for command in (
     *(init, run, worker, web, maintenance),
-    *(type_, handler, event, journal, capture, user, billing),
+    *(type_, handler, event, journal, capture, user, key, billing),
 ):
     main.add_command(command)

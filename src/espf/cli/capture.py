@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
@@ -107,23 +106,9 @@ def remove() -> None:
     click.echo(f"{len(names)} triggers dropped")
 
 
-def reapply(at: Office, connection: Connection) -> None:
-    """Compile again after a type was switched, if anything is installed at all."""
-    if at.database.dialect.triggers.installed(connection):
-        triggers.apply(connection, at.database.dialect, _wanted(at, connection, None))
-
-
 def _wanted(at: Office, connection: Connection, chosen: str | None) -> Sequence[Trigger]:
-    wanted = _rules(chosen or str(at.settings.rules or rules.SHIPPED[0]))
+    wanted = rules.chosen_rules(chosen or at.settings.rules)
     return triggers.compile_rules(wanted, triggers.disabled_types(connection))
-
-
-def _rules(chosen: str) -> tuple[rules.CaptureRule, ...]:
-    """The rules of a file, or those that come with ESPF under a name."""
-    path = Path(chosen)
-    if chosen in rules.SHIPPED and not path.exists():
-        return rules.shipped_rules(chosen)
-    return rules.load_rules(path)
 
 
 def _measured(at: Office, wanted: Sequence[Trigger]) -> list[measuring.Cost]:

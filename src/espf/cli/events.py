@@ -4,13 +4,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
 from typing import Any
 
 import click
 from sqlalchemy import Connection
 
-from espf import journal, overview, restarts, subscriptions
+from espf import journal, overview, restarts, schedule, subscriptions
 from espf.billing import references
 from espf.cli.group import (
     Office,
@@ -24,7 +23,6 @@ from espf.cli.group import (
     show_fields,
 )
 from espf.errors import InvalidRequest, NotFound
-from espf.model import parse_time
 from espf.overview import Filter
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
@@ -42,22 +40,38 @@ def event() -> None:
 @click.argument("event_type")
 @click.option("--var", "variables", multiple=True, metavar="K=V", help="A variable; repeatable.")
 @click.option("--start-time", metavar="T", help="UTC 'YYYY-MM-DD HH:MM:SS', or ISO 8601.")
-def create(i_env: int, event_type: str, variables: tuple[str, ...], start_time: str | None) -> None:
+@click.option("--time-zone", metavar="ZONE", help="T is what clocks show there: Europe/Prague.")
+@click.option("--key", help="In place of the event that is scheduled under the same key.")
+def create(
+    i_env: int,
+    event_type: str,
+    variables: tuple[str, ...],
+    start_time: str | None,
+    time_zone: str | None,
+    key: str | None,
+) -> None:
     """Put an event into the queue, now or at a time.
 
-    A value that reads as JSON (541, true) is sent as such, anything else as text.
+    A value that reads as JSON (541, true) is sent as such, anything else as text. A time that the
+    clocks of a zone leave out is moved forward; of one that they show twice, the first is meant.
 
     \b
-    Example:
+    Examples:
       evctl event create 3 Custom/NextMonth --var i_account=541 \\
         --start-time '2027-03-01 00:00:00'
+      evctl event create 3 Custom/NextMonth --var i_account=541 --key next-month-541 \\
+        --start-time '2027-03-01 00:00:00' --time-zone Europe/Prague
     """  # noqa: D301
     values = dict(_variable(word) for word in variables)
-    at_time = _moment(start_time) if start_time else None
+    at_time = schedule.start_time(start_time, time_zone)
     with office() as at, at.database.begin() as connection:
         references.check(connection, i_env, values)
-        i_event = Queue(at.database).create_event(connection, i_env, event_type, values, at_time)
-    click.echo(f"Created event {i_event}")
+        created = schedule.create(
+            connection, Queue(at.database), at.database, i_env, event_type, values, at_time, key
+        )
+    click.echo(f"Created event {created.i_event}")
+    if created.replaced is not None:
+        click.echo(f"Event {created.replaced} is cancelled", err=True)
 
 
 _CHOICES = (
@@ -125,12 +139,8 @@ def list_(status: str, before: int | None, limit: int, *, as_json: bool, **choic
 def show_(i_event: int, *, as_json: bool) -> None:
     """Show an event: its variables, where each handler stands, and every attempt."""
     with office() as at, at.database.read() as connection:
-        parts = overview.search(connection, Filter(i_event=i_event), 1000)
-        attempts = journal.of_event(connection, i_event)
-        variables = overview.variables(connection, i_event)
-    if not parts:
-        raise NotFound(f"there is no event {i_event}")
-    first = parts[0]
+        story = overview.story(connection, i_event)
+    first = story.parts[0]
     fields = {
         "i_event": i_event,
         "i_env": first.i_env,
@@ -138,17 +148,17 @@ def show_(i_event: int, *, as_json: bool) -> None:
         "key": first.ordering_key,
         "created_at": first.created_at,
         "start_time": first.start_time,
-        "variables": variables,
+        "variables": story.variables,
     }
     if as_json:
-        all_ = {**fields, "handlers": [asdict(p) for p in parts]}
-        show_fields({**all_, "attempts": [asdict(a) for a in attempts]}, as_json=True)
+        all_ = {**fields, "handlers": [asdict(p) for p in story.parts]}
+        show_fields({**all_, "attempts": [asdict(a) for a in story.attempts]}, as_json=True)
         return
     show_fields(fields, as_json=False)
     click.echo()
     columns = ["handler", "status", "attempts", "next_attempt_at", "reason"]
-    show([asdict(part) for part in parts], columns, as_json=False)
-    for entry in attempts:
+    show([asdict(part) for part in story.parts], columns, as_json=False)
+    for entry in story.attempts:
         click.echo()
         _print_attempt(entry)
 
@@ -272,12 +282,45 @@ def skip(i_event: int, name: str, reason: str) -> None:
 
 
 @event.command()
-@click.argument("i_event", type=number)
-def cancel(i_event: int) -> None:
-    """Call off a scheduled event."""
+@click.argument("i_event", type=number, required=False)
+@click.option("--key", help="The event that is scheduled under this key, instead of a number.")
+@click.option("--env", "i_env", type=number, help="The environment of the key.")
+def cancel(i_event: int | None, key: str | None, i_env: int | None) -> None:
+    """Call off a scheduled event.
+
+    \b
+    Examples:
+      evctl event cancel 623623
+      evctl event cancel --env 3 --key next-month-541
+    """  # noqa: D301
+    by_key = key is not None and i_env is not None
+    if by_key == (i_event is not None):
+        raise click.UsageError("give the number of an event, or --env and --key")
     with office() as at, at.database.begin() as connection:
+        if i_event is None:
+            assert key is not None
+            assert i_env is not None
+            i_event = schedule.under(connection, i_env, key)
         restarts.cancel(connection, at.database, i_event)
     click.echo(f"Event {i_event} is cancelled")
+
+
+@event.command()
+@click.option("--env", "i_env", type=number, help="Only of this environment.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="At most so many.",
+)
+@json_option
+def planned(i_env: int | None, limit: int, *, as_json: bool) -> None:
+    """List the events whose time has not come, in the order of their times."""
+    with office() as at, at.database.read() as connection:
+        rows = [asdict(one) for one in schedule.planned(connection, i_env, limit)]
+    columns = ["start_time", "i_event", "i_env", "event_type", "key", "variables"]
+    show(rows, columns, as_json=as_json)
 
 
 def _filter(
@@ -337,10 +380,3 @@ def _variable(word: str) -> tuple[str, object]:
 
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise InvalidRequest(str(error), "start_time") from None

@@ -1,7 +1,6 @@
 """evctl handler: event handlers, their settings and subscriptions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -134,7 +133,7 @@ def show_(i_env: int, name: str, *, as_json: bool) -> None:
         found = subscriptions.require_handler(connection, i_env, name)
         (one,) = standing.handlers(connection, at.database, found)
         subscribed = len(subscriptions.subscriptions(connection, found))
-        fields = {**_fields(one, at.database.now(connection)), "subscriptions": subscribed}
+        fields = {**one.fields(at.database.now(connection)), "subscriptions": subscribed}
     shown = found.shown()
     if as_json:
         show_fields({**fields, "options": shown}, as_json=True)
@@ -157,31 +156,11 @@ def list_(i_env: int | None, *, as_json: bool) -> None:
         now = at.database.now(connection)
         found = subscriptions.list_handlers(connection, i_env)
         rows = [
-            _fields(one, now) | {"oldest": _age(one, now)}
+            one.fields(now) | {"oldest": _age(one, now)}
             for one in standing.handlers(connection, at.database, *found)
         ]
     columns = ["i_env", "name", "type", "state", "waiting", "oldest", "retrying", "failed"]
     show(rows, columns, as_json=as_json)
-
-
-def _fields(one: Standing, now: datetime) -> dict[str, object]:
-    return {
-        "name": one.handler.name,
-        "i_env": one.handler.i_env,
-        "type": one.handler.type,
-        "state": one.state,
-        "enabled": one.handler.enabled,
-        "paused": one.handler.paused,
-        "maintenance": one.maintenance,
-        "waiting": one.waiting,
-        "oldest_waiting_seconds": one.oldest and max(0, round((now - one.oldest).total_seconds())),
-        "retrying": one.retrying,
-        "failed": one.failed,
-        "workers": one.workers,
-        "breakers": [
-            {"worker": worker, **asdict(breaker)} for worker, breaker in one.breakers.items()
-        ],
-    }
 
 
 def _age(one: Standing, now: datetime) -> str | None:

@@ -3,11 +3,10 @@
 import click
 from sqlalchemy import Connection, make_url, select
 
-from espf import subscriptions, users
+from espf import subscriptions, tokens, users
 from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
-from espf.cli.capture import reapply
 from espf.cli.group import Office, number, office
 from espf.crypto import Sealer, random_password
 from espf.db import schema, tables
@@ -74,6 +73,8 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool, check: bool) -
             i_env = demo.DEMO_ENV if with_demo else i_env
             done.append(_add_administrator(at, connection, i_env))
             _add_service_account(connection, sealer, i_env)
+            if not tokens.list_keys(connection):
+                tokens.add_key(connection, sealer, at.database.now(connection))
             if with_demo or reference_billing:
                 environments.add(connection, i_env, "Demo" if with_demo else f"Environment {i_env}")
             if with_demo:
@@ -102,7 +103,7 @@ def _define(at: Office, connection: Connection, *, with_billing: bool) -> list[s
         billing_tables.create_all(connection)
         done.append(_capture(at, connection))
     elif steps:
-        reapply(at, connection)
+        triggers.reapply(connection, at.database.dialect, at.settings.rules)
     return done
 
 

@@ -188,7 +188,7 @@ class _Server(uvicorn.Server):
 
 def _server(at: Office) -> _Server:
     config = uvicorn.Config(
-        build_app(at.database, at.sealer),
+        build_app(at.database, at.sealer, at.settings.rules),
         access_log=False,
         log_config=None,
         lifespan="off",

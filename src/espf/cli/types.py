@@ -5,8 +5,8 @@ from itertools import groupby
 import click
 
 from espf import subscriptions
+from espf.capture import triggers
 from espf.catalogue import EventType, catalogue
-from espf.cli.capture import reapply
 from espf.cli.group import json_option, office, show
 
 
@@ -45,11 +45,7 @@ def list_(*, as_json: bool, markdown: bool) -> None:
         return
     with office() as at, at.database.read() as connection:
         rows = subscriptions.describe_types(connection)
-    show(
-        rows,
-        ["number", "name", "enabled", "version_2", "description"],
-        as_json=as_json,
-    )
+    show(rows, ["number", "name", "enabled", "version_2", "description"], as_json=as_json)
 
 
 @type_.command()
@@ -69,7 +65,7 @@ def disable(name: str) -> None:
 def _switch(name: str, *, enabled: bool) -> None:
     with office() as at, at.database.begin() as connection:
         subscriptions.set_type_enabled(connection, name, enabled=enabled)
-        reapply(at, connection)
+        triggers.reapply(connection, at.database.dialect, at.settings.rules)
     click.echo(f"Event type {name} is {'enabled' if enabled else 'disabled'}")
 
 

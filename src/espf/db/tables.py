@@ -281,5 +281,55 @@ access_tokens = _table(
     Column("kind", String(8), nullable=False),
     Column("i_user", Integer, ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False),
     Column("expires_at", Moment, nullable=False),
+    # What its holder may do in the ESPF API, separated by spaces.
+    Column(
+        "scopes",
+        String(255),
+        nullable=False,
+        server_default="espf.api:write espf.handlers:write",
+    ),
 )
 _index("Access_Tokens_session", access_tokens.c.session_digest)
+
+# What signs access tokens. A key that was replaced has no private half any more.
+signing_keys = _table(
+    "Signing_Keys",
+    Column("kid", String(64), primary_key=True),
+    Column("public_key", Text, nullable=False),
+    # Sealed.
+    Column("private_key", Text),
+    Column("created_at", Moment, nullable=False),
+    Column("retired_at", Moment),
+)
+
+# Scheduled events that can be replaced or cancelled by a name that the caller chose. A row whose
+# event is scheduled no longer says nothing.
+scheduled_keys = _table(
+    "Scheduled_Keys",
+    Column("i_env", Integer, primary_key=True, autoincrement=False),
+    Column("event_key", String(128), primary_key=True),
+    Column("i_event", BigNumber, nullable=False),
+)
+_index("Scheduled_Keys_event", scheduled_keys.c.i_event)
+
+# The service groups that people added; the predefined ones are in espf.statuses. Numbers are never
+# used again, and count up from 1 here: the API adds 1000.
+service_groups = _table(
+    "Service_Groups",
+    Column("i_custom_group", Integer, primary_key=True),
+    Column("i_env", Integer, nullable=False),
+    Column("name", String(64), nullable=False),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+# What an application said last about an account, in each service group.
+account_statuses = _table(
+    "Account_Statuses",
+    Column("i_env", Integer, primary_key=True, autoincrement=False),
+    Column("i_account", BigNumber, primary_key=True, autoincrement=False),
+    Column("i_group", Integer, primary_key=True, autoincrement=False),
+    Column("status", String(12), nullable=False),
+    Column("message", Text),
+    Column("reported_at", Moment, nullable=False),
+)

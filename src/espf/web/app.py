@@ -1,36 +1,42 @@
 """The web application, put together: the ESPF API and the billing API of the reference billing."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, text
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, EspfError, InvalidRequest
-from espf.users import User, Users
-from espf.web import espf_api, rest
-from espf.web.espf_api import Fault
-from espf.web.security import authenticate
+from espf.users import Users
+from espf.web import description, espf_api, events_api, handlers_api, rest
+from espf.web.contract import Fault, Forbidden, Site, invalid
 
 
-def build_app(database: Database, sealer: Sealer) -> FastAPI:
-    """The application over an open database."""
-    users = Users(database)
-    app = FastAPI(
+def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> FastAPI:
+    """The application over an open database; ``rules`` is the setting."""
+    users = Users(database, sealer)
+    app = _App(
         title="ESPF",
         summary="External System Provisioning Framework",
+        description=description.INTRODUCTION,
         version="1",
         docs_url=None,
         redoc_url=None,
         openapi_url="/doc/api/openapi.json",
         redirect_slashes=False,
     )
-    for kind in (EspfError, HTTPException, Exception):
+    app.state.site = Site(database, sealer, users, rules)
+    for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
-    app.include_router(espf_api.router(database, _guard(users)))
+    for part in (espf_api, events_api, handlers_api):
+        app.include_router(part.api)
+    app.include_router(description.pages)
     app.router.routes.extend(rest.routes(database, users, sealer))
 
     @app.get("/health", tags=["Operation"], responses={503: {"model": Fault}})
@@ -42,21 +48,29 @@ def build_app(database: Database, sealer: Sealer) -> FastAPI:
     return app
 
 
-def _guard(users: Users) -> Callable[[Request], Awaitable[User]]:
-    async def authenticated(request: Request) -> User:
-        return await authenticate(request, users)
+class _App(FastAPI):
+    """FastAPI with a description that says what is true."""
 
-    return authenticated
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            description.mend(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
 
 def _ping(connection: Connection) -> None:
     connection.execute(text("SELECT 1"))
 
 
-async def _reply(_request: Request, error: Exception) -> JSONResponse:
+async def _reply(request: Request, error: Exception) -> JSONResponse:
     """The one way from an error to a reply. A fault of our own is logged by the server."""
-    headers: Mapping[str, str] | None = None
+    headers: dict[str, str] | None = None
+    if isinstance(error, RequestValidationError):
+        error = invalid(error.errors()[0])
     match error:
+        case Forbidden():
+            fault, status = Fault(error=str(error)), error.http_status
         case Denied():
             fault, status = Fault(error=str(error)), error.http_status
             headers = {"WWW-Authenticate": 'Basic realm="ESPF", charset="UTF-8"'}
@@ -65,7 +79,19 @@ async def _reply(_request: Request, error: Exception) -> JSONResponse:
         case EspfError():
             fault, status = Fault(error=str(error)), error.http_status
         case HTTPException():
-            fault, status, headers = Fault(error=error.detail), error.status_code, error.headers
+            fault, status = Fault(error=error.detail), error.status_code
+            headers = {"Allow": _allowed(request)} if status == 405 else None
         case _:
             fault, status = Fault(error="something went wrong inside ESPF; its log tells what"), 500
     return JSONResponse(fault.model_dump(exclude_none=True), status, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that an address knows: several routes may share it."""
+    methods = {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(methods))

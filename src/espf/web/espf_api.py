@@ -1,39 +1,54 @@
-"""/espf/v1: the ESPF API, with which applications put events into the queue."""
+"""/espf/v1, what applications use: events for now and later, statuses of accounts, groups."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.openapi.models import HTTPBase
-from fastapi.security.base import SecurityBase
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
+from fastapi import APIRouter, Depends
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
 from sqlalchemy import Connection
-from starlette.requests import ClientDisconnect
 
+from espf import schedule, statuses
 from espf.billing import references
-from espf.db.database import Database
-from espf.errors import InvalidRequest, NotFound
-from espf.model import parse_time
-from espf.queue import Queue
-from espf.users import User
+from espf.statuses import LONGEST_MESSAGE, AccountStatus, Group, Report
+from espf.users import API_SCOPE
+from espf.web.contract import (
+    FAULTS,
+    Body,
+    Call,
+    Caller,
+    Number,
+    PathNumber,
+    RequestBody,
+    Scheme,
+    Text,
+    Time,
+    blaming,
+)
 
-MAX_BODY = 256 * 1024
+api = APIRouter(
+    prefix="/espf/v1",
+    dependencies=[Depends(Scheme("basic")), Depends(Scheme("bearer"))],
+    responses=FAULTS,
+)
 
-#: Characters of a parameter's name that an error repeats.
-LONGEST_FIELD = 100
+Application = Annotated[Call, Depends(Caller(API_SCOPE))]
 
 
-class NewEvent(BaseModel):
+# Events
+
+
+class NewEvent(RequestBody):
     """An event to put into the queue."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
                     "event_type": "Custom/NextMonth",
                     "variables": {"i_account": 541},
                     "start_time": "2027-03-01 00:00:00",
+                    "time_zone": "Europe/Prague",
+                    "key": "next-month-541",
                 }
             ]
         },
@@ -42,17 +57,24 @@ class NewEvent(BaseModel):
     event_type: Annotated[str, Field(description="A type of the catalogue, or a custom one.")]
     variables: Annotated[
         dict[str, JsonValue],
-        Field(description="What the event tells; i_account says whom about."),
+        Field(default_factory=dict, description="What the event tells; i_account says whom about."),
         WithJsonSchema({"type": "object"}),
-    ] = {}
+    ]
     start_time: Annotated[
         str | None,
         Field(description="When it is due: UTC 'YYYY-MM-DD HH:MM:SS', or ISO 8601 with offset."),
     ] = None
+    time_zone: Annotated[
+        str | None,
+        Field(description="The zone of whose clocks start_time is, such as Europe/Prague."),
+    ] = None
+    key: Annotated[
+        str | None,
+        Field(description="A name of your own, by which it is replaced or called off."),
+    ] = None
     i_env: Annotated[
         int | None,
         Field(
-            strict=True,
             ge=1,
             lt=2**63,
             description="Another environment than your own; superusers only.",
@@ -61,103 +83,236 @@ class NewEvent(BaseModel):
 
 
 class CreatedEvent(BaseModel):
-    """The number of the event."""
+    """The number of the event, and of the scheduled one in whose place it came."""
 
     i_event: int
+    replaced: int | None = None
 
 
-class Fault(BaseModel):
-    """What every error looks like; ``field`` names the parameter at fault."""
-
-    error: str
-    field: str | None = None
+_new_event = Body(NewEvent)
 
 
-class Scheme(SecurityBase):
-    """A way to say who calls, for the OpenAPI document; ``authenticate`` is what checks it."""
+@api.post(
+    "/event/create",
+    tags=["Events"],
+    openapi_extra=_new_event.openapi,
+    response_model_exclude_none=True,
+)
+async def create_event(
+    call: Application, new: Annotated[NewEvent, Depends(_new_event)]
+) -> CreatedEvent:
+    """Put an event into the queue, now or at ``start_time``."""
+    call = call.elsewhere(new.i_env)
+    start_time = schedule.start_time(new.start_time, new.time_zone)
 
-    def __init__(self, name: str) -> None:
-        self.model = HTTPBase(scheme=name)
-        self.scheme_name = name
+    def create(connection: Connection) -> schedule.Created:
+        references.check(connection, call.i_env, new.variables)
+        with blaming("event_type"):
+            return schedule.create(
+                connection,
+                call.site.queue,
+                call.site.database,
+                call.i_env,
+                new.event_type,
+                new.variables,
+                start_time,
+                new.key,
+            )
 
-    async def __call__(self) -> None:
-        """Check nothing."""
+    # Whether the environment is there has been looked at with the rest of the body.
+    created = await call.site.database.write(create)
+    return CreatedEvent(i_event=created.i_event, replaced=created.replaced)
 
 
-def router(database: Database, authenticated: Callable[[Request], Awaitable[User]]) -> APIRouter:
-    """The routes of the API, for users that ``authenticated`` lets in."""
-    api = APIRouter(
-        prefix="/espf/v1",
-        tags=["ESPF API"],
-        dependencies=[Depends(Scheme("basic")), Depends(Scheme("bearer"))],
-        responses={status: {"model": Fault} for status in (400, 401, 503)},
-    )
-    queue = Queue(database)
+# Statuses of accounts
 
-    @api.post(
-        "/event/create",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": NewEvent.model_json_schema()}},
-            }
+
+class NewStatus(RequestBody):
+    """How far the provisioning of an account has come."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"status": "RETRY", "group": "HSS", "message": "HSS: connection refused"},
+            ]
         },
     )
-    async def create_event(
-        request: Request, user: Annotated[User, Depends(authenticated)]
-    ) -> CreatedEvent:
-        """Put an event into the queue, now or at ``start_time``."""
-        new = _new_event(await _body(request))
-        i_env = _environment(user, new.i_env)
-        start_time = None
-        if new.start_time is not None:
-            try:
-                start_time = parse_time(new.start_time)
-            except ValueError as error:
-                raise InvalidRequest(str(error), "start_time") from None
 
-        def create(connection: Connection) -> int:
-            references.check(connection, i_env, new.variables)
-            try:
-                return queue.create_event(
-                    connection, i_env, new.event_type, new.variables, start_time
-                )
-            except NotFound as error:
-                raise InvalidRequest(str(error), "event_type") from None
-
-        return CreatedEvent(i_event=await database.write(create))
-
-    return api
+    status: Annotated[AccountStatus, WithJsonSchema({"type": "string", "enum": [*AccountStatus]})]
+    group: Annotated[Text, Field(description="The name of a service group.")]
+    message: Annotated[
+        Annotated[str, StringConstraints(max_length=LONGEST_MESSAGE, pattern=r"^[^\x00]*$")] | None,
+        Field(description="Details, for people."),
+    ] = None
 
 
-async def _body(request: Request) -> bytes:
-    """The body, as long as it is not too long."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise InvalidRequest(f"the body is larger than {MAX_BODY} bytes", "body")
-    except ClientDisconnect:
-        raise InvalidRequest("the body ends too early", "body") from None
-    return bytes(body)
+class StatusReport(BaseModel):
+    """What was said last about an account in a service group."""
+
+    i_group: str
+    group: str
+    status: AccountStatus
+    message: str | None
+    reported_at: Time
+
+    @classmethod
+    def of(cls, report: Report) -> "StatusReport":
+        """A report, as it is shown."""
+        return cls(
+            i_group=str(report.group.i_group),
+            group=report.group.name,
+            status=report.status,
+            message=report.message,
+            reported_at=report.reported_at,
+        )
 
 
-def _new_event(body: bytes) -> NewEvent:
-    try:
-        return NewEvent.model_validate_json(body)
-    except ValidationError as error:
-        problem: Any = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])[:LONGEST_FIELD] or "body"
-        unknown = problem["type"] == "extra_forbidden"
-        said = "there is no such parameter" if unknown else problem["msg"]
-        raise InvalidRequest(f"{field}: {said}", field) from None
+class StatusList(BaseModel):
+    """What was said last about an account, by service group."""
+
+    i_account: int
+    status_list: list[StatusReport]
 
 
-def _environment(user: User, i_env: int | None) -> int:
-    """The environment to act in. Only a superuser may name another than its own."""
-    if i_env is None or i_env == user.i_env:
-        return user.i_env
-    if not user.superuser:
-        raise InvalidRequest("i_env: only a superuser may name another environment", "i_env")
-    return i_env
+_new_status = Body(NewStatus, form=True)
+NewStatusBody = Annotated[NewStatus, Depends(_new_status)]
+AccountId = Annotated[
+    str, PathParameter(max_length=255, pattern=r"^[^\x00]+$", examples=["4412345"])
+]
+
+
+@api.post("/account/i/{i_account:int}/status", tags=["Statuses"], openapi_extra=_new_status.openapi)
+async def report_status(
+    call: Application, i_account: PathNumber, new: NewStatusBody
+) -> StatusReport:
+    """Say how far the provisioning of an account has come, by its ``i_account``."""
+    return await _report(call, new, i_account, None)
+
+
+@api.post("/account/{account_id:path}/status", tags=["Statuses"], openapi_extra=_new_status.openapi)
+async def report_status_by_id(
+    call: Application, account_id: AccountId, new: NewStatusBody
+) -> StatusReport:
+    """Say how far the provisioning of an account has come, by its id."""
+    return await _report(call, new, None, account_id)
+
+
+@api.get("/account/i/{i_account:int}/status", tags=["Statuses"])
+async def get_statuses(call: Application, i_account: PathNumber) -> StatusList:
+    """What was reported last about an account, by its ``i_account``."""
+    return await _statuses(call, i_account, None)
+
+
+@api.get("/account/{account_id:path}/status", tags=["Statuses"])
+async def get_statuses_by_id(call: Application, account_id: AccountId) -> StatusList:
+    """What was reported last about an account, by its id."""
+    return await _statuses(call, None, account_id)
+
+
+async def _report(
+    call: Call, new: NewStatus, i_account: int | None, id_: str | None
+) -> StatusReport:
+    def report(connection: Connection) -> Report:
+        found = statuses.find_account(connection, call.i_env, i_account=i_account, id_=id_)
+        now = call.site.database.now(connection)
+        return statuses.report(
+            connection, call.i_env, found, new.group, new.status, new.message, now
+        )
+
+    return StatusReport.of(await call.write(report))
+
+
+async def _statuses(call: Call, i_account: int | None, id_: str | None) -> StatusList:
+    def read(connection: Connection) -> StatusList:
+        found = statuses.find_account(connection, call.i_env, i_account=i_account, id_=id_)
+        reports = statuses.of_account(connection, call.i_env, found)
+        return StatusList(i_account=found, status_list=[StatusReport.of(one) for one in reports])
+
+    return await call.fetch(read)
+
+
+# Service groups
+
+
+class NewGroup(RequestBody):
+    """A service group to add."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "IOT"}]})
+
+    name: Annotated[str, Field(description="1 to 64 printable characters.")]
+
+
+class OneGroup(RequestBody):
+    """A custom service group."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"i_group": 1001}]})
+
+    i_group: Number
+
+
+class NamedGroup(BaseModel):
+    """A service group, by number and name."""
+
+    i_group: str
+    name: str
+
+    @classmethod
+    def of(cls, group: Group) -> "NamedGroup":
+        """A group, as it is shown."""
+        return cls(i_group=str(group.i_group), name=group.name)
+
+
+class ListedGroup(NamedGroup):
+    """A service group of a list."""
+
+    is_custom: bool
+
+
+class GroupList(BaseModel):
+    """The service groups of an environment."""
+
+    group_list: list[ListedGroup]
+
+
+_new_group = Body(NewGroup, form=True)
+_one_group = Body(OneGroup, form=True)
+
+
+@api.get("/groups", tags=["Service groups"])
+async def list_groups(call: Application) -> GroupList:
+    """The service groups: eight predefined ones, and those of your environment."""
+    groups = await call.fetch(statuses.list_groups, call.i_env)
+    return GroupList(
+        group_list=[
+            ListedGroup(i_group=str(one.i_group), name=one.name, is_custom=one.is_custom)
+            for one in groups
+        ]
+    )
+
+
+@api.post("/group/create", tags=["Service groups"], openapi_extra=_new_group.openapi)
+async def create_group(
+    call: Application, new: Annotated[NewGroup, Depends(_new_group)]
+) -> NamedGroup:
+    """Add a service group; custom ones have numbers from 1001."""
+    return NamedGroup.of(await call.write(statuses.create_group, call.i_env, new.name))
+
+
+@api.post("/group/delete", tags=["Service groups"], openapi_extra=_one_group.openapi)
+async def delete_group_named(
+    call: Application, one: Annotated[OneGroup, Depends(_one_group)]
+) -> NamedGroup:
+    """Delete a custom service group, and what was reported in it."""
+    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, one.i_group))
+
+
+@api.delete("/group/{i_group:int}", tags=["Service groups"])
+async def delete_group(call: Application, i_group: PathNumber) -> NamedGroup:
+    """Delete a custom service group, and what was reported in it."""
+    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))
+
+
+@api.post("/group/{i_group:int}", tags=["Service groups"])
+async def delete_group_by_post(call: Application, i_group: PathNumber) -> NamedGroup:
+    """The same as DELETE, for clients that have no DELETE."""
+    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
+from espf import statuses
 from espf.billing import (
     access_policies,
     accessibility,
@@ -49,7 +50,8 @@ from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import BillingFault, DatabaseUnavailable, Denied, EspfError, InvalidRequest
 from espf.model import compact, format_time
-from espf.users import SIM_KEYS, Tokens, User, Users
+from espf.tokens import Forged
+from espf.users import SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
 
 MAX_BODY = 1024 * 1024
@@ -75,12 +77,30 @@ class Method(Generic[P]):
 _ACCOUNT_FIELDS, _CUSTOMER_FIELDS = CustomFields("account"), CustomFields("customer")
 _CARD_FIELDS = CustomFields("sim_card")
 
+
+def _get_account_info(scope: Scope, params: accounts.GetAccount) -> Result:
+    """What the billing knows of an account, and what applications have reported about it."""
+    result = accounts.get_info(scope, params)
+    info = result["account_info"]
+    info["provisioning_statuses"] = [
+        {
+            "i_group": str(one.group.i_group),
+            "group": one.group.name,
+            "status": one.status,
+            "message": one.message,
+            "reported_at": one.reported_at,
+        }
+        for one in statuses.of_account(scope.connection, scope.i_env, info["i_account"])
+    ]
+    return result
+
+
 METHODS: Mapping[str, Method[Any]] = {
     "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
     "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
     "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
     "Account/move_account": Method(accounts.MoveAccount, accounts.move, writes=True),
-    "Account/get_account_info": Method(accounts.GetAccount, accounts.get_info),
+    "Account/get_account_info": Method(accounts.GetAccount, _get_account_info),
     "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
     "Account/make_transaction": Method(
         payments.MakeTransaction, payments.make_transaction, writes=True
@@ -285,10 +305,11 @@ class AuthInfo(Params):
 
 
 class Login(Params):
-    """Parameters of Session/login."""
+    """Parameters of Session/login. ``scopes`` makes a token that may do less."""
 
     login: Text
     password: Text
+    scopes: Text | None = None
 
 
 class Refresh(Params):
@@ -416,7 +437,8 @@ class _RestApi:
             user = await security.by_password(self._users, who.login, who.password)
         except Denied as error:
             raise BillingFault("Server.Session.auth_failed", str(error)) from None
-        tokens = await asyncio.to_thread(self._users.open_session, user)
+        scopes = SCOPES if who.scopes is None else frozenset(who.scopes.split())
+        tokens = await asyncio.to_thread(self._users.open_session, user, scopes)
         return {"session_id": tokens.session_id, **_shown(tokens)}
 
     async def _refresh(self, params: dict[str, Any]) -> Result:
@@ -457,11 +479,12 @@ def _shown(tokens: Tokens) -> Result:
 
 
 def _unknown_caller(error: Denied, *, by_token: bool) -> BillingFault:
-    code = (
-        "Client.Session.check_auth.failed_to_process_access_token"
-        if by_token
-        else "Server.Session.check_auth.auth_failed"
-    )
+    if isinstance(error, Forged):
+        code = "Client.Session.check_auth.failed_to_process_jwt"
+    elif by_token:
+        code = "Client.Session.check_auth.failed_to_process_access_token"
+    else:
+        code = "Server.Session.check_auth.auth_failed"
     return BillingFault(code, str(error))
 
 

@@ -241,5 +241,47 @@ _access_tokens = _table(
         "i_user", sa.Integer, sa.ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False
     ),
     sa.Column("expires_at", _Moment, nullable=False),
+    sa.Column(
+        "scopes",
+        sa.String(255),
+        nullable=False,
+        server_default="espf.api:write espf.handlers:write",
+    ),
 )
 _index("Access_Tokens_session", _access_tokens.c.session_digest)
+
+_table(
+    "Signing_Keys",
+    sa.Column("kid", sa.String(64), primary_key=True),
+    sa.Column("public_key", sa.Text, nullable=False),
+    sa.Column("private_key", sa.Text),
+    sa.Column("created_at", _Moment, nullable=False),
+    sa.Column("retired_at", _Moment),
+)
+
+_scheduled_keys = _table(
+    "Scheduled_Keys",
+    sa.Column("i_env", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event_key", sa.String(128), primary_key=True),
+    sa.Column("i_event", _BigNumber, nullable=False),
+)
+_index("Scheduled_Keys_event", _scheduled_keys.c.i_event)
+
+_table(
+    "Service_Groups",
+    sa.Column("i_custom_group", sa.Integer, primary_key=True),
+    sa.Column("i_env", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+_table(
+    "Account_Statuses",
+    sa.Column("i_env", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("i_account", _BigNumber, primary_key=True, autoincrement=False),
+    sa.Column("i_group", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("status", sa.String(12), nullable=False),
+    sa.Column("message", sa.Text),
+    sa.Column("reported_at", _Moment, nullable=False),
+)

@@ -1,0 +1,79 @@
+"""/doc/api: the ESPF API described, for programs and for people."""
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from espf.model import compact
+
+INTRODUCTION = """Put events into the queue, report statuses, and look after what is there.
+
+Credentials are those of an administrator: Basic, or a Bearer token from Session/login of the
+billing API. A user acts in its own environment; a superuser may name another with `i_env`.
+Every error is JSON with `error` and, where a parameter is at fault, `field`.
+"""
+
+pages = APIRouter(include_in_schema=False)
+
+
+@pages.get("/doc/api")
+async def describe(request: Request) -> Response:
+    """The OpenAPI document, or a page for a browser."""
+    document = request.app.openapi()
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse("".join(_page(document)))
+    return JSONResponse(document)
+
+
+def mend(document: dict[str, Any]) -> None:
+    """Take out of a generated document what is not so: errors that we do not answer, and nulls.
+
+    A parameter of an address cannot be null.
+    """
+    for operation in _operations(document):
+        operation["responses"].pop("422", None)
+        for parameter in operation.get("parameters", ()):
+            schema = parameter["schema"]
+            choices = [one for one in schema.pop("anyOf", []) if one != {"type": "null"}]
+            for choice in choices:
+                schema.update(choice)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+_STYLE = """body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
+h2{border-bottom:1px solid #ccc}code,pre{font:14px/1.4 monospace;background:#f4f4f4}
+pre{padding:.5em;overflow:auto}dt{margin-top:.3em}"""
+
+
+def _page(document: dict[str, Any]) -> Iterator[str]:
+    info = document["info"]
+    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{info["title"]} API</title>'
+    yield f"<style>{_STYLE}</style><h1>{escape(info['title'])} API</h1>"
+    yield f"<p>{escape(info['description'])}</p>"
+    yield '<p><a href="/doc/api/openapi.json">The same for programs: OpenAPI 3.1</a></p>'
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield from _section(method.upper(), path, operation)
+
+
+def _section(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
+    yield f"<h2><code>{method} {escape(path)}</code></h2>"
+    yield f"<p>{escape(operation.get('description', ''))}</p><dl>"
+    for parameter in operation.get("parameters", ()):
+        said = parameter.get("description", "")
+        yield f"<dt><code>{escape(parameter['name'])}</code> ({parameter['in']})"
+        yield f"<dd>{escape(said)}" if said else ""
+    yield "</dl>"
+    for kind in operation.get("requestBody", {}).get("content", {}).values():
+        for example in kind["schema"].get("examples", ()):
+            yield f"<pre>{escape(compact(example))}</pre>"
+        break
