@@ -12,6 +12,7 @@ from espf.billing import environments
 from espf.billing.tables import accounts, customers, products
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
+from espf.catalogue import catalogue
 from espf.db import tables
 from espf.db.tables import event_notifications, event_queue, scheduled_keys
 from espf.janitor import Janitor
@@ -628,6 +629,24 @@ def test_handler_types_are_described_with_their_options(api):
 
 
 # What is about the whole installation
+
+
+@pytest.mark.databases("sqlite")
+def test_the_event_types_of_the_api_are_those_of_the_catalogue(api):
+    shown = {row["event_type"]: row for row in api("GET", "/event_types")["event_type_list"]}
+    assert shown.keys() >= catalogue().keys()
+    for name, entry in catalogue().items():
+        told = {
+            "event_type" if key == "name" else key: value for key, value in entry.facts().items()
+        }
+        assert shown[name] == {**shown[name], **told}
+
+
+@pytest.mark.databases("sqlite")
+def test_a_type_is_switched_by_any_of_its_names(api):
+    alias = {"event_type": "Account/Status/Suspend"}
+    switched = api("POST", "/event_type/disable", alias)
+    assert (switched["event_type"], switched["enabled"]) == ("Account/Status/Suspended", False)
 
 
 @pytest.mark.databases("sqlite")

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from espf import maintenance, restarts, standing, subscriptions
 from espf.capture import rules, triggers
+from espf.catalogue import canonical
 from espf.handlers import registry
 from espf.subscriptions import EventHandler
 from espf.users import HANDLERS_SCOPE
@@ -392,14 +393,17 @@ NamedTypeBody = Annotated[NamedType, Depends(_named_type)]
 
 @api.get("/handler/{i_event_handler:int}/subscriptions", tags=["Handlers"])
 async def list_subscriptions(call: Administrator, i_event_handler: PathNumber) -> SubscriptionList:
-    """The event types that a handler supports, and which of them it is subscribed to."""
+    """The event types that a handler supports, and which of them it is subscribed to.
+
+    A type that was subscribed to by another of its names stands there under that one.
+    """
 
     def read(connection: Connection) -> SubscriptionList:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         on = set(subscriptions.subscriptions(connection, found))
         return SubscriptionList(
             subscription_list=[
-                Subscription(event_type=name, subscribed=name in on)
+                Subscription(event_type=found.spellings.get(name, name), subscribed=name in on)
                 for name in subscriptions.supported_types(connection, found)
             ]
         )
@@ -452,13 +456,23 @@ async def unsubscribe(
 
 
 class EventType(BaseModel):
-    """An event type; ``version_2`` null: there is no simplified form."""
+    """An event type; ``version_2`` null: there is no simplified form.
+
+    ``aliases`` are its other names; ``variables`` what its events carry beside i_env, i_event and
+    event_time. Of a custom type only its names are known.
+    """
 
     i_event_type: int
     event_type: str
+    aliases: list[str]
     enabled: bool
+    entity: str
+    description: str
+    variables: list[str]
+    inherited: bool
     version_2: str | None
-    description: str | None
+    latest_only: bool
+    source: str
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "EventType":
@@ -529,7 +543,7 @@ async def _switch_type(call: Call, name: str, *, enabled: bool) -> EventType:
 
 def _type(connection: Connection, name: str) -> EventType:
     rows = subscriptions.describe_types(connection)
-    return next(EventType.of(row) for row in rows if row["name"] == name)
+    return next(EventType.of(row) for row in rows if row["name"] == canonical(name))
 
 
 # The installation
