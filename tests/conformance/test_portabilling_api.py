@@ -277,7 +277,7 @@ def is_model(kind):
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-@pytest.mark.databases("sqlite")
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("path", rest.METHODS)
 def test_whatever_the_parameters_hold_the_answer_is_documented(call, i_account, path):
     fields = dict(fields_of(rest.METHODS[path].params))

@@ -147,6 +147,27 @@ def test_a_custom_group_can_be_deleted_and_its_number_is_not_used_again(api, met
     assert api("POST", "/group/create", {"name": "IOT"})["i_group"] == "1002"
 
 
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**30])
+def test_no_number_is_too_much_for_a_database(api, number):
+    for method, path in [
+        ("GET", f"/handler/{number}"),
+        ("DELETE", f"/group/{number}"),
+        ("GET", f"/event/{number}"),
+        ("GET", f"/account/i/{number}/status"),
+        ("GET", f"/events?i_account={number}&before={number}"),
+        ("GET", f"/handlers?i_env={number}"),
+    ]:
+        assert api.raw(method, path).status_code in {200, 400, 404}, path
+
+
+@pytest.mark.databases("sqlite")
+def test_a_whole_number_may_have_a_point(api):
+    api("POST", "/group/create", {"name": "IOT"})
+    for wrong in (1001.5, "1001", True, 1e300):
+        assert api.fault(400, "POST", "/group/delete", {"i_group": wrong}) == "i_group"
+    assert api("POST", "/group/delete", {"i_group": 1001.0})["name"] == "IOT"
+
+
 def test_a_predefined_group_cannot_be_deleted(api):
     for i_group in range(1, 9):
         assert "predefined" in api.fault(409, "DELETE", f"/group/{i_group}")

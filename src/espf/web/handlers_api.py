@@ -18,9 +18,9 @@ from espf.web.contract import (
     Call,
     Caller,
     Gate,
-    PathNumber,
     RequestBody,
     Scheme,
+    SmallPathNumber,
     Text,
     Time,
 )
@@ -189,7 +189,7 @@ async def create_handler(
 
 
 @api.get("/handler/{i_event_handler:int}", tags=["Handlers"])
-async def show_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def show_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """A handler, and how it stands."""
 
     def read(connection: Connection) -> HandlerStanding:
@@ -200,25 +200,25 @@ async def show_handler(call: Administrator, i_event_handler: PathNumber) -> Hand
 
 
 @api.post("/handler/{i_event_handler:int}/enable", tags=["Handlers"])
-async def enable_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def enable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler on: it goes on with what waits, and hears of new events."""
     return await _switch(call, i_event_handler, "enabled", on=True)
 
 
 @api.post("/handler/{i_event_handler:int}/disable", tags=["Handlers"])
-async def disable_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def disable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler off: what waits is kept, new events are not recorded for it."""
     return await _switch(call, i_event_handler, "enabled", on=False)
 
 
 @api.post("/handler/{i_event_handler:int}/pause", tags=["Handlers"])
-async def pause_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def pause_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a handler's events wait, within two seconds; they are captured all the same."""
     return await _switch(call, i_event_handler, "paused", on=True)
 
 
 @api.post("/handler/{i_event_handler:int}/resume", tags=["Handlers"])
-async def resume_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def resume_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a paused handler go on, in order, with what waits."""
     return await _switch(call, i_event_handler, "paused", on=False)
 
@@ -247,7 +247,7 @@ class Deleted(BaseModel):
 @api.delete("/handler/{i_event_handler:int}", tags=["Handlers"])
 async def delete_handler(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     force: Annotated[
         bool, Query(description="Also when work is waiting, which counts as cancelled.")
     ] = False,
@@ -311,7 +311,7 @@ _changed_settings = Body(ChangedSettings)
 
 
 @api.get("/handler/{i_event_handler:int}/settings", tags=["Handlers"])
-async def show_settings(call: Administrator, i_event_handler: PathNumber) -> Settings:
+async def show_settings(call: Administrator, i_event_handler: SmallPathNumber) -> Settings:
     """All options of a handler."""
 
     def read(connection: Connection) -> Settings:
@@ -328,7 +328,7 @@ async def show_settings(call: Administrator, i_event_handler: PathNumber) -> Set
 )
 async def change_settings(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     new: Annotated[ChangedSettings, Depends(_changed_settings)],
 ) -> Settings:
     """Change some options, all or none; those that are not named stay as they are."""
@@ -392,7 +392,9 @@ NamedTypeBody = Annotated[NamedType, Depends(_named_type)]
 
 
 @api.get("/handler/{i_event_handler:int}/subscriptions", tags=["Handlers"])
-async def list_subscriptions(call: Administrator, i_event_handler: PathNumber) -> SubscriptionList:
+async def list_subscriptions(
+    call: Administrator, i_event_handler: SmallPathNumber
+) -> SubscriptionList:
     """The event types that a handler supports, and which of them it is subscribed to.
 
     A type that was subscribed to by another of its names stands there under that one.
@@ -417,7 +419,7 @@ async def list_subscriptions(call: Administrator, i_event_handler: PathNumber) -
     openapi_extra=_named_type.openapi,
 )
 async def subscribe(
-    call: Administrator, i_event_handler: PathNumber, new: NamedTypeBody
+    call: Administrator, i_event_handler: SmallPathNumber, new: NamedTypeBody
 ) -> Subscribed:
     """Subscribe a handler to an event type."""
 
@@ -439,7 +441,7 @@ async def subscribe(
 )
 async def unsubscribe(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     event_type: Annotated[Text, Query(description="The event type.")],
 ) -> Subscription:
     """End a subscription; what waits already is still delivered."""
