@@ -229,7 +229,7 @@ class PostgreSQL(Server):
         return self.url(name)
 
     def _execute(self, *statements: str) -> None:
-        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=2) as server:
+        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=30) as server:
             for statement in statements:
                 server.execute(statement)
 
@@ -303,7 +303,7 @@ class MariaDB(Server):
 
     def _connect(self) -> "pymysql.Connection[pymysql.cursors.Cursor]":
         return pymysql.connect(
-            unix_socket=str(self._socket), user="root", connect_timeout=2, ssl_disabled=True
+            unix_socket=str(self._socket), user="root", connect_timeout=30, ssl_disabled=True
         )
 
     def _install(self) -> None:

@@ -84,6 +84,7 @@ class Webhook:
         self._script: deque[Answer] = deque()
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -101,12 +102,17 @@ class Webhook:
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
-        """Stop listening and cut every connection."""
+        """Stop listening and cut every connection, also one that was being accepted."""
         self._server.close()
+        await asyncio.sleep(0.001)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            # To close one would wait until the other side has read what was sent.
+            writer.transport.abort()
         await self._server.wait_closed()
+        await asyncio.sleep(0)
 
     def then(self, *answers: Answer) -> None:
         """Give these answers to the next requests, in this order."""
@@ -123,6 +129,7 @@ class Webhook:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
         self.connections += 1
         number = self.connections
         try:

@@ -180,6 +180,8 @@ class Storm:
         await self._end("writers")
         self._processes["receivers"].send_signal(signal.SIGUSR1)
         await self._come_to_rest()
+        # The last one that was started has to know how to end in peace.
+        await self._all_at_work()
         for worker in range(WORKERS):
             await self._end(f"worker {worker}")
         return await asyncio.to_thread(self._record)

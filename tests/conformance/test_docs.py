@@ -22,8 +22,6 @@ from espf.web.contract import MAX_BODY
 from espf.web.espf_api import NewEvent
 from espf.web.rest import METHODS
 
-SESSIONS = ("login", "refresh_access_token", "ping", "logout")
-
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = sorted(
@@ -131,17 +129,6 @@ def test_the_page_about_what_handlers_support_is_the_one_that_is_made():
     assert made == page(ours), "make it anew with evctl handler types --markdown"
 
 
-@pytest.mark.parametrize("method", [*METHODS, *(f"Session/{name}" for name in SESSIONS)])
-def test_every_method_of_the_billing_is_documented(method):
-    service, _, name = method.partition("/")
-    by_service = sections((REFERENCE / "rest-api.md").read_text(), "##")
-    # Some belong together though their services differ, and are named in full.
-    places = [text for heading, text in by_service.items() if heading.split()[0] == service]
-    whole = "".join(by_service.values())
-    named = any(f"`{name}`" in text or f"### {name}\n" in text for text in places)
-    assert named or f"`{method}`" in whole
-
-
 def test_every_member_of_a_request_is_documented():
     documented = sections((REFERENCE / "espf-api.md").read_text(), "##")
     section = documented["`POST /espf/v1/event/create`"]
@@ -163,6 +150,17 @@ def test_the_limits_in_the_documents_are_those_of_the_code():
     assert f"at most {MAX_VARIABLES // 1024} K characters" in api
     assert f"{LONGEST_BODY // 1024} Ki characters are kept, of a reason {LONGEST_REASON};" in log
     assert f"at most {LONGEST_VALUE} characters" in log
+
+
+def test_every_method_of_the_billing_api_is_documented_with_its_service():
+    by_service = sections((REFERENCE / "rest-api.md").read_text(), "##")
+    sessions = ("login", "refresh_access_token", "ping", "logout")
+    for method in (*METHODS, *(f"Session/{name}" for name in sessions)):
+        service, _, name = method.partition("/")
+        places = [text for heading, text in by_service.items() if heading.split()[0] == service]
+        there = any(f"`{name}`" in text or f"### {name}\n" in text for text in places)
+        # What several services have in common stands in one place, named in full.
+        assert there or any(f"`{method}`" in text for text in by_service.values()), method
 
 
 def anchors(page):

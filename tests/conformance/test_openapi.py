@@ -43,7 +43,7 @@ class Site:
             return json.load(reply)
 
 
-@pytest.mark.databases("sqlite")
+@pytest.mark.databases("postgresql")
 def test_nothing_in_the_description_is_untrue(site, tmp_path):
     account = {"i_customer": 1, "i_product": 1, "id": "4412345", "billing_model": -1}
     site.post("/rest/Account/add_account", params={"account_info": account})

@@ -1,6 +1,7 @@
 """The requests and replies of the vendor's API, as far as it is documented in public.
 
-Each test is a documented shape: the transport, the session, and the fields with their types.
+Each test is a documented shape of the transport and the session; the methods with their fields are
+in test_portabilling_fields.
 """
 
 import base64
@@ -12,146 +13,15 @@ from typing import get_args
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import insert, update
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
+from sqlalchemy import update
 
 from databases import whatever_the_database
-from espf.billing import environments
 from espf.billing.tables import accounts
-from espf.billing.tables import metadata as billing_tables
-from espf.crypto import hash_password
-from espf.db import tables
-from espf.users import Users
 from espf.web import rest
 
 LOGIN, PASSWORD = "demo", "exAmple"
-PASSWORD_HASH = hash_password(PASSWORD)
 
-DATE = re.compile(r"\d{4}-\d\d-\d\d")
 DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-
-#: Documented fields of account_info that the reference billing holds, with their types.
-ACCOUNT_FIELDS = {
-    "i_account": int,
-    "i_customer": int,
-    "i_product": int,
-    "i_account_role": int,
-    "i_account_balance_control_type": int,
-    "billing_model": int,
-    "is_active": int,
-    "customer_bill_suspended": int,
-    "balance": float,
-    "opening_balance": float,
-    "credit_limit": float,
-    "id": str,
-    "bill_status": str,
-    "blocked": str,
-    "customer_bill_status": str,
-    "customer_blocked": str,
-    "customer_name": str,
-    "product_name": str,
-    "iso_4217": str,
-    "time_zone_name": str,
-    "activation_date": DATE,
-    "issue_date": DATE,
-    "expiration_date": DATE,
-    "h323_password": str,
-    "phone1": str,
-    "companyname": str,
-    "firstname": str,
-    "lastname": str,
-    "email": str,
-}
-
-CUSTOMER_FIELDS = {
-    "i_customer": int,
-    "name": str,
-    "bill_status": str,
-    "blocked": str,
-    "balance": float,
-    "credit_limit": float,
-    "credit_exceed": int,
-    "iso_4217": str,
-    "creation_date": DATETIME,
-}
-
-CARD_FIELDS = {
-    "i_sim_card": int,
-    "i_account": int,
-    "imsi": str,
-    "iccid": str,
-    "msisdn": str,
-    "status": str,
-}
-
-
-def check(record, fields):
-    for name, kind in fields.items():
-        value = record[name]
-        if isinstance(kind, re.Pattern):
-            assert kind.fullmatch(value), (name, value)
-        else:
-            assert type(value) is kind, (name, value)
-
-
-@pytest.fixture
-def http(database, sealer):
-    with database.begin() as connection:
-        billing_tables.create_all(connection)
-        environments.add(connection, 1, "Default")
-        connection.execute(
-            insert(tables.users).values(login=LOGIN, password_hash=PASSWORD_HASH, i_env=1)
-        )
-    app = Starlette(routes=rest.routes(database, Users(database, sealer), sealer))
-    with TestClient(app) as client:
-        yield client
-
-
-@pytest.fixture
-def session(http):
-    form = {"params": json.dumps({"login": LOGIN, "password": PASSWORD})}
-    return http.post("/rest/Session/login", data=form).json()
-
-
-@pytest.fixture
-def call(http, session):
-    def call(path, **params):
-        headers = {"Authorization": f"Bearer {session['access_token']}"}
-        return http.post(f"/rest/{path}", json={"params": params}, headers=headers)
-
-    return call
-
-
-@pytest.fixture
-def i_account(call):
-    """An account with every field filled in, and a SIM card."""
-    customer = {"name": "Acme", "iso_4217": "EUR", "credit_limit": 100}
-    i_customer = call("Customer/add_customer", customer_info=customer).json()["i_customer"]
-    i_product = call("Product/add_product", product_info={"name": "LTE"}).json()["i_product"]
-    card = {"imsi": "001010000000001", "iccid": "8900101000000000001"}
-    i_sim_card = call("SIMCard/add_sim_card", card_info=card).json()["i_sim_card"]
-    info = {
-        "billing_model": 1,
-        "h323_password": "secret",
-        "i_customer": i_customer,
-        "i_product": i_product,
-        "id": "6808881050@msisdn",
-        "firstname": "Ada",
-        "lastname": "Smith",
-        "companyname": "Acme",
-        "email": "ada@example.net",
-        "phone1": "6808881050",
-        "i_account_role": 3,
-        "credit_limit": 50,
-        "activation_date": "2026-01-01",
-        "expiration_date": "2090-01-01",
-    }
-    reply = call("Account/add_account", account_info=info)
-    assert reply.json().keys() == {"i_account"}
-    i_account = reply.json()["i_account"]
-    call("SIMCard/assign_sim_card", i_sim_card=i_sim_card, i_account=i_account)
-    return i_account
 
 
 # --- Transport ---
@@ -277,7 +147,7 @@ def is_model(kind):
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-@pytest.mark.databases("sqlite")
+@pytest.mark.databases("postgresql")
 @pytest.mark.parametrize("path", rest.METHODS)
 def test_whatever_the_parameters_hold_the_answer_is_documented(call, i_account, path):
     fields = dict(fields_of(rest.METHODS[path].params))
@@ -349,165 +219,6 @@ def test_ping_answers_a_user_id_above_0_while_the_token_lives(http, session):
     assert http.post("/rest/Session/ping", json={"params": params}).json()["user_id"] > 0
     assert http.post("/rest/Session/logout", json={"params": params}).status_code == 200
     assert http.post("/rest/Session/ping", json={"params": params}).json()["user_id"] == 0
-
-
-# --- Accounts ---
-
-
-def test_account_info_has_the_documented_fields_and_types(call, i_account):
-    reply = call("Account/get_account_info", i_account=i_account).json()
-    assert reply.keys() == {"account_info"}
-    check(reply["account_info"], ACCOUNT_FIELDS)
-    by_id = call("Account/get_account_info", id="6808881050@msisdn").json()
-    assert by_id == reply
-
-
-def test_account_fields_without_a_value_are_null(call, i_account):
-    info = {"id": "bare", "billing_model": -1, "i_customer": 1, "i_product": 1}
-    bare = call("Account/add_account", account_info=info).json()["i_account"]
-    shown = call("Account/get_account_info", i_account=bare).json()["account_info"]
-    for name in ("expiration_date", "credit_limit", "firstname", "email", "h323_password"):
-        assert shown[name] is None
-
-
-@whatever_the_database
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"detailed_info": 1, "expand_alias": 1},
-        {"get_included_services": 1, "get_service_features": ["netaccess_policy"]},
-        {"aux_field_names": ["email"], "limit_alias_did_number_list": 100},
-        {"without_service_features": 1, "with_reseller_info": 1, "with_call_processing_mode": 1},
-    ],
-)
-def test_documented_switches_of_get_account_info_are_taken(call, i_account, params):
-    assert call("Account/get_account_info", i_account=i_account, **params).status_code == 200
-
-
-def test_customer_info_comes_with_the_account_when_asked_for(call, i_account):
-    reply = call("Account/get_account_info", i_account=i_account, with_customer_info=1).json()
-    assert reply.keys() == {"account_info", "customer_info"}
-    check(reply["customer_info"], CUSTOMER_FIELDS)
-
-
-def test_account_list_has_the_same_fields_without_passwords(call, i_account):
-    params = {
-        "i_customer": 1,
-        "id": "680888%",
-        "bill_status": "O",
-        "billing_model": 1,
-        "limit": 10,
-        "offset": 0,
-        "companyname": "Acme",
-        "get_not_closed_accounts": 1,
-        "get_only_real_accounts": 1,
-    }
-    reply = call("Account/get_account_list", **params).json()
-    assert reply.keys() == {"account_list"}
-    (shown,) = reply["account_list"]
-    fields = {name: kind for name, kind in ACCOUNT_FIELDS.items() if name != "h323_password"}
-    check(shown, fields)
-
-
-def test_update_answers_the_account_and_blocks_it(call, i_account):
-    change = {"i_account": i_account, "blocked": "Y"}
-    assert call("Account/update_account", account_info=change).json() == {"i_account": i_account}
-    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
-    assert info["blocked"] == "Y"
-
-
-def test_terminate_answers_success_and_closes_the_account(call, i_account):
-    params = {"i_account": i_account, "force": 1, "release_assigned_did": 1}
-    assert call("Account/terminate_account", **params).json() == {"success": 1}
-    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
-    assert info["bill_status"] == "C"
-
-
-# --- Customers, products, SIM cards ---
-
-
-def test_customer_methods_have_the_documented_shapes(call, i_account):
-    reply = call("Customer/get_customer_info", i_customer=1).json()
-    assert reply.keys() == {"customer_info"}
-    check(reply["customer_info"], CUSTOMER_FIELDS)
-    assert call("Customer/get_customer_info", name="Acme").json() == reply
-    listed = call("Customer/get_customer_list", limit=5, offset=0, bill_status="O", name="Acme")
-    assert listed.json() == {"customer_list": [reply["customer_info"]]}
-    change = {"i_customer": 1, "blocked": "Y"}
-    assert call("Customer/update_customer", customer_info=change).json() == {"i_customer": 1}
-    assert call("Customer/terminate_customer", i_customer=1).json() == {"success": 1}
-
-
-def test_product_methods_have_the_documented_shapes(call, i_account):
-    reply = call("Product/get_product_info", i_product=1).json()
-    assert reply.keys() == {"product_info"}
-    assert reply["product_info"]["i_product"] == 1
-    assert reply["product_info"]["name"] == "LTE"
-    assert call("Product/get_product_list").json() == {"product_list": [reply["product_info"]]}
-
-
-def test_card_methods_have_the_documented_fields(call, i_account):
-    reply = call("SIMCard/get_card_info", i_sim_card=1).json()
-    assert reply.keys() == {"card_info"}
-    check(reply["card_info"], CARD_FIELDS)
-    assert reply["card_info"]["msisdn"] == "6808881050@msisdn", "the id of the linked account"
-    assert reply["card_info"]["status"] == "used"
-    assert call("SIMCard/get_card_list").json() == {"card_list": [reply["card_info"]]}
-    assert call("SIMCard/release_sim_card", i_sim_card=1).json() == {"i_sim_card": 1}
-    released = call("SIMCard/get_card_info", imsi="001010000000001").json()["card_info"]
-    assert released["status"] == "available"
-
-
-# --- Service features, custom fields, add-ons ---
-
-
-def test_a_service_feature_has_the_documented_members(call, i_account):
-    wanted = {
-        "name": "netaccess_static_ip",
-        "flag_value": "Y",
-        "attributes": [{"name": "address", "values": ["10.0.0.1"]}],
-    }
-    reply = call("Account/update_service_features", i_account=i_account, service_features=[wanted])
-    assert reply.json() == {"i_account": i_account}
-    (feature,) = call("Account/get_service_features", i_account=i_account).json()[
-        "service_features"
-    ]
-    assert feature == {
-        "name": "netaccess_static_ip",
-        "flag_value": "Y",
-        "effective_flag_value": "Y",
-        "locked": 0,
-        "attributes": [
-            {"name": "address", "values": ["10.0.0.1"], "effective_values": ["10.0.0.1"]}
-        ],
-    }
-    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
-    assert info["service_features"] == [feature]
-
-
-def test_an_add_on_has_the_documented_members(call, i_account):
-    added = {"name": "Extra", "description": "More", "addon_priority": 10}
-    i_product = call("Product/add_product", product_info=added).json()["i_product"]
-    addon = {"i_product": i_product, "addon_effective_to": "2090-01-01 00:00:00"}
-    change = {"i_account": i_account, "assigned_addons": [addon]}
-    assert call("Account/update_account", account_info=change).json() == {"i_account": i_account}
-    info = call("Account/get_account_info", i_account=i_account).json()["account_info"]
-    (shown,) = info["assigned_addons"]
-    assert DATETIME.fullmatch(shown.pop("addon_effective_from"))
-    assert shown == {**added, **addon, "i_vd_plan": None}
-
-
-def test_custom_fields_have_the_documented_members(call, i_account):
-    field = call("Account/add_custom_field", name="Colour").json()
-    values = [{"name": "Colour", "db_value": "blue", "text_value": "Blue"}]
-    reply = call(
-        "Account/update_custom_fields_values", i_account=i_account, custom_fields_values=values
-    )
-    assert reply.status_code == 200
-    shown = call("Account/get_custom_fields_values", i_account=i_account).json()
-    assert shown == {
-        "custom_fields_values": [{**field, "name": "Colour", "db_value": "blue"}],
-    }
 
 
 # --- The examples of the page ---

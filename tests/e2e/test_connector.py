@@ -38,7 +38,7 @@ async def running(desk: Desk):
         yield found[1]
     finally:
         process.send_signal(signal.SIGTERM)
-        _, rest = await asyncio.to_thread(process.communicate, timeout=30)
+        _, rest = await asyncio.to_thread(process.communicate, timeout=90)
     assert process.returncode == 0
     assert "Traceback" not in rest
 
@@ -200,7 +200,7 @@ def types(requests):
 
 async def come(hook, event_type, count=1):
     """Wait until so many events of a type have come."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while types(hook.requests).count(event_type) < count:
             await asyncio.sleep(0.05)
 
@@ -229,7 +229,7 @@ def connector(*options) -> Iterator[tuple[str, list[str]]]:
         yield found[1], lines
     finally:
         child.terminate()
-        lines += child.communicate(timeout=15)[0].splitlines()
+        lines += child.communicate(timeout=60)[0].splitlines()
 
 
 def event(event_type="SIM/Updated", **pb_data):
@@ -247,7 +247,7 @@ ACCOUNT = {"i_account": 541, "id": "380441234567", "bill_status": "open", "block
 def test_the_sample_connector_keeps_the_hss_as_the_billing_says():
     older = {**CARD, "imsi": "255070000000002"}
     with connector() as (base, lines):
-        with urllib.request.urlopen(f"{base}/health", timeout=20) as reply:
+        with urllib.request.urlopen(f"{base}/health", timeout=60) as reply:
             assert reply.status == 200
 
         def done(body):

@@ -98,6 +98,8 @@ def test_an_add_on_is_effective_from_now_for_good_with_its_products_priority(api
             "addon_priority": 20,
             "addon_effective_from": NOW,
             "addon_effective_to": None,
+            "i_product_group": None,
+            "i_subscription": None,
         }
     ]
 

@@ -18,6 +18,7 @@ from espf import overview
 from espf.billing import tables as billing
 from espf.capture.rules import shipped_rules
 from espf.capture.triggers import compile_rules
+from espf.catalogue import catalogue
 from espf.cli import main
 from espf.cli.init import DEMO_SUBSCRIPTIONS
 from espf.crypto import Sealer
@@ -326,6 +327,14 @@ def test_an_argument_that_is_no_text_is_a_usage_error(desk):
 def test_a_number_that_no_column_holds_is_a_usage_error(desk, number):
     desk.fails(2, "handler", "list", "--", number)
     desk.fails(2, "event", "show", "--", number)
+
+
+@whatever_the_database
+def test_the_event_types_are_those_of_the_catalogue(desk):
+    listed = {row["name"]: row for row in desk.json("type", "list")}
+    assert listed.keys() == catalogue().keys()
+    for name, entry in catalogue().items():
+        assert listed[name] == {**listed[name], **entry.facts()}
 
 
 # run

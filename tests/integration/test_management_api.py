@@ -12,6 +12,7 @@ from espf.billing import environments
 from espf.billing.tables import accounts, customers, products
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
+from espf.catalogue import catalogue
 from espf.db import tables
 from espf.db.tables import event_notifications, event_queue, scheduled_keys
 from espf.janitor import Janitor
@@ -144,6 +145,27 @@ def test_a_custom_group_can_be_deleted_and_its_number_is_not_used_again(api, met
     assert api("GET", "/account/i/541/status")["status_list"] == []
     api.fault(404, method, path, body)
     assert api("POST", "/group/create", {"name": "IOT"})["i_group"] == "1002"
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**30])
+def test_no_number_is_too_much_for_a_database(api, number):
+    for method, path in [
+        ("GET", f"/handler/{number}"),
+        ("DELETE", f"/group/{number}"),
+        ("GET", f"/event/{number}"),
+        ("GET", f"/account/i/{number}/status"),
+        ("GET", f"/events?i_account={number}&before={number}"),
+        ("GET", f"/handlers?i_env={number}"),
+    ]:
+        assert api.raw(method, path).status_code in {200, 400, 404}, path
+
+
+@pytest.mark.databases("sqlite")
+def test_a_whole_number_may_have_a_point(api):
+    api("POST", "/group/create", {"name": "IOT"})
+    for wrong in (1001.5, "1001", True, 1e300):
+        assert api.fault(400, "POST", "/group/delete", {"i_group": wrong}) == "i_group"
+    assert api("POST", "/group/delete", {"i_group": 1001.0})["name"] == "IOT"
 
 
 def test_a_predefined_group_cannot_be_deleted(api):
@@ -628,6 +650,24 @@ def test_handler_types_are_described_with_their_options(api):
 
 
 # What is about the whole installation
+
+
+@pytest.mark.databases("sqlite")
+def test_the_event_types_of_the_api_are_those_of_the_catalogue(api):
+    shown = {row["event_type"]: row for row in api("GET", "/event_types")["event_type_list"]}
+    assert shown.keys() >= catalogue().keys()
+    for name, entry in catalogue().items():
+        told = {
+            "event_type" if key == "name" else key: value for key, value in entry.facts().items()
+        }
+        assert shown[name] == {**shown[name], **told}
+
+
+@pytest.mark.databases("sqlite")
+def test_a_type_is_switched_by_any_of_its_names(api):
+    alias = {"event_type": "Account/Status/Suspend"}
+    switched = api("POST", "/event_type/disable", alias)
+    assert (switched["event_type"], switched["enabled"]) == ("Account/Status/Suspended", False)
 
 
 @pytest.mark.databases("sqlite")

@@ -273,10 +273,11 @@ async def test_a_connection_that_the_server_is_about_to_close(client, tls, trust
 
 
 async def test_what_was_kept_too_long_is_asked_once_more(client, folder, trusted):
-    asked = []
+    asked, writers = [], []
 
     async def forgetful(reader, writer):
         """Answers the first request, and closes at the second; at once when it is never to."""
+        writers.append(writer)
         for _ in range(2):
             asked.append(await reader.readuntil(b"\r\n\r\n{}"))
             if len(asked) in silent:
@@ -294,6 +295,9 @@ async def test_what_was_kept_too_long_is_asked_once_more(client, folder, trusted
         assert len(asked) == 3
         async with HttpClient() as other:
             reason = await refused(other, url, trusted, TryLater)
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.sleep(0)
     assert reason == f"{url} closed the connection without an answer"
     assert len(asked) == 4
 

@@ -29,7 +29,7 @@ def house(database, sealer, tmp_path) -> House:
 @pytest.fixture
 def brief(monkeypatch):
     """Leases that run out soon, and workers that look often."""
-    monkeypatch.setattr("espf.worker.worker.LEASE_SECONDS", 2.0)
+    monkeypatch.setattr("espf.worker.worker.LEASE_SECONDS", 4.0)
     monkeypatch.setattr("espf.worker.worker.HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr("espf.worker.worker.ROSTER_SECONDS", 0.1)
     monkeypatch.setattr("espf.worker.worker.ORPHAN_SECONDS", 0.5)

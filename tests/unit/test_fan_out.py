@@ -99,6 +99,12 @@ async def test_what_happens_to_a_customer_reaches_the_accounts_that_it_affects(
     assert events == [(made_of_it, {"i_account": number, "i_customer": 42}) for number in affected]
 
 
+async def test_a_dispatcher_knows_a_type_by_any_of_its_names():
+    event = sample_event("Customer/Status/Suspend", i_customer=43)
+    _, events = await made(CustomerToAccountsDispatcher, event)
+    assert events == [("Account/Status/Suspended", {"i_account": 9, "i_customer": 43})]
+
+
 async def test_what_happens_to_a_product_reaches_the_accounts_that_have_it():
     change = {"i_product": 5, "prev_i_vd_plan": None, "curr_i_vd_plan": 7}
     event = sample_event("Product/Discount/Changed", **change)

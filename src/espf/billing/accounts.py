@@ -156,7 +156,7 @@ class GetAccount(Params):
 
 
 class ListAccounts(Page):
-    """Parameters of get_list. ``id`` and ``companyname`` may hold ``%``.
+    """Parameters of get_list. ``id``, ``companyname`` and ``did_number`` may hold ``%``.
 
     ``after_i_account`` begins behind this account: however far that is, it takes no time.
     """
@@ -166,6 +166,7 @@ class ListAccounts(Page):
     i_product: Key | None = None
     id: Search | None = None
     companyname: Search | None = None
+    did_number: Search | None = None
     bill_status: Literal["O", "I", "S", "E", "C"] | None = None
     billing_model: BillingModel | None = None
     get_not_closed_accounts: Switch = 0
@@ -310,6 +311,8 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
         query = query.where(matches(accounts.c.id, params.id))
     if params.companyname is not None:
         query = query.where(matches(subscriber_table.c.companyname, params.companyname))
+    if params.did_number is not None:
+        query = query.where(dids.is_held_by(accounts.c.i_account, params.did_number))
     if params.after_i_account is not None:
         query = query.where(accounts.c.i_account > params.after_i_account)
     if params.get_not_closed_accounts:
@@ -484,5 +487,10 @@ def _described(row: Row[Any], now: datetime) -> Result:
         "issue_date": issued,
         "is_active": int(usable),
         "customer_bill_suspended": int(row.customer_bill_status == "S"),
+        # A suspension is never put off, a product has one name, and an account ends by its date.
+        "cust_bill_suspension_delayed": 0,
+        "product_visible_name": row.product_name,
+        "life_time": None,
+        "inactivity_expire_time": None,
         "available_funds": None if funds is None or funds >= UNLIMITED_FUNDS else funds,
     }

@@ -33,6 +33,8 @@ class Addon(Params):
     name: Search | None = None
     description: Comment | None = None
     i_vd_plan: Key | None = None
+    i_product_group: Key | None = None
+    i_subscription: Key | None = None
     addon_effective_from: Time | None = None
     addon_effective_to: Time | None = None
     addon_priority: Code | None = None
@@ -83,7 +85,7 @@ def _write_one(scope: Scope, i_account: int, addon: Addon, row: Row[Any] | None)
 
 
 def of_account(scope: Scope, i_account: int) -> list[Result]:
-    """The add-ons of an account, highest priority first."""
+    """The add-ons of an account, highest priority first; in no product group or subscription."""
     rows = scope.connection.execute(
         select(table, products.c.name, products.c.description, products.c.i_vd_plan)
         .join(products, products.c.i_product == table.c.i_product)
@@ -94,7 +96,8 @@ def of_account(scope: Scope, i_account: int) -> list[Result]:
         *("i_product", "name", "description", "i_vd_plan", "addon_priority"),
         *("addon_effective_from", "addon_effective_to"),
     )
-    return [{name: getattr(row, name) for name in names} for row in rows]
+    nothing = {"i_product_group": None, "i_subscription": None}
+    return [{**{name: getattr(row, name) for name in names}, **nothing} for row in rows]
 
 
 def tick(connection: Connection, now: datetime, limit: int) -> tuple[int, int]:

@@ -15,7 +15,12 @@ from espf.errors import BillingFault, InvalidRequest
 
 Entity = Literal["account", "customer", "sim_card"]
 
-FieldName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+FieldName = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$"
+    ),
+]
 FieldValue = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")]
 
 _OWNERS: dict[Entity, tuple[Table, str, str]] = {

@@ -151,12 +151,13 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
 
 
 def get_info(scope: Scope, params: GetCustomer) -> Result:
-    """One customer."""
+    """One customer, with its service features."""
     criteria = params.model_dump(exclude_none=True)
     row = scope.find(
         customers, ENTITY, *(customers.c[name] == value for name, value in criteria.items())
     )
-    return {"customer_info": described(row)}
+    features = service_features.of(scope.connection, Owner("i_customer", row.i_customer))
+    return {"customer_info": {**described(row), "service_features": features}}
 
 
 def get_list(scope: Scope, params: ListCustomers) -> Result:
@@ -233,6 +234,14 @@ def described(customer: Row[Any]) -> Result:
         },
         "available_funds": None if unlimited else funds,
         "credit_exceed": int(not unlimited and funds <= 0),
+        # A limit is never raised for a time only, and no status is put off or planned.
+        "perm_credit_limit": customer.credit_limit,
+        "bill_suspension_delayed": 0,
+        "suspension_delay_date": None,
+        "terminate_on": None,
+        "restore_on": None,
+        "deactivate_on": None,
+        "scheduled_status_change_list": [],
     }
 
 

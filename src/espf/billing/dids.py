@@ -8,7 +8,7 @@ nobody's any more.
 from typing import Any, Literal
 
 from pydantic import model_validator
-from sqlalchemy import Row, delete, update
+from sqlalchemy import Column, ColumnElement, Row, delete, exists, update
 
 from espf.billing.fields import Key, Line, Number, Page, Params, Search, matches
 from espf.billing.scope import Result, Scope
@@ -183,6 +183,13 @@ def release_from_account(scope: Scope, params: OneNumber) -> Result:
     did = _find(scope, params, lock=True)
     scope.change(did_numbers, did, {"i_account": None})
     return {"i_did_number": did.i_did_number}
+
+
+def is_held_by(i_account: Column[int], number: str) -> ColumnElement[bool]:
+    """Whether an account has a number that fits, in which ``%`` stands for any characters."""
+    return exists().where(
+        did_numbers.c.i_account == i_account, matches(did_numbers.c.number, number)
+    )
 
 
 def follow(scope: Scope, i_account: int, i_customer: int) -> None:

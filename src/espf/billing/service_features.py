@@ -295,6 +295,7 @@ def _described(name: str, own: _Features, of_product: _Features, of_customer: _F
         "flag_value": switch,
         "effective_flag_value": NOT_SET if effective in {DEFAULT, OF_CUSTOMER} else effective,
         "locked": 0,
+        "locks": [],
         "attributes": [
             {
                 "name": attribute,

@@ -24,6 +24,7 @@ from espf.cli.group import (
     show_fields,
 )
 from espf.errors import InvalidRequest, NotFound
+from espf.model import PARENT
 from espf.overview import Filter
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
@@ -149,6 +150,7 @@ def show_(i_event: int, *, as_json: bool) -> None:
         "key": first.ordering_key,
         "created_at": first.created_at,
         "start_time": first.start_time,
+        "i_parent_event": _parent(story.variables),
         "variables": story.variables,
     }
     if as_json:
@@ -357,6 +359,15 @@ def _handler_of(connection: Connection, i_event: int, name: str) -> EventHandler
     if not parts or parts[0].i_env is None:
         raise NotFound(f"there is no event {i_event}")
     return subscriptions.require_handler(connection, parts[0].i_env, name)
+
+
+def _parent(variables: str | None) -> int | None:
+    """The event of which a dispatcher has made one with these variables, if one has."""
+    try:
+        parent = json.loads(variables or "{}").get(PARENT)
+    except (ValueError, AttributeError):
+        return None
+    return parent if isinstance(parent, int) else None
 
 
 def _print_attempt(entry: journal.Entry) -> None:

@@ -49,7 +49,12 @@ file_option = click.option(
 @handler.command()
 @click.argument("i_env", type=environment)
 @click.argument("name")
-@click.option("--type", "type_name", required=True, help="The handler type, e.g. EventSender.")
+@click.option(
+    "--type",
+    "type_name",
+    required=True,
+    help="The handler type, e.g. EventSender; 'evctl handler types' lists them.",
+)
 @set_option
 @file_option
 @click.option("--disabled", is_flag=True, help="Do not switch it on yet.")

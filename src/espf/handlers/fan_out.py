@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from espf.catalogue import canonical
 from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.base import Billing, Context, Handler, HandlerSettings
 from espf.model import Event
@@ -90,7 +91,7 @@ class AccountsDispatcher(Handler):
 
     async def handle(self, event: Event, context: Context) -> None:
         """See Handler."""
-        output = self.outputs[event.event_type]
+        output = self.outputs[canonical(event.event_type)]
         owner = event.variables.get(output.owner)
         if not isinstance(owner, int):
             raise Rejected(f"the event has no {output.owner}")

@@ -19,6 +19,7 @@ from fastapi.openapi.models import HTTPBase
 from fastapi.security.base import SecurityBase
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -33,7 +34,7 @@ from espf.billing import references
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, InvalidRequest, NotFound
-from espf.model import MAX_ENV, format_time
+from espf.model import format_time
 from espf.queue import Queue
 from espf.users import User, Users
 from espf.web import security
@@ -74,9 +75,19 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     503: {"model": Fault, "description": "The database cannot be used now; try again"},
 }
 
-Number = Annotated[int, Field(ge=1, lt=2**63)]
-Environment = Annotated[int, Field(ge=1, le=MAX_ENV)]
+
+def _whole(value: object) -> object:
+    """JSON knows no other numbers than those with a point: 5.0 is 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+Number = Annotated[int, Field(ge=1, lt=2**63), Whole]
 PathNumber = Annotated[int, PathParameter(ge=1, lt=2**63, examples=[1])]
+
+#: Environments, handlers and groups are few, and so are the bits of their numbers.
+SmallNumber = Annotated[int, Field(ge=1, lt=2**31), Whole]
+SmallPathNumber = Annotated[int, PathParameter(ge=1, lt=2**31, examples=[1])]
 
 #: No database takes a text with a NUL in it.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00]*$")]
@@ -207,7 +218,7 @@ class Caller:
         request: Request,
         user: Annotated[User, Depends(authenticated)],
         i_env: Annotated[
-            Environment | None,
+            SmallNumber | None,
             Query(description="Another environment than your own; superusers only."),
         ] = None,
     ) -> Call:

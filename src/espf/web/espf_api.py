@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from espf import schedule, statuses
 from espf.billing import references
-from espf.model import MAX_ENV
 from espf.statuses import LONGEST_MESSAGE, AccountStatus, Group, Report
 from espf.users import API_SCOPE
 from espf.web.contract import (
@@ -17,10 +16,11 @@ from espf.web.contract import (
     Body,
     Call,
     Caller,
-    Number,
     PathNumber,
     RequestBody,
     Scheme,
+    SmallNumber,
+    SmallPathNumber,
     Text,
     Time,
     blaming,
@@ -74,12 +74,7 @@ class NewEvent(RequestBody):
         Field(description="A name of your own, by which it is replaced or called off."),
     ] = None
     i_env: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MAX_ENV,
-            description="Another environment than your own; superusers only.",
-        ),
+        SmallNumber | None, Field(description="Another environment than your own; superusers only.")
     ] = None
 
 
@@ -248,7 +243,7 @@ class OneGroup(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"i_group": 1001}]})
 
-    i_group: Number
+    i_group: SmallNumber
 
 
 class NamedGroup(BaseModel):
@@ -308,12 +303,12 @@ async def delete_group_named(
 
 
 @api.delete("/group/{i_group:int}", tags=["Service groups"])
-async def delete_group(call: Application, i_group: PathNumber) -> NamedGroup:
+async def delete_group(call: Application, i_group: SmallPathNumber) -> NamedGroup:
     """Delete a custom service group, and what was reported in it."""
     return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))
 
 
 @api.post("/group/{i_group:int}", tags=["Service groups"])
-async def delete_group_by_post(call: Application, i_group: PathNumber) -> NamedGroup:
+async def delete_group_by_post(call: Application, i_group: SmallPathNumber) -> NamedGroup:
     """The same as DELETE, for clients that have no DELETE."""
     return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))

@@ -35,6 +35,7 @@ from espf.web.contract import (
     Scheme,
     Text,
     Time,
+    Whole,
 )
 
 api = APIRouter(
@@ -282,7 +283,9 @@ class RestartMany(RequestBody):
     since: Annotated[Text | None, Field(alias="from")] = None
     until: Annotated[Text | None, Field(alias="to")] = None
     after: Annotated[Number | None, Field(description="Only higher numbers: to go on.")] = None
-    limit: Annotated[int, Field(ge=1, le=10_000, description="About so many at a time.")] = 1000
+    limit: Annotated[int, Field(ge=1, le=10_000, description="About so many at a time."), Whole] = (
+        1000
+    )
     dry_run: Annotated[bool, Field(description="Only count them, all of them.")] = False
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from espf import maintenance, restarts, standing, subscriptions
 from espf.capture import rules, triggers
+from espf.catalogue import canonical
 from espf.handlers import registry
 from espf.subscriptions import EventHandler
 from espf.users import HANDLERS_SCOPE
@@ -17,9 +18,9 @@ from espf.web.contract import (
     Call,
     Caller,
     Gate,
-    PathNumber,
     RequestBody,
     Scheme,
+    SmallPathNumber,
     Text,
     Time,
 )
@@ -188,7 +189,7 @@ async def create_handler(
 
 
 @api.get("/handler/{i_event_handler:int}", tags=["Handlers"])
-async def show_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def show_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """A handler, and how it stands."""
 
     def read(connection: Connection) -> HandlerStanding:
@@ -199,25 +200,25 @@ async def show_handler(call: Administrator, i_event_handler: PathNumber) -> Hand
 
 
 @api.post("/handler/{i_event_handler:int}/enable", tags=["Handlers"])
-async def enable_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def enable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler on: it goes on with what waits, and hears of new events."""
     return await _switch(call, i_event_handler, "enabled", on=True)
 
 
 @api.post("/handler/{i_event_handler:int}/disable", tags=["Handlers"])
-async def disable_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def disable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler off: what waits is kept, new events are not recorded for it."""
     return await _switch(call, i_event_handler, "enabled", on=False)
 
 
 @api.post("/handler/{i_event_handler:int}/pause", tags=["Handlers"])
-async def pause_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def pause_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a handler's events wait, within two seconds; they are captured all the same."""
     return await _switch(call, i_event_handler, "paused", on=True)
 
 
 @api.post("/handler/{i_event_handler:int}/resume", tags=["Handlers"])
-async def resume_handler(call: Administrator, i_event_handler: PathNumber) -> HandlerStanding:
+async def resume_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a paused handler go on, in order, with what waits."""
     return await _switch(call, i_event_handler, "paused", on=False)
 
@@ -246,7 +247,7 @@ class Deleted(BaseModel):
 @api.delete("/handler/{i_event_handler:int}", tags=["Handlers"])
 async def delete_handler(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     force: Annotated[
         bool, Query(description="Also when work is waiting, which counts as cancelled.")
     ] = False,
@@ -310,7 +311,7 @@ _changed_settings = Body(ChangedSettings)
 
 
 @api.get("/handler/{i_event_handler:int}/settings", tags=["Handlers"])
-async def show_settings(call: Administrator, i_event_handler: PathNumber) -> Settings:
+async def show_settings(call: Administrator, i_event_handler: SmallPathNumber) -> Settings:
     """All options of a handler."""
 
     def read(connection: Connection) -> Settings:
@@ -327,7 +328,7 @@ async def show_settings(call: Administrator, i_event_handler: PathNumber) -> Set
 )
 async def change_settings(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     new: Annotated[ChangedSettings, Depends(_changed_settings)],
 ) -> Settings:
     """Change some options, all or none; those that are not named stay as they are."""
@@ -391,15 +392,20 @@ NamedTypeBody = Annotated[NamedType, Depends(_named_type)]
 
 
 @api.get("/handler/{i_event_handler:int}/subscriptions", tags=["Handlers"])
-async def list_subscriptions(call: Administrator, i_event_handler: PathNumber) -> SubscriptionList:
-    """The event types that a handler supports, and which of them it is subscribed to."""
+async def list_subscriptions(
+    call: Administrator, i_event_handler: SmallPathNumber
+) -> SubscriptionList:
+    """The event types that a handler supports, and which of them it is subscribed to.
+
+    A type that was subscribed to by another of its names stands there under that one.
+    """
 
     def read(connection: Connection) -> SubscriptionList:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         on = set(subscriptions.subscriptions(connection, found))
         return SubscriptionList(
             subscription_list=[
-                Subscription(event_type=name, subscribed=name in on)
+                Subscription(event_type=found.spellings.get(name, name), subscribed=name in on)
                 for name in subscriptions.supported_types(connection, found)
             ]
         )
@@ -413,7 +419,7 @@ async def list_subscriptions(call: Administrator, i_event_handler: PathNumber) -
     openapi_extra=_named_type.openapi,
 )
 async def subscribe(
-    call: Administrator, i_event_handler: PathNumber, new: NamedTypeBody
+    call: Administrator, i_event_handler: SmallPathNumber, new: NamedTypeBody
 ) -> Subscribed:
     """Subscribe a handler to an event type."""
 
@@ -435,7 +441,7 @@ async def subscribe(
 )
 async def unsubscribe(
     call: Administrator,
-    i_event_handler: PathNumber,
+    i_event_handler: SmallPathNumber,
     event_type: Annotated[Text, Query(description="The event type.")],
 ) -> Subscription:
     """End a subscription; what waits already is still delivered."""
@@ -452,13 +458,23 @@ async def unsubscribe(
 
 
 class EventType(BaseModel):
-    """An event type; ``version_2`` null: there is no simplified form."""
+    """An event type; ``version_2`` null: there is no simplified form.
+
+    ``aliases`` are its other names; ``variables`` what its events carry beside i_env, i_event and
+    event_time. Of a custom type only its names are known.
+    """
 
     i_event_type: int
     event_type: str
+    aliases: list[str]
     enabled: bool
+    entity: str
+    description: str
+    variables: list[str]
+    inherited: bool
     version_2: str | None
-    description: str | None
+    latest_only: bool
+    source: str
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "EventType":
@@ -529,7 +545,7 @@ async def _switch_type(call: Call, name: str, *, enabled: bool) -> EventType:
 
 def _type(connection: Connection, name: str) -> EventType:
     rows = subscriptions.describe_types(connection)
-    return next(EventType.of(row) for row in rows if row["name"] == name)
+    return next(EventType.of(row) for row in rows if row["name"] == canonical(name))
 
 
 # The installation

@@ -152,10 +152,11 @@ class Worker:
     async def _watch(self) -> None:
         """Step 3 of 8, wake: when somebody has committed, look for work."""
         while True:
-            if not await self._raw.wait_for_work(1.0):
+            noticed = await self._raw.wait_for_work(1.0)
+            self._scheduled.set()
+            if not noticed:
                 # The runners look by themselves from time to time.
                 continue
-            self._scheduled.set()
             for runner in self._runners.values():
                 runner.wake()
             # Many commits in a row make one look.

@@ -1,0 +1,208 @@
+"""The methods, fields and types of the vendor's API, written from its public documents.
+
+Nothing here is taken from the code: what it answers is held against this. What is documented and
+not there is in tables of its own, ``*_NOT_HELD`` and ``METHODS_NOT_HERE``.
+"""
+
+import re
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
+DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+METHODS = {
+    "Account": (
+        "get_account_info get_account_list add_account update_account terminate_account "
+        "get_service_features update_service_features get_custom_fields_schema "
+        "get_custom_fields_values update_custom_fields_values add_alias get_alias_list "
+        "get_account_followme move_account get_full_vd_counter_info"
+    ),
+    "Customer": (
+        "get_customer_info get_customer_list add_customer update_customer terminate_customer"
+    ),
+    "Product": "get_product_info get_product_list",
+    "SIMCard": (
+        "get_card_info get_card_list add_sim_card update_sim_card update_sim_card_list "
+        "assign_sim_card release_sim_card upload_sim_cards"
+    ),
+    "AccessPolicy": "get_access_policy_info get_access_policy_list",
+    "DID": (
+        "get_number_list get_number_info add_number delete_number assign_did_to_customer "
+        "assign_did_to_account release_did_from_customer get_customer_numbers"
+    ),
+    "Invoice": "get_invoice_info get_invoice_list apply_invoice_adjustment",
+}
+
+#: Subscriptions, bundles, service policies and calls are nothing that the reference billing has.
+METHODS_NOT_HERE = [
+    *("Account/get_subscriptions", "Account/activate_subscriptions"),
+    *("Account/charge_subscription_fees", "Account/activate_bundle"),
+    *("BillingSession/get_active_sessions_list", "Service/get_service_list"),
+]
+
+LISTED_ACCOUNT = {
+    "i_account": int,
+    "i_customer": int,
+    "i_product": int,
+    "i_account_role": int,
+    "i_subscriber": int,
+    "i_account_balance_control_type": int,
+    "billing_model": int,
+    "is_active": int,
+    "customer_bill_suspended": int,
+    "cust_bill_suspension_delayed": int,
+    "balance": float,
+    "opening_balance": float,
+    "credit_limit": float,
+    "id": str,
+    "bill_status": str,
+    "blocked": str,
+    "customer_bill_status": str,
+    "customer_blocked": str,
+    "customer_name": str,
+    "product_name": str,
+    "product_visible_name": str,
+    "iso_4217": str,
+    "time_zone_name": str,
+    "service_flags": str,
+    "salutation": str,
+    "firstname": str,
+    "midinit": str,
+    "lastname": str,
+    "companyname": str,
+    "address_line_2": str,
+    "zip": str,
+    "email": str,
+    "phone1": str,
+    "phone2": str,
+    "faxnum": str,
+    "activation_date": DATE,
+    "issue_date": DATE,
+    "expiration_date": DATE,
+    "inactivity_expire_time": None,
+    "life_time": None,
+    "i_master_account": None,
+    "i_vd_plan": None,
+}
+ACCOUNT = {
+    **LISTED_ACCOUNT,
+    "h323_password": str,
+    "assigned_addons": list,
+    "service_features": list,
+}
+ACCOUNT_NOT_HELD = {
+    *("i_acl", "i_role", "i_time_zone", "idle_days", "has_custom_fields", "iso_639_1", "i_lang"),
+    *("first_usage", "first_usage_time", "last_usage", "cont1", "cont2", "note", "bcc"),
+    *("ecommerce_enabled", "in_date_format", "out_date_format", "included_services"),
+}
+
+ADDON = {
+    "i_product": int,
+    "name": str,
+    "description": str,
+    "addon_effective_from": DATETIME,
+    "addon_effective_to": DATETIME,
+    "addon_priority": int,
+    "i_product_group": None,
+    "i_subscription": None,
+    "i_vd_plan": int,
+}
+ADDON_NOT_HELD = {
+    *("i_account_role", "end_user_name", "realm", "default_i_acl", "hidden", "shared"),
+    *("managed_by_user", "product_subscription"),
+}
+
+FEATURE = {
+    "name": str,
+    "flag_value": str,
+    "effective_flag_value": str,
+    "locked": int,
+    "locks": list,
+    "attributes": list,
+}
+
+CUSTOMER = {
+    "i_customer": int,
+    "name": str,
+    "bill_status": str,
+    "blocked": str,
+    "balance": float,
+    "credit_limit": float,
+    "perm_credit_limit": float,
+    "credit_exceed": int,
+    "iso_4217": str,
+    "creation_date": DATETIME,
+    "bill_suspension_delayed": int,
+    "suspension_delay_date": None,
+    "terminate_on": None,
+    "restore_on": None,
+    "deactivate_on": None,
+    "scheduled_status_change_list": list,
+    "firstname": str,
+    "lastname": str,
+    "companyname": str,
+    "email": str,
+    "phone1": str,
+}
+CUSTOMER_NOT_HELD = {
+    *("i_customer_class", "i_customer_type", "i_billing_period", "i_time_zone"),
+    *("i_balance_control_type", "billed_to", "next_billed_to", "callshop_enabled"),
+}
+
+PRODUCT = {
+    "i_product": int,
+    "name": str,
+    "description": str,
+    "i_vd_plan": int,
+    "addon_priority": int,
+}
+COUNTER = {
+    "i_vd_plan": int,
+    "vdp_name": str,
+    "service_name": str,
+    "unit": str,
+    "addon_priority": int,
+    "allocated_amount": int,
+    "remaining": int,
+}
+COUNTER_NOT_HELD = {"discount_info", "dg_name", "i_dest_group", "i_vd_dg", "i_service"}
+
+CARD = {
+    "i_sim_card": int,
+    "i_account": int,
+    "imsi": str,
+    "iccid": str,
+    "msisdn": str,
+    "status": str,
+}
+
+#: Features of the documented sample, with their attributes.
+FEATURES = {
+    "netaccess_policy": ["access_policy"],
+    "netaccess_static_ip": ["address", "netmask", "routed_network"],
+    "netaccess_sessions": ["max_sessions"],
+    "call_barring": [],
+    "clip": [],
+    "clir": [],
+    "forward_mode": [],
+    "sim_calls_limit": [],
+    "legal_intercept": [],
+    "voice_location": [],
+    "individual_routing_plan": [],
+}
+
+
+def check(record, fields, not_held=frozenset()):
+    """Fail with every documented field that is missing or of another type."""
+    wrong = {
+        name: record.get(name, "missing")
+        for name, kind in fields.items()
+        if name not in record or not has_type(record[name], kind)
+    }
+    assert wrong == {}
+    assert not_held & record.keys() == set(), "it is held now: move it to the other table"
+
+
+def has_type(value, kind):
+    if isinstance(kind, re.Pattern):
+        return isinstance(value, str) and kind.fullmatch(value) is not None
+    return value is None if kind is None else type(value) is kind
