@@ -448,6 +448,9 @@ def test_a_superuser_may_name_another_environment_that_exists(api):
     (there,) = api("Customer/get_customer_list", login="clerk")["customer_list"]
     assert there["name"] == "There"
     assert api.fault("Customer/get_customer_list", i_env=5) == "Server.Environment.not_found"
+    for no_number in (0, 2**31):
+        fault = api.fault("Customer/get_customer_list", i_env=no_number)
+        assert fault == "Client.Customer.get_customer_list.invalid_parameter"
 
 
 @whatever_the_database

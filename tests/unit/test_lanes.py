@@ -505,6 +505,7 @@ def play(script, window, lane_limit, refill_limit):
         over = [*(position for position, _ in run.delivered), *run.set_aside, *run.superseded]
         assert sorted(over) == list(range(1, run.next_position))
         assert run.lanes.room <= window
+        assert run.lanes.due_free == run.lanes.due_room, "nothing is there any more"
     finally:
         lanes_module.LANE_LIMIT = usual
 
@@ -516,6 +517,22 @@ def test_memory_is_bounded_and_one_lane_does_not_fill_it():
     assert lanes.room == 1000 - lanes_module.LANE_LIMIT
     lanes.offer(notification(6000, "b"), behind=False)
     assert {lanes.take().event.ordering_key, lanes.take().event.ordering_key} == {"a", "b"}
+
+
+def test_what_follows_leaves_room_for_what_is_found_by_its_time():
+    lanes = Lanes(window=100)
+    for position in range(1, 61):
+        lanes.offer_due(notification(position, f"a{position}"), followed=True)
+    while taken := lanes.take():
+        lanes.settled(taken, waits=False)
+    keys, room = lanes.wants_follow(10)
+    assert len(keys) == 10
+    assert 1 < room * len(keys) <= 50
+    for number, key in enumerate(keys):
+        due = [notification(100 + room * number + n, key) for n in range(room)]
+        lanes.follow(key, due, more=True)
+    assert lanes.wants_follow(10) == ([], 0)
+    assert lanes.due_free >= 25
 
 
 def test_what_waits_for_a_retry_is_superseded_as_soon_as_a_newer_one_comes():
