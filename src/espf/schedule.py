@@ -6,13 +6,11 @@ transaction.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Row, and_, delete, or_, select, text, update
 
 from espf import restarts
 from espf.db.database import Database
@@ -55,17 +53,17 @@ class After:
     i_event: int
 
 
-def start_time(text: str | None, time_zone: str | None) -> datetime | None:
+def start_time(words: str | None, time_zone: str | None) -> datetime | None:
     """Read when an event is due: a time in UTC or with an offset, or of the clocks of a zone.
 
     Raises InvalidRequest that names the field.
     """
-    if text is None:
+    if words is None:
         if time_zone is not None:
             raise InvalidRequest("time_zone: there is no start_time for it", "time_zone")
         return None
     try:
-        return parse_time(text) if time_zone is None else parse_local_time(text, time_zone)
+        return parse_time(words) if time_zone is None else parse_local_time(words, time_zone)
     except ValueError as error:
         raise InvalidRequest(str(error), str(error).partition(":")[0]) from None
 
@@ -94,7 +92,7 @@ def create(
             f"key: 1 to {LONGEST_KEY} printable characters are expected, no blanks at the ends",
             "key",
         )
-    old = _take(connection, i_env, key)
+    old = _take(connection, database, i_env, key)
     i_event = queue.create_event(connection, i_env, event_type, variables, start_time)
     replaced = None
     if old:
@@ -160,17 +158,18 @@ def forget_keys(connection: Connection) -> bool:
     return len(gone) == _STEP
 
 
-def _take(connection: Connection, i_env: int, key: str) -> int:
+def _take(connection: Connection, database: Database, i_env: int, key: str) -> int:
     """Keep others from the key until the transaction ends; returns what is noted there, or 0."""
     k = scheduled_keys.c
+    # Written first: to look for what is not there yet would have two who do so wait crosswise.
+    insert = (
+        "INSERT INTO Scheduled_Keys (i_env, event_key, i_event) "  # noqa: S608  (our own names)
+        "VALUES (:i_env, :event_key, 0)"
+        + database.dialect.on_conflict("i_env, event_key", "event_key")
+    )
+    connection.execute(text(insert), {"i_env": i_env, "event_key": key})
     noted = select(k.i_event).where(k.i_env == i_env, k.event_key == key).with_for_update()
-    i_event = connection.execute(noted).scalar_one_or_none()
-    if i_event is None:
-        # Of two who make it at the same time, the second waits here for the first.
-        with suppress(IntegrityError), connection.begin_nested():
-            connection.execute(insert(scheduled_keys).values(i_env=i_env, event_key=key, i_event=0))
-        i_event = connection.execute(noted).scalar_one()
-    return int(i_event)
+    return int(connection.execute(noted).scalar_one())
 
 
 def _planned(row: Row[Any]) -> Planned:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from databases import whatever_the_database
 from espf.billing import environments
-from espf.billing.tables import accounts, service_quotas
+from espf.billing.tables import accounts, custom_field_values, service_quotas
 from espf.billing.tables import metadata as billing_tables
 from espf.billing.tables import sim_cards as card_table
 from espf.crypto import hash_password
@@ -488,8 +488,8 @@ def test_a_database_that_is_locked_is_a_fault_that_says_so(api, account, store, 
 
 def test_a_damaged_database_is_a_fault_without_a_traceback(api, caplog):
     with api.database.begin() as connection:
-        service_quotas.drop(connection)
-        card_table.drop(connection)
+        for table in (custom_field_values, service_quotas, card_table):
+            table.drop(connection)
     reply = api.raw("SIMCard/get_card_list")
     assert fault(reply) == "Server.internal_error"
     assert "SIM_Cards" not in reply.text

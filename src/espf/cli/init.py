@@ -61,11 +61,12 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool, check: bool) -
     if check:
         _check()
         return
+    with_billing = with_demo or reference_billing
     with office(initialised=False, create=True) as at:
         _check_admin_password(at)
         sealer = _sealer(at)
         with at.database.begin() as connection:
-            done = _define(at, connection, with_billing=with_demo or reference_billing)
+            done = _define(at, connection, with_billing=with_billing)
         # Apart from what is defined: a database may commit that at once, and all before it.
         with at.database.begin() as connection:
             schema.reserve(connection, at.database.dialect)
@@ -75,11 +76,15 @@ def init(i_env: int, *, with_demo: bool, reference_billing: bool, check: bool) -
             _add_service_account(connection, sealer, i_env)
             if not tokens.list_keys(connection):
                 tokens.add_key(connection, sealer, at.database.now(connection))
-            if with_demo or reference_billing:
+            if with_billing:
                 environments.add(connection, i_env, "Demo" if with_demo else f"Environment {i_env}")
             if with_demo:
                 demo.load(connection, sealer, at.database.now(connection))
                 done += _add_demo_handler(connection, sealer)
+        if with_billing:
+            # What is there from the beginning is no event.
+            with at.database.begin() as connection:
+                done.append(_capture(at, connection))
     # Passwords are shown when they are true: after the commit.
     for line in (*done, f"ESPF is set up in {make_url(at.settings.database_url)!r}"):
         click.echo(line)
@@ -101,7 +106,6 @@ def _define(at: Office, connection: Connection, *, with_billing: bool) -> list[s
     done = [f"Tables: {step}" for step in steps]
     if with_billing:
         billing_tables.create_all(connection)
-        done.append(_capture(at, connection))
     elif steps:
         triggers.reapply(connection, at.database.dialect, at.settings.rules)
     return done
