@@ -163,7 +163,7 @@ def _take(connection: Connection, database: Database, i_env: int, key: str) -> i
     k = scheduled_keys.c
     # Written first: to look for what is not there yet would have two who do so wait crosswise.
     insert = (
-        "INSERT INTO Scheduled_Keys (i_env, event_key, i_event) "  # noqa: S608  (our own names)
+        "INSERT INTO Scheduled_Keys (i_env, event_key, i_event) "
         "VALUES (:i_env, :event_key, 0)"
         + database.dialect.on_conflict("i_env, event_key", "event_key")
     )
