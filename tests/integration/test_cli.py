@@ -133,6 +133,7 @@ def test_an_environment_that_no_database_can_hold_is_a_usage_error(desk, words):
     assert "at most 2147483647" in result.output
 
 
+@pytest.mark.databases("sqlite")
 def test_a_database_that_is_locked_for_good_is_told(desk, monkeypatch):
     monkeypatch.setattr(sqlite_dialect, "BUSY_SECONDS", 0)
     database = desk.database()
