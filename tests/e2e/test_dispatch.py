@@ -51,6 +51,8 @@ async def started(desk):
     return process
 
 
+# test_dispatchers.py kills workers on each database.
+@pytest.mark.databases("postgresql")
 async def test_subordinate_accounts_lose_their_funds_with_their_customer_once_each(desk):
     desk("handler", "create", 3, "Customers", "--type", "CustomerToAccountsDispatcher")
     numbers = fill(desk)
