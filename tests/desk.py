@@ -1,13 +1,16 @@
 """The desk of an administrator, for the test suites: evctl over an installation of its own."""
 
+import asyncio
 import json
 import os
+import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,23 @@ class Desk:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """`evctl run` as a child process, stopped gently; gives the address of its APIs."""
+        process = self.start("run")
+        assert process.stderr is not None
+        try:
+            line = await asyncio.to_thread(process.stderr.readline)
+            found = re.search(r"listening on (http://\S+)", line)
+            assert found, line
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            # Others go on answering meanwhile: what is in flight is finished.
+            _, rest = await asyncio.to_thread(process.communicate, timeout=90)
+        assert process.returncode == 0
+        assert "Traceback" not in rest
 
     def execute(self, statement: Executable) -> list[tuple[Any, ...]]:
         """Run a statement in a transaction of its own; returns the rows."""

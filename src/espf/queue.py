@@ -73,12 +73,11 @@ _AFTER_ALL = Decision(
 class Wanted:
     """What the worker wants to read for one handler.
 
-    ``shards``: those that it owns, as bits. ``reached``, ``suspects``, see
-    ``espf.worker.frontier``; ``start`` says where to begin. ``room`` how many new notifications the
-    worker can take; ``due_room`` how many that are due (among them those it has already), None:
-    nobody asks for these now; ``due_after``: where the last look for these came to, None: begin
-    anew. ``refill`` are lanes to go on with, each at these positions; ``follow`` lanes to go on
-    with what has been tried and is due, ``follow_room`` of each.
+    ``shards``: those that it owns, as bits. ``start`` says where to begin. ``room`` how many new
+    notifications the worker can take; ``due_room`` how many that are due (among them those it has
+    already), None: nobody asks for these now; ``due_after``: where the last look for these came to,
+    None: begin anew. ``refill`` are lanes to go on with, each at these positions; ``follow`` lanes
+    to go on with what has been tried and is due, ``follow_room`` of each.
 
     ``latest_only`` are the types of which only the newest counts; ``tried`` are lanes of which to
     read all that waits for a retry; ``ahead`` is the position after which to look for the newest,

@@ -4,20 +4,19 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
 import shapes
-from desk import PASSWORD, Desk
+from desk import PASSWORD
 from espf.billing.tables import accounts, products, sim_cards
 from webhook import Answer, Webhook
 
@@ -25,22 +24,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.databases("sqlite")]
 
 CONNECTOR = Path(__file__).resolve().parents[2] / "examples" / "connector" / "connector.py"
 TOKEN = "a-token-of-the-connector"
-
-
-@asynccontextmanager
-async def running(desk: Desk):
-    """`evctl run` as a child process; gives the address of its APIs."""
-    process = desk.start("run")
-    try:
-        line = await asyncio.to_thread(process.stderr.readline)
-        found = re.search(r"listening on (http://\S+)", line)
-        assert found, line
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, rest = await asyncio.to_thread(process.communicate, timeout=90)
-    assert process.returncode == 0
-    assert "Traceback" not in rest
 
 
 def post(url, body, token=None):
@@ -90,7 +73,7 @@ async def test_a_change_in_the_billing_reaches_the_connector_with_what_the_billi
         )
         desk("handler", "disable", 3, "EventSender")
         i_product, i_sim_card = one(desk, products.c.i_product), one(desk, sim_cards.c.i_sim_card)
-        async with running(desk) as base:
+        async with desk.running() as base:
             billing = await asyncio.to_thread(Billing, base)
             account = {
                 "id": "380441234567",

@@ -8,14 +8,12 @@ import asyncio
 import base64
 import json
 import re
-import signal
 import urllib.request
-from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import func, select, update
 
-from desk import PASSWORD, Desk
+from desk import PASSWORD
 from espf.billing.tables import accounts, customers, products, sim_cards
 from espf.db.tables import event_notifications, event_queue
 from webhook import Answer, Webhook
@@ -23,23 +21,6 @@ from webhook import Answer, Webhook
 pytestmark = pytest.mark.e2e
 
 KEY = "a key of the receiver"
-
-
-@asynccontextmanager
-async def running(desk: Desk):
-    """`evctl run` as a child process; gives the address of its APIs."""
-    process = desk.start("run")
-    try:
-        line = await asyncio.to_thread(process.stderr.readline)
-        found = re.search(r"listening on (http://\S+)", line)
-        assert found, line
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        # The receiver goes on answering meanwhile: what is in flight is finished.
-        _, rest = await asyncio.to_thread(process.communicate, timeout=90)
-    assert process.returncode == 0
-    assert "Traceback" not in rest
 
 
 def call(base, service_and_method, token=None, **params):
@@ -92,7 +73,7 @@ async def test_the_handbooks_check_list(desk):
             *("RetryJitter=0", "--set-file", "EventSender.BasicAuth.Key=key"),
         )
         hook.then(Answer(503, body="not yet\nplease wait"))
-        async with running(desk) as base:
+        async with desk.running() as base:
             i_account = await asyncio.to_thread(new_account, desk, base)
             await hook.wait_for(3)
             mine = accounts.c.i_account == i_account
@@ -143,11 +124,11 @@ async def test_a_second_start_goes_on_where_the_first_ended(desk):
     """What happens while ESPF is down is delivered when it is up again."""
     async with Webhook() as hook:
         desk("handler", "set", 3, "EventSender", f"EventSender.URL={hook.url}")
-        async with running(desk):
+        async with desk.running():
             desk.execute(update(customers).values(blocked="Y"))
             await hook.wait_for(1)
         desk.execute(update(customers).values(blocked="N"))
-        async with running(desk):
+        async with desk.running():
             requests = await hook.wait_for(2)
     assert [request.json["event_type"] for request in requests] == [
         "Customer/Blocked",

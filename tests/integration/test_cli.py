@@ -20,7 +20,7 @@ from espf.capture.rules import shipped_rules
 from espf.capture.triggers import compile_rules
 from espf.catalogue import catalogue
 from espf.cli import main
-from espf.cli.init import DEMO_SUBSCRIPTIONS
+from espf.cli.support import DOCUMENTED
 from espf.crypto import Sealer
 from espf.db import schema, tables
 from espf.db import sqlite as sqlite_dialect
@@ -203,8 +203,8 @@ def test_the_demo_is_the_handbooks(desk):
     options = desk.json("handler", "show", 3, "EventSender")["options"]
     assert options["EventSender.APIVersion"] == "1"
     rows = desk.json("handler", "subscriptions", 3, "EventSender")
-    assert {row["event_type"] for row in rows if row["subscribed"]} == set(DEMO_SUBSCRIPTIONS)
-    assert len(DEMO_SUBSCRIPTIONS) == 16
+    assert {row["event_type"] for row in rows if row["subscribed"]} == set(DOCUMENTED)
+    assert len(DOCUMENTED) == 16
 
 
 @whatever_the_database

@@ -40,7 +40,7 @@ from espf.billing.fields import (
     TimeZone,
     matches,
 )
-from espf.billing.scope import Result, Scope, not_found
+from espf.billing.scope import Result, Scope, closed, not_found
 from espf.billing.service_features import Features, Owner
 from espf.billing.tables import SUBORDINATE, UNLIMITED_FUNDS, accounts, service_quotas
 from espf.billing.tables import customers as customer_table
@@ -184,9 +184,7 @@ def add(scope: Scope, params: AddAccount) -> Result:
     ``Server.SIMCard.not_found`` and ``.not_available``.
     """
     info = params.account_info
-    customer = customers.find(scope, info.i_customer, lock=True)
-    if customer.bill_status == "C":
-        raise customers.closed()
+    customer = scope.open_customer(info.i_customer)
     products.require(scope, info.i_product)
     _require_references(scope, info.model_dump(include=_REFERENCES), info.i_customer)
     values = info.model_dump(exclude={"i_sim_card", "imsi", *_ELSEWHERE})
@@ -224,7 +222,7 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
         status = _status_change(account, changed, scope.now)
         changed = _differing(account, {**changed, **status})
     elif changed.keys() - {"id"} or _ELSEWHERE & info.model_fields_set:
-        raise closed()
+        raise closed(ENTITY)
     _require_references(scope, changed, account.i_customer)
     _write_columns(scope, account.i_account, changed)
     if "id" in changed:
@@ -244,10 +242,10 @@ def move(scope: Scope, params: MoveAccount) -> Result:
     for i_customer in sorted({former, params.i_customer}):
         customer = customers.find(scope, i_customer, lock=True)
         if i_customer == params.i_customer and customer.bill_status == "C":
-            raise customers.closed()
+            raise closed(customers.ENTITY)
     account = find(scope, params.i_account, lock=True)
     if account.bill_status == "C":
-        raise closed()
+        raise closed(ENTITY)
     if account.i_customer != params.i_customer:
         owner = {"i_customer": params.i_customer}
         _write_columns(scope, account.i_account, {**owner, "i_customer_site": None})
@@ -362,11 +360,6 @@ def _write_lists(scope: Scope, i_account: int, info: AccountFields) -> None:
     if "assigned_addons" in info.model_fields_set:
         addons.write(scope, i_account, info.assigned_addons)
     service_features.write(scope, Owner("i_account", i_account), info.service_features)
-
-
-def closed() -> BillingFault:
-    """The fault for a change to a closed account."""
-    return BillingFault("Server.Account.closed", "the account is closed")
 
 
 def insert_account(scope: Scope, values: dict[str, Any]) -> int:

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 from sqlalchemy import Row, Table, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from espf.billing.fields import Key, Params
 from espf.billing.scope import Result, Scope
@@ -106,17 +105,10 @@ class CustomFields:
 
     def add(self, scope: Scope, params: NewField) -> Result:
         """Add a field. Raises the fault ``Server.CustomField.duplicate_name``."""
-        row = insert(fields).values(i_env=scope.i_env, entity=self._entity, name=params.name)
-        try:
-            with scope.connection.begin_nested():
-                result = scope.connection.execute(row)
-        except IntegrityError:
-            raise BillingFault(
-                "Server.CustomField.duplicate_name",
-                f"there is a custom field {params.name!r} already",
-            ) from None
-        assert result.inserted_primary_key is not None
-        return {"i_custom_field": result.inserted_primary_key[0]}
+        said = f"there is a custom field {params.name!r} already"
+        with scope.unless_taken("Server.CustomField.duplicate_name", said):
+            number = scope.insert(fields, entity=self._entity, name=params.name)
+        return {"i_custom_field": number}
 
     def get_schema(self, scope: Scope, params: NoParams) -> Result:  # noqa: ARG002  (every method has them)
         """The fields that there are."""

@@ -1,13 +1,11 @@
 """Customer sites: places of a customer, at which its accounts may be together."""
 
-from sqlalchemy import insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 
 from espf.billing import customers
 from espf.billing.fields import Key, Page, Params, ShortName
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import customer_sites as table
-from espf.errors import BillingFault
 
 ENTITY = "CustomerSite"
 
@@ -27,19 +25,11 @@ class ListSites(Page):
 
 def add(scope: Scope, params: AddSite) -> Result:
     """Add a site to a customer. Raises the fault ``Server.CustomerSite.duplicate_name``."""
-    if customers.find(scope, params.i_customer, lock=True).bill_status == "C":
-        raise customers.closed()
-    row = insert(table).values(i_env=scope.i_env, i_customer=params.i_customer, name=params.name)
-    try:
-        with scope.connection.begin_nested():
-            result = scope.connection.execute(row)
-    except IntegrityError:
-        raise BillingFault(
-            "Server.CustomerSite.duplicate_name",
-            f"the customer has a site {params.name!r} already",
-        ) from None
-    assert result.inserted_primary_key is not None
-    return {"i_customer_site": result.inserted_primary_key[0]}
+    scope.open_customer(params.i_customer)
+    said = f"the customer has a site {params.name!r} already"
+    with scope.unless_taken("Server.CustomerSite.duplicate_name", said):
+        number = scope.insert(table, i_customer=params.i_customer, name=params.name)
+    return {"i_customer_site": number}
 
 
 def get_list(scope: Scope, params: ListSites) -> Result:

@@ -25,7 +25,7 @@ from espf.billing.fields import (
     TimeZone,
     matches,
 )
-from espf.billing.scope import Result, Scope
+from espf.billing.scope import Result, Scope, closed
 from espf.billing.service_features import Features, Owner
 from espf.billing.tables import UNLIMITED_FUNDS, accounts, customers
 from espf.errors import BillingFault, InvalidRequest
@@ -130,7 +130,7 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
     values = params.customer_info.model_dump(exclude_unset=True, exclude={"service_features"})
     changed = {name: value for name, value in values.items() if value != getattr(customer, name)}
     if (changed or features) and customer.bill_status == "C":
-        raise closed()
+        raise closed(ENTITY)
     if changed.get("bill_status") == "C":
         raise InvalidRequest(
             "customer_info.bill_status: Customer/terminate_customer closes a customer",
@@ -200,11 +200,6 @@ def terminate(scope: Scope, params: TerminateCustomer) -> Result:
 def find(scope: Scope, i_customer: int, *, lock: bool = False) -> Row[Any]:
     """The customer's row. Raises the fault ``Server.Customer.not_found``."""
     return scope.find(customers, ENTITY, customers.c.i_customer == i_customer, lock=lock)
-
-
-def closed() -> BillingFault:
-    """The fault for a change to a closed customer."""
-    return BillingFault("Server.Customer.closed", "the customer is closed")
 
 
 def described(customer: Row[Any]) -> Result:

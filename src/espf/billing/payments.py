@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 from sqlalchemy import Column, Table, select, update
 
 from espf.billing import customers
-from espf.billing.accounts import closed, find
+from espf.billing.accounts import find
 from espf.billing.fields import Comment, Key, Params, SomeMoney
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import SUBORDINATE, accounts, transactions
@@ -58,9 +58,7 @@ def for_account(scope: Scope, i_account: int, funds: Decimal, entry: Entry) -> R
     """Give an account (or, below 0, take from it) funds of this amount; see make_transaction."""
     i_customer = find(scope, i_account).i_customer
     customers.find(scope, i_customer, lock=True)
-    account = find(scope, i_account, lock=True)
-    if account.bill_status == "C":
-        raise closed()
+    account = scope.open_account(i_account)
     if account.i_account_balance_control_type == SUBORDINATE:
         balance = _move(scope, customer_table.c.i_customer, i_customer, -funds)
     elif account.billing_model in {-1, 0}:

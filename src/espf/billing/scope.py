@@ -67,14 +67,14 @@ class Scope:
         """The row of an account, locked. Raises ``Server.Account.not_found`` and ``.closed``."""
         account = self.find(accounts, "Account", accounts.c.i_account == i_account, lock=True)
         if account.bill_status == "C":
-            raise BillingFault("Server.Account.closed", "the account is closed")
+            raise closed("Account")
         return account
 
     def open_customer(self, i_customer: int) -> Row[Any]:
         """The row of a customer, locked. Raises ``Server.Customer.not_found`` and ``.closed``."""
         customer = self.find(customers, "Customer", customers.c.i_customer == i_customer, lock=True)
         if customer.bill_status == "C":
-            raise BillingFault("Server.Customer.closed", "the customer is closed")
+            raise closed("Customer")
         return customer
 
     def page(self, table: Table, page: Page, *conditions: ColumnElement[bool]) -> list[Row[Any]]:
@@ -109,3 +109,8 @@ class Scope:
 def not_found(entity: str) -> BillingFault:
     """The fault for a thing that is not in the caller's environment."""
     return BillingFault(f"Server.{entity}.not_found", f"{entity}: there is no such record")
+
+
+def closed(entity: str) -> BillingFault:
+    """The fault for a change to what is closed: an account or a customer."""
+    return BillingFault(f"Server.{entity}.closed", f"the {entity.lower()} is closed")

@@ -8,29 +8,10 @@ from espf.billing import demo, environments
 from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
 from espf.cli.group import Office, environment, office
+from espf.cli.support import DOCUMENTED
 from espf.crypto import Sealer, random_password
 from espf.db import schema, tables
 from espf.errors import InvalidRequest, SettingsError
-
-#: The handbook's checklist, and the two types of its scheduling scenario.
-DEMO_SUBSCRIPTIONS = (
-    "Account/New",
-    "Account/SIMCardAssignment",
-    "Account/ServicePassword/Changed",
-    "Account/Password/Changed",
-    "Account/ID/Changed",
-    "Account/ZeroAvailableFunds",
-    "Account/AvailableFundsAppear",
-    "Account/Product/Changed",
-    "Account/Blocked",
-    "Account/Unblocked",
-    "Customer/ZeroAvailableFunds",
-    "Customer/AvailableFundsAppear",
-    "Customer/Blocked",
-    "Customer/Unblocked",
-    "Account/Service/Netaccess/QuotaExceeded",
-    "Account/Service/QuotaAvailable",
-)
 
 DEMO_URL = "http://127.0.0.1:5000"
 
@@ -185,6 +166,6 @@ def _add_demo_handler(connection: Connection, sealer: Sealer) -> list[str]:
         },
     )
     for event_type in subscriptions.subscriptions(connection, handler):
-        if event_type not in DEMO_SUBSCRIPTIONS:
+        if event_type not in DOCUMENTED:
             subscriptions.unsubscribe(connection, handler, event_type)
     return [f"Handler EventSender posts to {DEMO_URL} as espf with the key {key}"]

@@ -10,7 +10,8 @@ from espf.cli.group import json_option, show
 from espf.handlers import registry
 from espf.handlers.base import Handler
 
-#: Types that the vendor's documents name for EventSender; ours sends any other as well.
+#: Types that the vendor's documents name for EventSender: the handbook's checklist, and the two of
+#: its scheduling scenario. Ours sends any other as well; the demo's hears these.
 DOCUMENTED = {
     **dict.fromkeys(
         (

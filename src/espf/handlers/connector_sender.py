@@ -7,7 +7,7 @@ billing itself; its answer decides: taken, refused for good, or to be sent again
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, get_args
 from uuid import UUID, uuid4, uuid5
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
@@ -84,14 +84,7 @@ class ConnectorSenderSettings(HandlerSettings):
         "all. What is the subscriber's own is never remembered.",
     )
     data: Annotated[tuple[Part, ...], BeforeValidator(words), PlainSerializer(", ".join)] = Field(
-        default=(
-            "account_info",
-            "sim_info",
-            "prev_sim_info",
-            "access_policy_info",
-            "product_info",
-            "full_vd_counter_info",
-        ),
+        default=get_args(Part),
         alias="ConnectorSender.Data",
         description="The parts of pb_data to send, separated by commas or blanks. Each costs a "
         "call of the billing API or two.",
