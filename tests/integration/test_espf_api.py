@@ -518,6 +518,7 @@ def test_every_route_is_described_with_an_example_and_its_errors(api):
 def test_a_browser_gets_a_page_with_every_route(api):
     reply = api.client.get("/doc/api", headers={"Accept": "text/html,*/*"})
     assert reply.headers["content-type"].startswith("text/html")
+    assert "`" not in reply.text
     for path in api.client.get("/doc/api").json()["paths"]:
         assert path in reply.text
 

@@ -1,5 +1,6 @@
 """/doc/api: the ESPF API described, for programs and for people."""
 
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -51,14 +52,14 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 _STYLE = """body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 h2{border-bottom:1px solid #ccc}code,pre{font:14px/1.4 monospace;background:#f4f4f4}
-pre{padding:.5em;overflow:auto}dt{margin-top:.3em}"""
+pre{padding:.5em;white-space:pre-wrap;overflow-wrap:anywhere}dt{margin-top:.3em}"""
 
 
 def _page(document: dict[str, Any]) -> Iterator[str]:
     info = document["info"]
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{info["title"]} API</title>'
     yield f"<style>{_STYLE}</style><h1>{escape(info['title'])} API</h1>"
-    yield f"<p>{escape(info['description'])}</p>"
+    yield _prose(info["description"])
     yield '<p><a href="/doc/api/openapi.json">The same for programs: OpenAPI 3.1</a></p>'
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -67,7 +68,7 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
 
 def _section(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     yield f"<h2><code>{method} {escape(path)}</code></h2>"
-    yield f"<p>{escape(operation.get('description', ''))}</p><dl>"
+    yield f"{_prose(operation.get('description', ''))}<dl>"
     for parameter in operation.get("parameters", ()):
         said = parameter.get("description", "")
         yield f"<dt><code>{escape(parameter['name'])}</code> ({parameter['in']})"
@@ -77,3 +78,9 @@ def _section(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]
         for example in kind["schema"].get("examples", ()):
             yield f"<pre>{escape(compact(example))}</pre>"
         break
+
+
+def _prose(text: str) -> str:
+    """Paragraphs of a description, with what stands in backticks as code."""
+    marked = re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", escape(text.strip()))
+    return "".join(f"<p>{paragraph}</p>" for paragraph in marked.split("\n\n"))
