@@ -17,7 +17,7 @@ from benchmarks.measure import BenchError, Facts, median_ratio, ratio, shown, ta
 from benchmarks.sites import ACCOUNTS, MariaDBSite, PostgreSQLSite, Site, SQLiteSite
 
 _WATCHED = "blocked = CASE blocked WHEN 'Y' THEN 'N' ELSE 'Y' END"
-_UNWATCHED = "email = CASE email WHEN 'a' THEN 'b' ELSE 'a' END"
+_UNWATCHED = "time_zone_name = CASE time_zone_name WHEN 'UTC' THEN 'Africa/Cairo' ELSE 'UTC' END"
 
 
 @dataclass(frozen=True)
