@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from espf import tokens
 from espf.crypto import PasswordCheck, Sealer, hash_password
 from espf.db.database import Database
-from espf.db.tables import access_tokens, signing_keys, users
+from espf.db.tables import access_tokens, console_sessions, signing_keys, users
 from espf.errors import Conflict, Denied, InvalidRequest, NotFound
 from espf.tokens import ACCESS_LIFE
 
@@ -28,6 +28,16 @@ RIGHTS = frozenset({SIM_KEYS})
 API_SCOPE = "espf.api:write"
 HANDLERS_SCOPE = "espf.handlers:write"
 SCOPES = frozenset({API_SCOPE, HANDLERS_SCOPE})
+
+#: What each role may do in its environment; a superuser may do everything everywhere.
+READ = "read"
+OPERATE = "operate"
+ADMINISTER = "administer"
+ROLES = {
+    "administrator": frozenset({READ, OPERATE, ADMINISTER}),
+    "operator": frozenset({READ, OPERATE}),
+    "readonly": frozenset({READ}),
+}
 
 REFRESH_LIFE = timedelta(days=30)
 MIN_PASSWORD = 8
@@ -47,6 +57,11 @@ class User:
     superuser: bool
     rights: frozenset[str]
     scopes: frozenset[str] = SCOPES
+    role: str = "administrator"
+
+    def may(self, what: str) -> bool:
+        """Whether the role allows to READ, OPERATE or ADMINISTER."""
+        return self.superuser or what in ROLES[self.role]
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class Users:
         # A login that does not exist costs the same time as a wrong password.
         if not self._check(password, row.password_hash if row else self._nobody) or row is None:
             raise Denied("the login or the password is wrong")
-        return _user(row)
+        return of_row(row)
 
     def by_token(self, token: str) -> User:
         """The user that holds this access token.
@@ -112,7 +127,7 @@ class Users:
             ).first()
         if row is None:
             raise Denied("the session is unknown or has expired; log in again")
-        return _user(row)
+        return of_row(row)
 
     def open_session(self, user: User, scopes: frozenset[str] = SCOPES) -> Tokens:
         """Begin a session, with its first pair of tokens.
@@ -253,12 +268,13 @@ def set_password(connection: Connection, login: str, password: str) -> None:
     connection.execute(
         update(users).where(users.c.i_user == i_user).values(password_hash=hash_password(password))
     )
-    connection.execute(delete(access_tokens).where(access_tokens.c.i_user == i_user))
+    for table in (access_tokens, console_sessions):
+        connection.execute(delete(table).where(table.c.i_user == i_user))
 
 
 def list_all(connection: Connection) -> list[User]:
     """All administrators, by login."""
-    return [_user(row) for row in connection.execute(select(users).order_by(users.c.login))]
+    return [of_row(row) for row in connection.execute(select(users).order_by(users.c.login))]
 
 
 def check_password(password: str) -> None:
@@ -276,19 +292,21 @@ def service_password(sealer: Sealer) -> str:
     return sealer.derive("service account of the event handlers")
 
 
-def _user(row: Row[Any]) -> User:
+def of_row(row: Row[Any]) -> User:
+    """A user out of a row that has the columns of Users."""
     return User(
         i_user=row.i_user,
         login=row.login,
         i_env=row.i_env,
         superuser=bool(row.superuser),
         rights=frozenset(row.rights.split()),
+        role=row.role,
     )
 
 
 def _holder(row: Row[Any]) -> User:
     """Who holds a token, and what it may be used for."""
-    return replace(_user(row), scopes=frozenset(row.scopes.split()))
+    return replace(of_row(row), scopes=frozenset(row.scopes.split()))
 
 
 def _claims(user: User, now: datetime) -> dict[str, Any]:

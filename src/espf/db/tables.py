@@ -274,6 +274,8 @@ users = _table(
     Column("password_hash", String(255), nullable=False),
     Column("i_env", Integer, nullable=False),
     Column("superuser", SmallInteger, nullable=False, server_default=text("0")),
+    # What a user may do in its environment: administrator, operator, readonly
+    Column("role", String(16), nullable=False, server_default="administrator"),
     # Names of rights beyond an administrator's, separated by spaces: sim.keys
     Column("rights", String(255), nullable=False, server_default=""),
     Column("enabled", SmallInteger, nullable=False, server_default=text("1")),
@@ -296,6 +298,40 @@ access_tokens = _table(
     ),
 )
 _index("Access_Tokens_session", access_tokens.c.session_digest)
+
+# Browsers in which somebody is logged in to the console.
+console_sessions = _table(
+    "Console_Sessions",
+    Column("i_session", Integer, primary_key=True),
+    # Only a digest of what the cookie holds.
+    Column("digest", Digest, nullable=False, unique=True),
+    Column("i_user", Integer, ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("browser", String(255), nullable=False),
+    sqlite_autoincrement=True,
+)
+_index("Console_Sessions_user", console_sessions.c.i_user)
+
+# What people did, whichever way they did it; the values are JSON objects of what changed.
+audit_log = _table(
+    "Audit_Log",
+    Column("i_audit", BigNumber, primary_key=True),
+    Column("happened_at", Moment, nullable=False),
+    # Empty: it concerns the whole installation.
+    Column("i_env", Integer),
+    Column("login", String(64), nullable=False),
+    # console, api or evctl
+    Column("door", String(8), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("value_before", LongText),
+    Column("value_after", LongText),
+    sqlite_autoincrement=True,
+)
+_index("Audit_Log_env", audit_log.c.i_env, audit_log.c.i_audit)
+_index("Audit_Log_time", audit_log.c.happened_at)
 
 # What signs access tokens. A key that was replaced has no private half any more.
 signing_keys = _table(

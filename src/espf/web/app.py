@@ -1,11 +1,12 @@
 """The web application, put together: the ESPF API and the billing API of the reference billing."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection, text
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
@@ -16,6 +17,11 @@ from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
 from espf.web import description, espf_api, events_api, handlers_api, rest
 from espf.web.contract import Fault, Forbidden, Site, invalid
+from espf.web.pages import handlers, session, shell
+from espf.web.pages.visit import NotLoggedIn, Visit, logged_in
+
+#: The pages of the console.
+CONSOLE = (session, handlers)
 
 
 def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> FastAPI:
@@ -37,6 +43,10 @@ def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> 
     for part in (espf_api, events_api, handlers_api):
         app.include_router(part.api)
     app.include_router(description.pages)
+    app.state.throttle = session.Throttle()
+    for page in CONSOLE:
+        app.include_router(page.pages, include_in_schema=False)
+    app.mount("/static", shell.Static())
     app.router.routes.extend(rest.routes(database, users, sealer))
 
     @app.get("/health", tags=["Operation"], responses={503: {"model": Fault}})
@@ -63,8 +73,33 @@ def _ping(connection: Connection) -> None:
     connection.execute(text("SELECT 1"))
 
 
-async def _reply(request: Request, error: Exception) -> JSONResponse:
+async def _reply(request: Request, error: Exception) -> Response:
     """The one way from an error to a reply. A fault of our own is logged by the server."""
+    if isinstance(error, NotLoggedIn):
+        return shell.to_login(request)
+    reply = _fault(request, error)
+    if shell.wants_page(request):
+        return await _page(request, reply)
+    return JSONResponse(reply.fault.model_dump(exclude_none=True), reply.status, reply.headers)
+
+
+async def _page(request: Request, reply: "_Fault") -> Response:
+    """A fault for people, with the menu around it where they are logged in."""
+    try:
+        visit = Visit.of(request, await logged_in(request))
+    except EspfError:
+        visit = None
+    return shell.fault(request, reply.status, reply.fault.error, {"visit": visit})
+
+
+@dataclass(frozen=True)
+class _Fault:
+    fault: Fault
+    status: int
+    headers: dict[str, str] | None
+
+
+def _fault(request: Request, error: Exception) -> _Fault:
     headers: dict[str, str] | None = None
     if isinstance(error, RequestValidationError):
         error = invalid(error.errors()[0])
@@ -83,7 +118,7 @@ async def _reply(request: Request, error: Exception) -> JSONResponse:
             headers = {"Allow": _allowed(request)} if status == 405 else None
         case _:
             fault, status = Fault(error="something went wrong inside ESPF; its log tells what"), 500
-    return JSONResponse(fault.model_dump(exclude_none=True), status, headers)
+    return _Fault(fault, status, headers)
 
 
 def _allowed(request: Request) -> str:

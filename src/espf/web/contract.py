@@ -247,7 +247,7 @@ class Body(Generic[M]):
 
     async def __call__(self, request: Request, _user: Annotated[User, Depends(authenticated)]) -> M:
         """What the body holds. Raises InvalidRequest that names what is wrong."""
-        body = await _read(request)
+        body = await read_body(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             # What curl says of any body, unless it is told otherwise.
@@ -294,8 +294,8 @@ class Scheme(SecurityBase):
         """Check nothing."""
 
 
-async def _read(request: Request) -> bytes:
-    """The body, as long as it is not too long."""
+async def read_body(request: Request) -> bytes:
+    """The body of a request. Raises InvalidRequest when it is too long, or ends too early."""
     body = bytearray()
     try:
         async for chunk in request.stream():

@@ -234,6 +234,7 @@ _table(
     sa.Column("password_hash", sa.String(255), nullable=False),
     sa.Column("i_env", sa.Integer, nullable=False),
     sa.Column("superuser", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("role", sa.String(16), nullable=False, server_default="administrator"),
     sa.Column("rights", sa.String(255), nullable=False, server_default=""),
     sa.Column("enabled", sa.SmallInteger, nullable=False, server_default=sa.text("1")),
 )
@@ -255,6 +256,37 @@ _access_tokens = _table(
     ),
 )
 _index("Access_Tokens_session", _access_tokens.c.session_digest)
+
+_console_sessions = _table(
+    "Console_Sessions",
+    sa.Column("i_session", sa.Integer, primary_key=True),
+    sa.Column("digest", _Digest, nullable=False, unique=True),
+    sa.Column(
+        "i_user", sa.Integer, sa.ForeignKey("Users.i_user", ondelete="CASCADE"), nullable=False
+    ),
+    sa.Column("started_at", _Moment, nullable=False),
+    sa.Column("seen_at", _Moment, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("browser", sa.String(255), nullable=False),
+    sqlite_autoincrement=True,
+)
+_index("Console_Sessions_user", _console_sessions.c.i_user)
+
+_audit_log = _table(
+    "Audit_Log",
+    sa.Column("i_audit", _BigNumber, primary_key=True),
+    sa.Column("happened_at", _Moment, nullable=False),
+    sa.Column("i_env", sa.Integer),
+    sa.Column("login", sa.String(64), nullable=False),
+    sa.Column("door", sa.String(8), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("value_before", _LongText),
+    sa.Column("value_after", _LongText),
+    sqlite_autoincrement=True,
+)
+_index("Audit_Log_env", _audit_log.c.i_env, _audit_log.c.i_audit)
+_index("Audit_Log_time", _audit_log.c.happened_at)
 
 _table(
     "Signing_Keys",

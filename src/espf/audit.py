@@ -1,0 +1,134 @@
+"""Who did what, when, and what it was before: written in the transaction that does it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select
+
+from espf.db.database import Database
+from espf.db.tables import audit_log
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Somebody who changes something; ``door`` is ``console``, ``api`` or ``evctl``."""
+
+    login: str
+    door: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log. ``before`` and ``after`` hold what was changed; no secrets."""
+
+    i_audit: int
+    happened_at: datetime
+    i_env: int | None
+    actor: Actor
+    action: str
+    subject: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which lines are meant: of an environment (None: all), and what they must hold.
+
+    ``text`` is looked for in the action and the subject.
+    """
+
+    i_env: int | None = None
+    login: str | None = None
+    text: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+
+
+def record(
+    connection: Connection,
+    database: Database,
+    actor: Actor,
+    action: str,
+    subject: str,
+    *,
+    i_env: int | None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """Write down what somebody does, ``handler.pause``, and to what, ``handler HSS``.
+
+    Where both are given, only what differs is kept of ``before`` and ``after``. Secrets must have
+    been masked.
+    """
+    old, new = dict(before or {}), dict(after or {})
+    if before is not None and after is not None:
+        same = {name for name in old.keys() & new.keys() if old[name] == new[name]}
+        old, new = ({k: v for k, v in one.items() if k not in same} for one in (old, new))
+    connection.execute(
+        insert(audit_log).values(
+            happened_at=database.now(connection),
+            i_env=i_env,
+            login=actor.login,
+            door=actor.door,
+            action=action,
+            subject=subject[:255],
+            value_before=_text(old),
+            value_after=_text(new),
+        )
+    )
+
+
+def search(connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
+    """The newest lines that fit, newest first."""
+    log = audit_log.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.i_env is not None:
+        conditions.append(log.i_env == wanted.i_env)
+    if wanted.login is not None:
+        conditions.append(log.login == wanted.login)
+    if wanted.text:
+        conditions.append(
+            or_(
+                log.action.contains(wanted.text, autoescape=True),
+                log.subject.contains(wanted.text, autoescape=True),
+            )
+        )
+    if wanted.since is not None:
+        conditions.append(log.happened_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(log.happened_at < wanted.until)
+    if wanted.before is not None:
+        conditions.append(log.i_audit < wanted.before)
+    query = select(audit_log).where(*conditions).order_by(log.i_audit.desc()).limit(limit)
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def forget(connection: Connection, older_than: datetime, limit: int) -> int:
+    """Remove old lines, some at a time; returns how many."""
+    log = audit_log.c
+    old = connection.execute(
+        select(log.i_audit).where(log.happened_at < older_than).limit(limit)
+    ).scalars()
+    return connection.execute(delete(audit_log).where(log.i_audit.in_(list(old)))).rowcount
+
+
+def _text(values: Mapping[str, Any]) -> str | None:
+    return json.dumps(values, default=str, ensure_ascii=False) if values else None
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        i_audit=row.i_audit,
+        happened_at=row.happened_at,
+        i_env=row.i_env,
+        actor=Actor(row.login, row.door),
+        action=row.action,
+        subject=row.subject,
+        before=json.loads(row.value_before or "{}"),
+        after=json.loads(row.value_after or "{}"),
+    )

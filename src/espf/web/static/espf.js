@@ -1,0 +1,42 @@
+// What pages need beyond htmx: questions before what cannot be undone, menus that close, "all".
+addEventListener("submit", (event) => {
+  const ask = event.target.dataset.ask;
+  if (ask && !confirm(ask)) event.preventDefault();
+});
+
+addEventListener("click", (event) => {
+  for (const drop of document.querySelectorAll("details.drop[open]")) {
+    if (!drop.contains(event.target)) drop.open = false;
+  }
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+  if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+  const copier = event.target.closest("[data-copy]");
+  if (copier) navigator.clipboard.writeText(document.getElementById(copier.dataset.copy).textContent);
+});
+
+// A box that stands for all boxes of one name in its form; a field that sends its form at once.
+addEventListener("change", (event) => {
+  const name = event.target.dataset.all;
+  if (name) {
+    for (const box of event.target.form.querySelectorAll(`input[name="${CSS.escape(name)}"]`)) {
+      box.checked = event.target.checked;
+    }
+  }
+  if (event.target.hasAttribute("data-submit")) event.target.form.requestSubmit();
+});
+
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") {
+    for (const drop of document.querySelectorAll("details.drop[open]")) drop.open = false;
+  }
+  // "/" goes to the search field of the page, as in many consoles.
+  const typing = event.target.closest("input, textarea, select, [contenteditable]");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
+    const field = document.querySelector('input[type="search"], .list-search input');
+    if (field) {
+      event.preventDefault();
+      field.focus();
+    }
+  }
+});
