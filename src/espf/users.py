@@ -58,6 +58,7 @@ class User:
     rights: frozenset[str]
     scopes: frozenset[str] = SCOPES
     role: str = "administrator"
+    enabled: bool = True
 
     def may(self, what: str) -> bool:
         """Whether the role allows to READ, OPERATE or ADMINISTER."""
@@ -221,8 +222,10 @@ def create(
     *,
     superuser: bool = False,
     rights: frozenset[str] = frozenset(),
+    role: str = "administrator",
 ) -> int:
     """Add an administrator; returns i_user. Raises Conflict when the login is taken."""
+    _check_role(role)
     if not 1 <= len(login) <= 64 or not login.isprintable() or {" ", ":"} & set(login):
         raise InvalidRequest(
             "login: 1 to 64 printable characters without blanks or colons are expected", "login"
@@ -239,6 +242,7 @@ def create(
         i_env=i_env,
         superuser=int(superuser),
         rights=" ".join(sorted(rights)),
+        role=role,
     )
     try:
         # A savepoint, so that the caller's transaction can go on.
@@ -260,16 +264,67 @@ def forget_expired(connection: Connection, now: datetime) -> None:
 def set_password(connection: Connection, login: str, password: str) -> None:
     """Give an administrator a new password; all of the login's sessions end."""
     check_password(password)
-    i_user = connection.execute(
-        select(users.c.i_user).where(users.c.login == login)
-    ).scalar_one_or_none()
-    if i_user is None:
-        raise NotFound(f"there is no user {login!r}")
+    i_user = find(connection, login).i_user
     connection.execute(
         update(users).where(users.c.i_user == i_user).values(password_hash=hash_password(password))
     )
+    _end_sessions(connection, i_user)
+
+
+def find(connection: Connection, login: str) -> User:
+    """The user with this login. Raises NotFound."""
+    row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no user {login!r}")
+    return of_row(row)
+
+
+def change(
+    connection: Connection, login: str, *, role: str, superuser: bool, enabled: bool
+) -> User:
+    """Change what a user may do; with less than before, or disabled, all its sessions end.
+
+    Raises NotFound, and Conflict when no superuser would be left.
+    """
+    _check_role(role)
+    before = find(connection, login)
+    connection.execute(
+        update(users)
+        .where(users.c.i_user == before.i_user)
+        .values(role=role, superuser=int(superuser), enabled=int(enabled))
+    )
+    _require_superuser(connection)
+    after = find(connection, login)
+    if not after.enabled or (before.superuser, before.role) != (after.superuser, after.role):
+        _end_sessions(connection, before.i_user)
+    return after
+
+
+def remove(connection: Connection, login: str) -> None:
+    """Delete a user and its sessions. Raises NotFound, and Conflict as ``change`` does."""
+    user = find(connection, login)
+    if login == SERVICE_LOGIN:
+        raise Conflict(f"{login} is the account of the event handlers; disable it instead")
+    _end_sessions(connection, user.i_user)
+    connection.execute(delete(users).where(users.c.i_user == user.i_user))
+    _require_superuser(connection)
+
+
+def _require_superuser(connection: Connection) -> None:
+    """Somebody must be there who can put things right."""
+    left = select(users.c.i_user).where(users.c.superuser == 1, users.c.enabled == 1).limit(1)
+    if connection.execute(left).first() is None:
+        raise Conflict("no superuser would be left who may log in")
+
+
+def _end_sessions(connection: Connection, i_user: int) -> None:
     for table in (access_tokens, console_sessions):
         connection.execute(delete(table).where(table.c.i_user == i_user))
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidRequest(f"role: {role!r:.50} is not one of {', '.join(ROLES)}", "role")
 
 
 def list_all(connection: Connection) -> list[User]:
@@ -301,6 +356,7 @@ def of_row(row: Row[Any]) -> User:
         superuser=bool(row.superuser),
         rights=frozenset(row.rights.split()),
         role=row.role,
+        enabled=bool(row.enabled),
     )
 
 

@@ -95,19 +95,54 @@ def compile_rules(
     ]
 
 
-def plan(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> Plan:
-    """Compare the wanted triggers with the installed ones. Raises Conflict without our tables."""
+@dataclass(frozen=True)
+class Standing:
+    """A wanted trigger as it fits the database, and how it is there.
+
+    ``state`` is installed, missing, or altered: not what the rules compile to.
+    """
+
+    trigger: Trigger
+    compiled: Compiled
+    state: Literal["installed", "missing", "altered"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All wanted triggers, those that nobody wants any more, and rules that do not fit."""
+
+    wanted: tuple[Standing, ...]
+    unwanted: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def survey(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> Survey:
+    """How the triggers stand. Raises Conflict without our tables."""
     _require_tables(connection)
     fitting = Fitting(connection, dialect.triggers)
     fitted = fitting.fit(wanted)
-    compiled = [dialect.triggers.render(each, fitting.tables) for each in fitted]
     installed = dialect.triggers.installed(connection)
-    names = {each.name for each in compiled}
+    found = []
+    for trigger in fitted:
+        compiled = dialect.triggers.render(trigger, fitting.tables)
+        there = installed.get(compiled.name)
+        state: Literal["installed", "missing", "altered"] = (
+            "missing" if there is None else "installed" if there == compiled.text else "altered"
+        )
+        found.append(Standing(trigger, compiled, state))
+    names = {one.compiled.name for one in found}
+    unwanted = tuple(name for name in installed if name not in names)
+    return Survey(tuple(found), unwanted, tuple(fitting.problems))
+
+
+def plan(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> Plan:
+    """Compare the wanted triggers with the installed ones. Raises Conflict without our tables."""
+    found = survey(connection, dialect, wanted)
     return Plan(
-        create=tuple(each for each in compiled if installed.get(each.name) != each.text),
-        drop=tuple(name for name in installed if name not in names),
-        unchanged=tuple(each.name for each in compiled if installed.get(each.name) == each.text),
-        problems=tuple(fitting.problems),
+        create=tuple(one.compiled for one in found.wanted if one.state != "installed"),
+        drop=found.unwanted,
+        unchanged=tuple(one.compiled.name for one in found.wanted if one.state == "installed"),
+        problems=found.problems,
     )
 
 
@@ -142,14 +177,13 @@ def reapply(connection: Connection, dialect: Dialect, rules: Path | None) -> Non
 
 def verify(connection: Connection, dialect: Dialect, wanted: Sequence[Trigger]) -> list[Drift]:
     """Where the database differs from the rules; nothing: it is installed as compiled."""
-    todo = plan(connection, dialect, wanted)
-    installed = dialect.triggers.installed(connection)
+    todo = survey(connection, dialect, wanted)
     found = [Drift("misfit", problem) for problem in todo.problems]
     found += [
-        Drift("altered" if each.name in installed else "missing", each.name) for each in todo.create
+        Drift(one.state, one.compiled.name) for one in todo.wanted if one.state != "installed"
     ]
     # A rule that does not fit would make its triggers look unwanted.
-    found += [Drift("unknown", name) for name in todo.drop if not todo.problems]
+    found += [Drift("unknown", name) for name in todo.unwanted if not todo.problems]
     return found
 
 

@@ -16,13 +16,21 @@ def user() -> None:
 @click.argument("login")
 @click.option("--env", "i_env", type=environment, required=True, help="The environment (i_env).")
 @click.option("--superuser", is_flag=True, help="May act in other environments.")
+@click.option(
+    "--role",
+    type=click.Choice(sorted(users.ROLES)),
+    default="administrator",
+    show_default=True,
+    help="What the user may do there: all, restart and pause, or look.",
+)
 @click.option("--right", "rights", multiple=True, help="An extra right: sim.keys.")
-def create(login: str, i_env: int, rights: tuple[str, ...], *, superuser: bool) -> None:
+def create(login: str, i_env: int, role: str, rights: tuple[str, ...], *, superuser: bool) -> None:
     """Create an administrator; the password is asked for, or read from standard input.
 
     \b
     Example:
       evctl user create jane --env 3
+      evctl user create ops --env 3 --role operator
       pwgen 16 1 | evctl user create robot --env 3
     """  # noqa: D301
     with office() as at:
@@ -35,6 +43,7 @@ def create(login: str, i_env: int, rights: tuple[str, ...], *, superuser: bool) 
                 i_env,
                 superuser=superuser,
                 rights=frozenset(rights),
+                role=role,
             )
     click.echo(f"User {login} is created in environment {i_env}")
 
@@ -50,11 +59,51 @@ def list_(*, as_json: bool) -> None:
                 "login": row.login,
                 "i_env": row.i_env,
                 "superuser": row.superuser,
+                "role": row.role,
+                "enabled": row.enabled,
                 "rights": " ".join(sorted(row.rights)),
             }
             for row in users.list_all(connection)
         ]
-    show(rows, ["i_user", "login", "i_env", "superuser", "rights"], as_json=as_json)
+    show(
+        rows,
+        ["i_user", "login", "i_env", "superuser", "role", "rights", "enabled"],
+        as_json=as_json,
+    )
+
+
+@user.command("set")
+@click.argument("login")
+@click.option("--role", type=click.Choice(sorted(users.ROLES)), help="What the user may do.")
+@click.option("--superuser/--no-superuser", default=None, help="May act in other environments.")
+@click.option("--enabled/--disabled", default=None, help="May log in, or not.")
+def set_(login: str, role: str | None, superuser: bool | None, enabled: bool | None) -> None:
+    """Change what LOGIN may do; with other rights its sessions end.
+
+    \b
+    Examples:
+      evctl user set jane --role operator
+      evctl user set robot --disabled
+    """  # noqa: D301
+    with office() as at, at.database.begin() as connection:
+        before = users.find(connection, login)
+        users.change(
+            connection,
+            login,
+            role=role or before.role,
+            superuser=before.superuser if superuser is None else superuser,
+            enabled=before.enabled if enabled is None else enabled,
+        )
+    click.echo(f"User {login} is changed")
+
+
+@user.command()
+@click.argument("login")
+def delete(login: str) -> None:
+    """Delete the user LOGIN; its sessions and tokens end."""
+    with office() as at, at.database.begin() as connection:
+        users.remove(connection, login)
+    click.echo(f"User {login} is deleted")
 
 
 @user.command()

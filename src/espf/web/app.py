@@ -17,11 +17,22 @@ from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
 from espf.web import description, espf_api, events_api, handlers_api, rest
 from espf.web.contract import Fault, Forbidden, Site, invalid
-from espf.web.pages import handlers, session, shell
+from espf.web.pages import (
+    audit,
+    event_types,
+    handlers,
+    session,
+    shell,
+    subscriptions,
+    system,
+)
+from espf.web.pages import (
+    users as user_pages,
+)
 from espf.web.pages.visit import NotLoggedIn, Visit, logged_in
 
 #: The pages of the console.
-CONSOLE = (session, handlers)
+CONSOLE = (session, handlers, subscriptions, event_types, system, user_pages, audit)
 
 
 def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> FastAPI:

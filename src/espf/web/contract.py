@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Annotated, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -30,19 +30,23 @@ from pydantic import (
 from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect
 
+from espf import audit
 from espf.billing import references
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, InvalidRequest, NotFound
 from espf.model import format_time
 from espf.queue import Queue
-from espf.users import User, Users
+from espf.users import ADMINISTER, READ, User, Users
 from espf.web import security
 
 MAX_BODY = 256 * 1024
 
 #: Characters of a parameter's name that an error repeats.
 LONGEST_FIELD = 100
+
+#: Requests that change nothing.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -135,6 +139,34 @@ class Call:
     user: User
     i_env: int
 
+    #: How the caller came in, for the audit log.
+    door: ClassVar[str] = "api"
+
+    def note(
+        self,
+        connection: Connection,
+        action: str,
+        subject: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        *,
+        everywhere: bool = False,
+    ) -> None:
+        """Write into the audit log what the caller does, in the transaction that does it.
+
+        ``everywhere``: it concerns the whole installation.
+        """
+        audit.record(
+            connection,
+            self.site.database,
+            audit.Actor(self.user.login, self.door),
+            action,
+            subject,
+            i_env=None if everywhere else self.i_env,
+            before=before,
+            after=after,
+        )
+
     async def fetch(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **words: P.kwargs
     ) -> T:
@@ -188,11 +220,13 @@ async def authenticated(request: Request) -> User:
 class Gate:
     """Lets in who may use a part of the API that is about the whole installation.
 
-    Raises Forbidden for a token without the scope; with ``superuser`` for everybody else, too.
+    Raises Forbidden for a token without the scope, and for who may not do what a change ``needs``;
+    with ``superuser`` for everybody else, too.
     """
 
-    def __init__(self, scope: str, *, superuser: bool = False) -> None:
+    def __init__(self, scope: str, needs: str = ADMINISTER, *, superuser: bool = False) -> None:
         self.scope = scope
+        self.needs = needs
         self.superuser = superuser
 
     async def __call__(
@@ -201,6 +235,9 @@ class Gate:
         """The call, in the user's own environment."""
         if self.scope not in user.scopes:
             raise Forbidden(f"the token has not the scope {self.scope}")
+        needs = READ if request.method in SAFE_METHODS else self.needs
+        if not user.may(needs):
+            raise Forbidden(f"the role {user.role} does not allow this")
         if self.superuser and not user.superuser:
             raise Forbidden("this is about the whole installation: only a superuser may do it")
         _refuse_unknown(request)
@@ -210,8 +247,8 @@ class Gate:
 class Caller:
     """Lets in who may use a part of the API, and says for which environment. Raises Forbidden."""
 
-    def __init__(self, scope: str) -> None:
-        self.gate = Gate(scope)
+    def __init__(self, scope: str, needs: str = ADMINISTER) -> None:
+        self.gate = Gate(scope, needs)
 
     async def __call__(
         self,

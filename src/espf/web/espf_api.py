@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from espf import schedule, statuses
 from espf.billing import references
 from espf.statuses import LONGEST_MESSAGE, AccountStatus, Group, Report
-from espf.users import API_SCOPE
+from espf.users import API_SCOPE, OPERATE
 from espf.web.contract import (
     FAULTS,
     Body,
@@ -32,7 +32,7 @@ api = APIRouter(
     responses=FAULTS,
 )
 
-Application = Annotated[Call, Depends(Caller(API_SCOPE))]
+Application = Annotated[Call, Depends(Caller(API_SCOPE, OPERATE))]
 
 
 # Events

@@ -23,7 +23,7 @@ from espf.errors import InvalidRequest
 from espf.model import parse_time
 from espf.overview import Filter
 from espf.schedule import After
-from espf.users import API_SCOPE
+from espf.users import API_SCOPE, OPERATE
 from espf.web.contract import (
     FAULTS,
     Body,
@@ -45,7 +45,7 @@ api = APIRouter(
     responses=FAULTS,
 )
 
-Application = Annotated[Call, Depends(Caller(API_SCOPE))]
+Application = Annotated[Call, Depends(Caller(API_SCOPE, OPERATE))]
 
 Status = Literal[
     "all",

@@ -11,7 +11,7 @@ from espf.capture import rules, triggers
 from espf.catalogue import canonical
 from espf.handlers import registry
 from espf.subscriptions import EventHandler
-from espf.users import HANDLERS_SCOPE
+from espf.users import HANDLERS_SCOPE, OPERATE
 from espf.web.contract import (
     FAULTS,
     Body,
@@ -32,6 +32,7 @@ api = APIRouter(
 )
 
 Administrator = Annotated[Call, Depends(Caller(HANDLERS_SCOPE))]
+Operator = Annotated[Call, Depends(Caller(HANDLERS_SCOPE, OPERATE))]
 Anybody = Annotated[Call, Depends(Gate(HANDLERS_SCOPE))]
 Superuser = Annotated[Call, Depends(Gate(HANDLERS_SCOPE, superuser=True))]
 
@@ -212,13 +213,13 @@ async def disable_handler(call: Administrator, i_event_handler: SmallPathNumber)
 
 
 @api.post("/handler/{i_event_handler:int}/pause", tags=["Handlers"])
-async def pause_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
+async def pause_handler(call: Operator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a handler's events wait, within two seconds; they are captured all the same."""
     return await _switch(call, i_event_handler, "paused", on=True)
 
 
 @api.post("/handler/{i_event_handler:int}/resume", tags=["Handlers"])
-async def resume_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
+async def resume_handler(call: Operator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a paused handler go on, in order, with what waits."""
     return await _switch(call, i_event_handler, "paused", on=False)
 

@@ -51,7 +51,7 @@ from espf.db.database import Database
 from espf.errors import BillingFault, DatabaseUnavailable, Denied, EspfError, InvalidRequest
 from espf.model import MAX_ENV, compact, format_time
 from espf.tokens import Forged
-from espf.users import SCOPES, SIM_KEYS, Tokens, User, Users
+from espf.users import ADMINISTER, READ, SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
 
 MAX_BODY = 1024 * 1024
@@ -381,6 +381,10 @@ class _RestApi:
             return await session(envelope.params)
         assert method is not None
         user = await self._user(request, envelope)
+        if not user.may(ADMINISTER if method.writes else READ):
+            raise BillingFault(
+                "Server.access_denied", f"the role {user.role} may read, and change nothing"
+            )
         i_env = _environment(user, envelope.params)
         return await self._serve(method, validated(method.params, envelope.params), user, i_env)
 

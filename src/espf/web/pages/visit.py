@@ -13,13 +13,12 @@ from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
 
-from espf import audit, sessions
-from espf.audit import Actor
+from espf import sessions
 from espf.billing.environments import is_reference_billing
 from espf.errors import Denied, InvalidRequest, NotFound
 from espf.sessions import Session
 from espf.users import READ, User
-from espf.web.contract import Call, Forbidden, Site, SmallPathNumber, read_body
+from espf.web.contract import SAFE_METHODS, Call, Forbidden, Site, SmallPathNumber, read_body
 from espf.web.pages import shell
 
 #: The cookie of a session, and the one that carries a word to the next page.
@@ -28,8 +27,6 @@ SAID = "espf_said"
 
 #: More than any form has.
 MAX_FIELDS = 5000
-
-_SAFE = {"GET", "HEAD"}
 
 
 class NotLoggedIn(Denied):
@@ -97,10 +94,7 @@ class Visit(Call):
         """The log-in that the request belongs to."""
         return self.guest.session
 
-    @property
-    def actor(self) -> Actor:
-        """Who acts here, for the audit log."""
-        return Actor(self.user.login, "console")
+    door = "console"
 
     @property
     def is_part(self) -> bool:
@@ -125,28 +119,6 @@ class Visit(Call):
     async def form(self) -> Form:
         """The fields that were sent. Raises InvalidRequest."""
         return await read_form(self.request)
-
-    def note(
-        self,
-        connection: Connection,
-        action: str,
-        subject: str,
-        before: Mapping[str, Any] | None = None,
-        after: Mapping[str, Any] | None = None,
-        *,
-        everywhere: bool = False,
-    ) -> None:
-        """Write into the audit log what this visit does, in the transaction that does it."""
-        audit.record(
-            connection,
-            self.site.database,
-            self.actor,
-            action,
-            subject,
-            i_env=None if everywhere else self.i_env,
-            before=before,
-            after=after,
-        )
 
     def here(self, **changed: object) -> str:
         """The address of this page with some of its parameters changed; None takes one away."""
@@ -176,7 +148,7 @@ def refuse_foreign(request: Request) -> None:
 
     A browser says where a request comes from, and no page can make it say something else.
     """
-    if request.method in _SAFE:
+    if request.method in SAFE_METHODS:
         return
     from_where = request.headers.get("sec-fetch-site")
     if from_where is not None:
@@ -230,7 +202,7 @@ class Visitor:
         if i_env != user.i_env and not user.superuser:
             raise NotFound("there is no such page")
         if not user.may(self.needs):
-            raise Forbidden(f"your role, {user.role}, does not allow this")
+            raise Forbidden(f"the role {user.role} does not allow this")
         return Visit.of(request, guest, i_env)
 
 
