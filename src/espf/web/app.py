@@ -14,7 +14,7 @@ from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
-from espf.web import description, espf_api, events_api, handlers_api, rest
+from espf.web import configuration_api, description, espf_api, events_api, handlers_api, rest
 from espf.web.contract import Fault, Forbidden, Site, invalid
 
 
@@ -34,7 +34,7 @@ def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> 
     app.state.site = Site(database, sealer, users, rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
-    for part in (espf_api, events_api, handlers_api):
+    for part in (espf_api, events_api, handlers_api, configuration_api):
         app.include_router(part.api)
     app.include_router(description.pages)
     app.router.routes.extend(rest.routes(database, users, sealer))
