@@ -14,7 +14,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from espf import journal, maintenance, restarts, schedule, users
+from espf import configuration, journal, maintenance, restarts, schedule, users
 from espf.db.database import Database
 from espf.db.walk import Progress
 from espf.dispatches import Dispatches
@@ -33,9 +33,17 @@ _FIRST_TEXT = -(2**63)
 
 
 class Janitor:
-    """``keep`` is how long the journal is kept, ``keep_failed`` how long what failed is."""
+    """``keep`` is how long the journal is kept, ``keep_failed`` how long what failed is.
 
-    def __init__(self, database: Database, keep: timedelta, keep_failed: timedelta) -> None:
+    Where they are None, the active configuration says it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keep: timedelta | None = None,
+        keep_failed: timedelta | None = None,
+    ) -> None:
         self._database = database
         self._keep = keep
         self._keep_failed = keep_failed
@@ -115,7 +123,13 @@ class Janitor:
 
     def _retention(self, connection: Connection) -> Retention:
         now = self._database.now(connection)
-        return Retention(failed=now - self._keep_failed, others=now - self._keep)
+        usual = configuration.active(connection).content.provisioning
+        keep, keep_failed = self._keep, self._keep_failed
+        if keep is None:
+            keep = timedelta(days=usual.keep_journal_days)
+        if keep_failed is None:
+            keep_failed = timedelta(days=usual.keep_failed_days)
+        return Retention(failed=now - keep_failed, others=now - keep)
 
     def _walk(
         self,

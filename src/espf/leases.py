@@ -32,9 +32,12 @@ class Lease:
 
 @dataclass(frozen=True)
 class Roll:
-    """Who is there, and who owns what: (handler, shard) -> worker, alive or not."""
+    """Who is there, and who owns what: (handler, shard) -> worker, alive or not.
 
-    alive: Sequence[str]
+    ``instances`` has, of each that is there, the instance that it was started for, or "".
+    """
+
+    instances: Mapping[str, str]
     owners: Mapping[tuple[int, int], str]
 
 
@@ -44,8 +47,10 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def sign_of_life(self, connection: Connection, worker: str, seconds: float) -> None:
-        """Say that a worker is there, and will be for so long."""
+    def sign_of_life(
+        self, connection: Connection, worker: str, seconds: float, instance: str = ""
+    ) -> None:
+        """Say that a worker is there, for which instance, and that it will be for so long."""
         now = self._database.now(connection)
         until = now + timedelta(seconds=seconds)
         changed = connection.execute(
@@ -53,7 +58,9 @@ class Leases:
         )
         if not changed.rowcount:
             connection.execute(
-                workers.insert().values(worker=worker, started_at=now, expires_at=until)
+                workers.insert().values(
+                    worker=worker, started_at=now, expires_at=until, instance=instance
+                )
             )
         # Long gone: nothing is theirs any more.
         connection.execute(delete(workers).where(workers.c.expires_at < now - timedelta(hours=1)))
@@ -71,16 +78,17 @@ class Leases:
         """Who is there to work, by name, and who owns what."""
         now = self._database.now(connection)
         alive = connection.execute(
-            select(workers.c.worker)
+            select(workers.c.worker, workers.c.instance)
             .where(workers.c.expires_at > now, workers.c.leaving == 0)
             .order_by(workers.c.worker)
-        ).scalars()
+        )
         leases = connection.execute(
             select(
                 handler_leases.c.i_event_handler, handler_leases.c.shard, handler_leases.c.worker
             ).where(handler_leases.c.worker != "")
         )
-        return Roll(list(alive), {(row.i_event_handler, row.shard): row.worker for row in leases})
+        there = {row.worker: row.instance for row in alive}
+        return Roll(there, {(row.i_event_handler, row.shard): row.worker for row in leases})
 
     def acquire(
         self,
@@ -169,18 +177,18 @@ def shards_of_unit(unit: int, units: int) -> range:
     return range(unit * size, (unit + 1) * size)
 
 
-def deal(units: Mapping[int, int], alive: Sequence[str]) -> dict[tuple[int, int], str]:
+def deal(units: Mapping[int, int], able: Mapping[int, Sequence[str]]) -> dict[tuple[int, int], str]:
     """Which worker is to have which shard: the units of each handler, dealt out in turn.
 
-    ``units`` says for each handler into how many its work may be split. Everybody who counts the
-    same workers comes to the same result.
+    ``units`` says for each handler into how many its work may be split, ``able`` who may do it.
+    Everybody who counts the same workers comes to the same result.
     """
     return {
-        (i_event_handler, shard): alive[(i_event_handler + unit) % len(alive)]
+        (i_event_handler, shard): some[(i_event_handler + unit) % len(some)]
         for i_event_handler, count in units.items()
+        if (some := able[i_event_handler])
         for unit in range(count)
         for shard in shards_of_unit(unit, count)
-        if alive
     }
 
 

@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
+from espf import configuration
 from espf.db.database import Database
 from espf.db.dialect import to_text
 from espf.db.tables import handler_breakers, system_settings, workers
-
-_MAINTENANCE = "maintenance"
 
 
 @dataclass(frozen=True)
@@ -38,21 +37,8 @@ class BreakerNews:
 
 
 def in_maintenance(connection: Connection) -> bool:
-    """Whether all deliveries wait."""
-    value = connection.execute(
-        select(system_settings.c.value).where(system_settings.c.name == _MAINTENANCE)
-    ).scalar_one_or_none()
-    return value == "on"
-
-
-def set_maintenance(connection: Connection, database: Database, *, on: bool) -> None:
-    """Let all deliveries wait, or go on; workers notice within two seconds."""
-    hold(connection, database, _MAINTENANCE)
-    connection.execute(
-        update(system_settings)
-        .where(system_settings.c.name == _MAINTENANCE)
-        .values(value="on" if on else "off")
-    )
+    """Whether all deliveries wait: the active configuration says so."""
+    return configuration.active(connection).content.provisioning.maintenance
 
 
 def hold(connection: Connection, database: Database, name: str) -> str:

@@ -51,8 +51,6 @@ class Settings(BaseSettings):
     billing_login: str | None = None
     billing_password: SecretStr | None = None
     admin_password: SecretStr | None = None
-    keep_journal_days: int = Field(default=90, ge=1, le=36_500)
-    keep_failed_days: int = Field(default=365, ge=1, le=36_500)
     stop_grace: float = Field(default=30.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")

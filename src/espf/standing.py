@@ -61,9 +61,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class WorkerStanding:
-    """A worker that is there, or was within the hour; its shards by (i_env, handler)."""
+    """A worker that is there, or was within the hour; its shards by (i_env, handler).
+
+    ``instance`` is the one that it was started for; empty: none, it works for all handlers.
+    """
 
     worker: str
+    instance: str
     alive: bool
     started_at: datetime
     seen_until: datetime
@@ -90,7 +94,12 @@ def list_workers(connection: Connection, database: Database) -> list[WorkerStand
     now = database.now(connection)
     return [
         WorkerStanding(
-            row.worker, row.expires_at > now, row.started_at, row.expires_at, shards[row.worker]
+            row.worker,
+            row.instance,
+            row.expires_at > now,
+            row.started_at,
+            row.expires_at,
+            shards[row.worker],
         )
         for row in connection.execute(select(workers).order_by(workers.c.worker))
     ]
@@ -137,6 +146,6 @@ def _owned(connection: Connection, database: Database) -> dict[int, Counter[str]
     roll = Leases(database).roll(connection)
     owned: dict[int, Counter[str]] = defaultdict(Counter)
     for (i_event_handler, _), worker in roll.owners.items():
-        if worker in roll.alive:
+        if worker in roll.instances:
             owned[i_event_handler][worker] += 1
     return owned

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf import configuration
 from espf.catalogue import (
     CUSTOM_PREFIX,
     aliases,
@@ -39,6 +40,7 @@ class EventHandler:
 
     ``stored`` holds the options that were set, as JSON; ``version`` grows with each change.
     ``spellings`` are the types that it was subscribed to by another name than the catalogue's.
+    ``installation`` are options that the active configuration has for all handlers.
     """
 
     i_event_handler: int
@@ -50,6 +52,7 @@ class EventHandler:
     version: int
     paused: bool = False
     spellings: Mapping[str, str] = field(default_factory=dict)
+    installation: Mapping[str, object] = field(default_factory=dict)
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -69,12 +72,30 @@ class EventHandler:
             )
         return options
 
+    @cached_property
+    def inherited(self) -> Mapping[str, object]:
+        """The options that hold for it because the active configuration says so."""
+        return registry.inherited(self.type, self.options, self.installation)
+
+    @cached_property
+    def revision(self) -> tuple[object, ...]:
+        """What it is made of: where this differs, the handler is another one."""
+        try:
+            return (self.version, *self.inherited.items())
+        except SettingsError:
+            return (self.version,)
+
     def build(self, sealer: Sealer) -> Handler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""
-        settings = registry.validate(self.type, _unsealed(self.options, sealer))
+        options = {**self.inherited, **_unsealed(self.options, sealer)}
+        settings = registry.validate(self.type, options)
         handler = registry.handler_type(self.type)(settings)
         handler.name, handler.spellings = self.name, self.spellings
         return handler
+
+    def option_list(self) -> list[registry.Option]:
+        """The options of its type, with the defaults that hold for it."""
+        return registry.options(self.type, self.inherited)
 
     def missing(self, sealer: Sealer) -> str | None:
         """What has to be set before the handler can work; None: nothing."""
@@ -83,7 +104,7 @@ class EventHandler:
     def shown(self) -> dict[str, str]:
         """Every option as text, defaults included, secrets as dots."""
         shown: dict[str, str] = {}
-        for option in registry.options(self.type):
+        for option in self.option_list():
             if option.alias in self.options:
                 value = self.options[option.alias]
                 shown[option.alias] = "••••••••" if option.secret else str(value)
@@ -295,7 +316,8 @@ def list_handlers(connection: Connection, i_env: int | None = None) -> list[Even
     query = select(event_handlers).order_by(event_handlers.c.i_env, event_handlers.c.name)
     if i_env is not None:
         query = query.where(event_handlers.c.i_env == i_env)
-    return [_handler(row) for row in connection.execute(query)]
+    installation = _for_all(connection)
+    return [_handler(row, installation) for row in connection.execute(query)]
 
 
 def require_handler(connection: Connection, i_env: int, name: str) -> EventHandler:
@@ -316,7 +338,7 @@ def find_handler(connection: Connection, i_env: int, i_event_handler: int) -> Ev
     ).one_or_none()
     if row is None:
         raise NotFound(f"there is no handler {i_event_handler} in environment {i_env}")
-    return _handler(row)
+    return _handler(row, _for_all(connection))
 
 
 # Subscriptions
@@ -421,7 +443,11 @@ def _touch(connection: Connection, handler: EventHandler, **values: object) -> N
     )
 
 
-def _handler(row: Row[Any]) -> EventHandler:
+def _for_all(connection: Connection) -> Mapping[str, object]:
+    return configuration.active(connection).content.provisioning.retries()
+
+
+def _handler(row: Row[Any], installation: Mapping[str, object]) -> EventHandler:
     return EventHandler(
         i_event_handler=row.i_event_handler,
         i_env=row.i_env,
@@ -432,6 +458,7 @@ def _handler(row: Row[Any]) -> EventHandler:
         version=row.version,
         paused=bool(row.paused),
         spellings=json.loads(row.spellings or "{}"),
+        installation=installation,
     )
 
 

@@ -17,7 +17,7 @@ from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
-from espf.web import espf_api, events_api, handlers_api
+from espf.web import configuration_api, espf_api, events_api, handlers_api
 from espf.web.contract import MAX_BODY
 from espf.web.espf_api import NewEvent
 from espf.web.rest import METHODS
@@ -129,6 +129,11 @@ def test_the_page_about_what_handlers_support_is_the_one_that_is_made():
     assert made == page(ours), "make it anew with evctl handler types --markdown"
 
 
+def test_the_page_about_the_configuration_is_what_the_command_prints():
+    printed = CliRunner().invoke(main, ["config", "fields", "--markdown"])
+    assert (REFERENCE / "configuration.md").read_text() == printed.output
+
+
 def test_every_member_of_a_request_is_documented():
     documented = sections((REFERENCE / "espf-api.md").read_text(), "##")
     section = documented["`POST /espf/v1/event/create`"]
@@ -139,7 +144,8 @@ def test_every_member_of_a_request_is_documented():
 def test_every_route_is_documented_and_no_other():
     text = (REFERENCE / "espf-api.md").read_text()
     documented = re.findall(r"^(?:\| |## )`([A-Z]+ /espf/[^`]+)`", text, re.MULTILINE)
-    routes = [route for part in (espf_api, events_api, handlers_api) for route in part.api.routes]
+    parts = (espf_api, events_api, handlers_api, configuration_api)
+    routes = [route for part in parts for route in part.api.routes]
     known = [f"{method} {route.path_format}" for route in routes for method in route.methods]
     assert sorted(documented) == sorted(known)
 

@@ -94,7 +94,8 @@ def test_the_commands_are_those_that_were_promised():
         event show; event restart; event cancel; capture plan; capture apply; capture verify;
         capture sql; user create; user list; user password; worker; worker list; web;
         maintenance on; maintenance off; maintenance status; handler pause; handler resume;
-        event skip; journal prune"""
+        event skip; journal prune; config list; config show; config clone; config set; config diff;
+        config verify; config apply; config rollback; config delete"""
     assert {tuple(words.split()) for words in promised.split(";")} <= COMMANDS.keys()
 
 

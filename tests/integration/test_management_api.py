@@ -383,7 +383,7 @@ def test_the_plan_is_in_the_order_of_time_and_comes_in_pages(api):
 def test_keys_of_events_that_have_gone_out_are_forgotten(api):
     api.event("Custom/NextMonth", start_time=FAR, key="stays")
     api.event("Custom/NextMonth", key="gone")
-    Janitor(api.database, timedelta(days=90), timedelta(days=365)).sweep()
+    Janitor(api.database).sweep()
     assert api.rows(scheduled_keys, "event_key") == [("stays",)]
 
 
@@ -703,6 +703,7 @@ def test_maintenance_is_switched_and_workers_are_listed(api, sender):
         connection.execute(update(tables.handler_leases).where(mine).values(worker="host/1/x"))
     (worker,) = api("GET", "/workers")["worker_list"]
     assert worker["alive"]
+    assert worker["instance"] is None
     assert worker["shards"] == [{"i_env": 3, "handler": "A", "shards": 16}]
     assert api("GET", f"/handler/{sender}")["workers"] == {"host/1/x": 16}
     assert api("PUT", "/maintenance", {"maintenance": True}) == {"maintenance": True}

@@ -16,7 +16,16 @@ from sqlalchemy import func, insert, select, update
 
 from databases import whatever_the_database
 from desk import COMMANDS, Desk
-from espf import journal, maintenance, overview, restarts, standing, subscriptions, users
+from espf import (
+    configuration,
+    journal,
+    maintenance,
+    overview,
+    restarts,
+    standing,
+    subscriptions,
+    users,
+)
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -334,7 +343,7 @@ async def test_what_is_paused_waits_and_drains_in_order_and_nothing_is_built_ane
             if by == "pause":
                 subscriptions.set_handler_paused(connection, handler, paused=on)
             else:
-                maintenance.set_maintenance(connection, house.database, on=on)
+                configuration.set_maintenance(connection, house.database, "noc", on=on)
 
     async with Webhook() as hook:
         handler = house.handler(hook.url)
@@ -359,7 +368,7 @@ async def test_what_is_paused_waits_and_drains_in_order_and_nothing_is_built_ane
 def test_maintenance_is_on_for_two_who_switch_it_on_at_once(house):
     for on in (True, True, False, False, True):
         with house.database.begin() as connection:
-            maintenance.set_maintenance(connection, house.database, on=on)
+            configuration.set_maintenance(connection, house.database, "noc", on=on)
         with house.database.read() as connection:
             assert maintenance.in_maintenance(connection) == on
 
@@ -438,7 +447,7 @@ async def test_a_handlers_state_says_what_keeps_its_events_waiting(house):
         (breaker,) = standings(house)["Sender"].breakers.values()
         assert breaker.reason
         with house.database.begin() as connection:
-            maintenance.set_maintenance(connection, house.database, on=True)
+            configuration.set_maintenance(connection, house.database, "noc", on=True)
         assert standings(house)["Sender"].state == "maintenance"
         (line,) = list_workers(house)
         assert (line.worker, line.alive, line.shards) == (

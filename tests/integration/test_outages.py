@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from databases import whatever_the_database
-from espf import maintenance, subscriptions
+from espf import configuration, maintenance, subscriptions
 from house import House
 from webhook import Answer, Webhook
 
@@ -173,7 +173,7 @@ def pause(house, handler, *, paused):
 
 def maintain(house, _handler, *, paused):
     with house.database.begin() as connection:
-        maintenance.set_maintenance(connection, house.database, on=paused)
+        configuration.set_maintenance(connection, house.database, "noc", on=paused)
 
 
 @whatever_the_database

@@ -398,6 +398,7 @@ def test_no_number_of_the_first_release_is_given_out_again(first_release):
             connection.execute(f"DELETE FROM {table}")
     set_up(f"sqlite:///{first_release}")
     assert sorted(rows(first_release, "SELECT name, seq FROM sqlite_sequence")) == [
+        ("Configurations", 1),
         ("Event_Handlers", 1),
         ("Event_Queue", 12),
     ]

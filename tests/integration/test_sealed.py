@@ -65,6 +65,21 @@ REQUESTS = {
     "GET /espf/v1/workers": None,
     "GET /espf/v1/maintenance": None,
     "PUT /espf/v1/maintenance": {"maintenance": True},
+    "GET /espf/v1/configurations": None,
+    "GET /espf/v1/configuration/schema": None,
+    "GET /espf/v1/configuration/active": None,
+    "GET /espf/v1/configuration/{i_configuration}": None,
+    "DELETE /espf/v1/configuration/{i_configuration}": None,
+    "POST /espf/v1/configuration/clone": None,
+    "PUT /espf/v1/configuration/{i_configuration}/settings": {
+        "settings": {"Provisioning.Maintenance": True}
+    },
+    "POST /espf/v1/configuration/{i_configuration}/instance/create": {"name": "fours-own"},
+    "DELETE /espf/v1/configuration/{i_configuration}/instance/{name}": None,
+    "GET /espf/v1/configuration/{i_configuration}/differences": None,
+    "POST /espf/v1/configuration/{i_configuration}/verify": None,
+    "POST /espf/v1/configuration/{i_configuration}/apply": None,
+    "POST /espf/v1/configuration/{i_configuration}/rollback": None,
     "GET /health": None,
 }
 
@@ -72,6 +87,7 @@ REQUESTS = {
 FOR_ALL = (
     *("/event_types", "/event_type/create", "/event_type/enable", "/event_type/disable"),
     *("/capture", "/workers", "/maintenance", "/handler_types", "/health"),
+    *(name.split()[1] for name in REQUESTS if "/configuration" in name),
 )
 QUERIES = {"DELETE /espf/v1/handler/{i_event_handler}/subscriptions": "event_type=Account/Blocked"}
 
@@ -122,6 +138,8 @@ class Site:
             assert reply.status_code == 200, reply.text
             return reply.json()
 
+        draft = made("/espf/v1/configuration/clone", comment=MARK)["i_configuration"]
+        made(f"/espf/v1/configuration/{draft}/instance/create", name=MARK)
         sender = made("/espf/v1/handler/create", name=MARK, type="EventSender")
         made("/espf/v1/event_type/create", event_type="Custom/NextMonth")
         made("/espf/v1/group/create", name=MARK)
@@ -141,6 +159,8 @@ class Site:
             "i_group": 1001,
             "i_event": event["i_event"],
             "i_event_handler": sender["i_event_handler"],
+            "i_configuration": draft,
+            "name": MARK,
         }
 
 
@@ -166,7 +186,9 @@ def test_nobody_sees_or_changes_anything_of_another_environment(site, name):
     reply = site.about("clerk", name)
     assert MARK not in reply.text.replace(f"'{MARK}'", "")
     assert site.state() == before
-    if "{" in name:
+    if "/configuration" in name:
+        assert reply.status_code == 403
+    elif "{" in name:
         assert reply.status_code == 404
 
 

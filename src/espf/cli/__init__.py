@@ -8,6 +8,7 @@ import click
 
 from espf.cli.billing import billing
 from espf.cli.capture import capture
+from espf.cli.config import config
 from espf.cli.events import event
 from espf.cli.group import ErrorsToExitCodes
 from espf.cli.handlers import handler
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, run, worker, web, maintenance),
+    *(init, run, worker, web, config, maintenance),
     *(type_, handler, event, journal, capture, user, key, billing),
 ):
     main.add_command(command)

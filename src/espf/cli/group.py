@@ -1,5 +1,6 @@
 """What all commands share: the open database, errors as exit codes, tables and JSON."""
 
+import getpass
 import json
 import re
 import sys
@@ -153,6 +154,15 @@ def progress(count: int) -> Iterator[Callable[[int], None]]:
     shown = sys.stderr.isatty()
     with click.progressbar(length=count, file=sys.stderr, hidden=not shown, show_pos=True) as bar:
         yield bar.update
+
+
+def operator() -> str:
+    """Who gives commands, for the record."""
+    try:
+        return f"{getpass.getuser()[:50]} (evctl)"
+    except (OSError, KeyError):
+        # An account without a name.
+        return "evctl"
 
 
 def is_interactive() -> bool:

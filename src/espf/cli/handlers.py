@@ -76,7 +76,7 @@ def create(
         --set EventSender.BasicAuth.User=espf \\
         --set-file EventSender.BasicAuth.Key=/etc/espf/key
     """  # noqa: D301
-    options = _options(assignments, files)
+    options = options_of(assignments, files)
     with office() as at, at.database.begin() as connection:
         made = subscriptions.create_handler(
             connection, at.sealer, i_env, name, type_name, options, enabled=not disabled
@@ -111,7 +111,7 @@ def set_(
     Example:
       evctl handler set 3 EventSender EventSender.APIVersion=1 Concurrency=4
     """  # noqa: D301
-    options: dict[str, object | None] = dict(_options(words + assignments, files))
+    options: dict[str, object | None] = dict(options_of(words + assignments, files))
     options.update(dict.fromkeys(unset))
     if not options:
         raise click.UsageError("nothing to set; write K=V or --unset K")
@@ -372,7 +372,8 @@ def _tell_missing(missing: str | None) -> None:
         click.echo(f"Not configured yet, its events wait: {missing}", err=True)
 
 
-def _options(assignments: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
+def options_of(assignments: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
+    """What K=V and K=PATH say. Raises InvalidRequest."""
     options = dict(_split(word) for word in assignments)
     for alias, path in (_split(word) for word in files):
         try:

@@ -15,13 +15,16 @@ def journal() -> None:
 
 @journal.command()
 @click.option(
-    "--older-than", "keep", type=span, help="How old. [default: the setting keep_journal_days]"
+    "--older-than",
+    "keep",
+    type=span,
+    help="How old. [default: Provisioning.KeepJournalDays of the configuration]",
 )
 @click.option(
     "--failed-older-than",
     "keep_failed",
     type=span,
-    help="How old, of what failed or was rejected. [default: keep_failed_days]",
+    help="How old, of what failed or was rejected. [default: KeepFailedDays]",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how much is that old.")
 def prune(keep: timedelta | None, keep_failed: timedelta | None, *, dry_run: bool) -> None:
@@ -35,11 +38,7 @@ def prune(keep: timedelta | None, keep_failed: timedelta | None, *, dry_run: boo
       evctl journal prune --older-than 30d --failed-older-than 30d
     """  # noqa: D301
     with office() as at:
-        janitor = Janitor(
-            at.database,
-            timedelta(days=at.settings.keep_journal_days) if keep is None else keep,
-            timedelta(days=at.settings.keep_failed_days) if keep_failed is None else keep_failed,
-        )
+        janitor = Janitor(at.database, keep, keep_failed)
         count = janitor.prunable()
         if not dry_run:
             with progress(count) as step:

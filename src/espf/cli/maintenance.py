@@ -2,15 +2,17 @@
 
 import click
 
+from espf import configuration
 from espf import maintenance as state
-from espf.cli.group import json_option, office, show_fields
+from espf.cli.group import json_option, office, operator, show_fields
 
 
 @click.group()
 def maintenance() -> None:
     """Let all deliveries wait while the systems around ESPF are worked on.
 
-    Events are captured all the while. They go out afterwards, in order; none fails for it.
+    Events are captured all the while. They go out afterwards, in order; none fails for it. The
+    switch is Provisioning.Maintenance of the configuration: each turn of it is a version there.
     """
 
 
@@ -37,5 +39,5 @@ def status(*, as_json: bool) -> None:
 
 def _switch(*, on: bool) -> None:
     with office() as at, at.database.begin() as connection:
-        state.set_maintenance(connection, at.database, on=on)
+        configuration.set_maintenance(connection, at.database, operator(), on=on)
     click.echo("Maintenance is on: all deliveries wait" if on else "Maintenance is off")

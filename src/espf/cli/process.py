@@ -12,13 +12,17 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import uvicorn
+from sqlalchemy import Connection
 
+from espf import configuration
 from espf.cli.billing import pass_time
 from espf.cli.group import Office
+from espf.configuration.checks import runs_here
 from espf.db import schema
 from espf.db.database import Database
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
@@ -27,7 +31,6 @@ from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.janitor import Janitor
 from espf.maintenance import take_turn
-from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
 from espf.web.app import build_app
@@ -45,10 +48,26 @@ BILLING_LOOK_SECONDS = 10.0
 TABLES_LOOK_SECONDS = 10.0
 
 
-def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """What a process does: serve at a place, if it serves, and deliver, if it has a log for that.
+
+    ``address`` is where the APIs are, of this process or of another; ``instance`` is the one that
+    it works as, or "".
+    """
+
+    address: tuple[str, int]
+    listening: socket.socket | None
+    log: ProvisioningLog | None
+    instance: str
+
+
+def run_until_stopped(at: Office, *, serve: bool, work: bool, instance: str = "") -> None:
     """Serve the APIs, deliver events, or both, until SIGTERM or SIGINT.
 
-    Raises SettingsError when the settings are wrong, or the database is not made for them.
+    With an ``instance``, serve at its address and deliver for its handlers. Raises SettingsError
+    when the settings are wrong, or the database is not made for them; NotFound when there is no
+    such instance.
     """
     configure_diagnostics()
     # A database that is not made for us is told of before anything begins; one that is away is
@@ -56,11 +75,12 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool) -> None:
     with suppress(DatabaseUnavailable), at.database.read() as connection:
         schema.require_current(connection, at.database.dialect)
     _tune()
+    address = _address(at, instance, serve=serve)
     log = ProvisioningLog(at.settings.log) if work else None
-    listening = _listen(at.settings) if serve else None
+    listening = _listen(address) if serve else None
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run(at, listening, log))
+            runner.run(_run(at, _Part(address, listening, log, instance)))
     except BaseExceptionGroup as faults:
         raise _reason(faults) from faults
     finally:
@@ -100,20 +120,35 @@ def _reason(faults: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
-async def _run(at: Office, listening: socket.socket | None, log: ProvisioningLog | None) -> None:
+def _address(at: Office, instance: str, *, serve: bool) -> tuple[str, int]:
+    """Where the APIs listen: at the place of the instance that serves them, or of the settings."""
+    if not instance:
+        return at.settings.address
+
+    def look(connection: Connection) -> configuration.Instance:
+        return configuration.active(connection).content.instance(instance)
+
+    # It cannot begin without; a database that is away is waited for here, too.
+    found = asyncio.run(PatientDatabase(at.database).fetch(look))
+    if found.server and not runs_here(found.server):
+        _log.warning("instance %s is meant for the server %s", instance, found.server)
+    return found.place(at.settings.address) if serve else at.settings.address
+
+
+async def _run(at: Office, part: _Part) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = None if listening is None else _server(at)
+    server = None if part.listening is None else _server(at)
     async with asyncio.TaskGroup() as group:
-        if server is not None and listening is not None:
+        if server is not None and part.listening is not None:
             # It answers that the database is away, when it is.
-            group.create_task(_serve(server, listening, stop))
+            group.create_task(_serve(server, part.listening, stop))
         try:
             ready = PatientDatabase(at.database).fetch(schema.require_current, at.database.dialect)
             if await _unless_stopped(stop, ready):
-                await _work(at, _own_port(at.settings, listening), log, stop)
+                await _work(at, part, stop)
         finally:
             # Last of all: what is in flight may still need the billing API.
             if server is not None:
@@ -132,22 +167,17 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) 
     return True
 
 
-async def _work(at: Office, port: int, log: ProvisioningLog | None, stop: asyncio.Event) -> None:
+async def _work(at: Office, part: _Part, stop: asyncio.Event) -> None:
     """Deliver, if that is what the process is for, and do the chores, until told to stop."""
     async with HttpClient() as client, asyncio.TaskGroup() as group:
         chores = [group.create_task(_tick(at.database))]
         upgraded = group.create_task(_upgraded(at.database, stop))
-        if log is None:
+        if part.log is None:
             await stop.wait()
         else:
-            janitor = Janitor(
-                at.database,
-                timedelta(days=at.settings.keep_journal_days),
-                timedelta(days=at.settings.keep_failed_days),
-            )
-            chores.append(group.create_task(janitor.run()))
-            billing = _billing(at, client, port)
-            worker = Worker(at.database, at.sealer, log, client, billing, at.settings.stop_grace)
+            chores.append(group.create_task(Janitor(at.database).run()))
+            billing, grace = _billing(at, client, part), at.settings.stop_grace
+            worker = Worker(at.database, at.sealer, part.log, client, billing, grace, part.instance)
             await worker.run(stop)
         _log.info("stopped")
         for chore in chores:
@@ -197,16 +227,16 @@ def _server(at: Office) -> _Server:
     return _Server(config)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(address: tuple[str, int]) -> socket.socket:
     """Take the address; port 0 is any free one. Raises SettingsError when it cannot be had."""
-    host, port = settings.address
+    host, port = address
     if not _is_loopback(host):
         _log.warning("listening on %s without TLS; put a proxy with TLS in front", host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, UnicodeError) as error:
-        raise SettingsError(f"ESPF_LISTEN: cannot listen on {settings.listen}: {error}") from None
+        raise SettingsError(f"ESPF_LISTEN: cannot listen on {host}:{port}: {error}") from None
     shown = f"[{host}]" if ":" in host else host
     _log.info("listening on http://%s:%d", shown, listening.getsockname()[1])
     return listening
@@ -219,26 +249,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _own_port(settings: Settings, listening: socket.socket | None) -> int:
-    """The port of ESPF's own billing API: of this process, or of the one that serves it."""
-    if listening is not None:
-        port: int = listening.getsockname()[1]
-        return port
-    return settings.address[1]
-
-
-def _billing(at: Office, client: HttpClient, port: int) -> Callable[[int], Billing]:
+def _billing(at: Office, client: HttpClient, part: _Part) -> Callable[[int], Billing]:
     """The way of the handlers to the billing API: the one configured, or our own."""
     settings = at.settings
     if settings.billing_url and settings.billing_login and settings.billing_password:
         login, password = settings.billing_login, settings.billing_password.get_secret_value()
         return BillingClient(client, settings.billing_url, login, password).for_environment
+    host, port = part.address
+    if part.listening is not None:
+        port = part.listening.getsockname()[1]
     if port == 0:
         raise SettingsError(
             "ESPF_BILLING_URL: where do the handlers reach the billing API? It is not set, and "
             "with port 0 in ESPF_LISTEN nobody knows the port of 'evctl web'"
         )
-    host, _ = settings.address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (not a bind)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     return BillingClient(client, url, SERVICE_LOGIN, service_password(at.sealer)).for_environment

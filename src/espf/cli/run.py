@@ -4,9 +4,16 @@ import click
 
 from espf.cli.group import office
 
+instance_option = click.option(
+    "--instance",
+    metavar="NAME",
+    help="Work as this instance of ESPF; 'evctl config show' has them. [default: for all handlers]",
+)
+
 
 @click.command()
-def run() -> None:
+@instance_option
+def run(instance: str | None) -> None:
     """Serve the APIs and deliver events, in one process, until interrupted.
 
     SIGTERM and Ctrl-C finish what is in flight (at most stop_grace seconds); what is cut off is
@@ -14,8 +21,12 @@ def run() -> None:
 
     To have more workers, or the APIs in processes of their own, see 'evctl worker' and
     'evctl web'; they may run beside this one.
-    """
-    start(serve=True, work=True)
+
+    \b
+    Example: the instance 'main' of the active configuration, at its address, for its handlers
+      evctl run --instance main
+    """  # noqa: D301
+    start(serve=True, work=True, instance=instance)
 
 
 @click.command()
@@ -30,10 +41,10 @@ def web() -> None:
     start(serve=True, work=False)
 
 
-def start(*, serve: bool, work: bool) -> None:
+def start(*, serve: bool, work: bool, instance: str | None = None) -> None:
     """Run until stopped; a database that is away is waited for."""
     # The web server is slow to import and of no use to the other commands.
     from espf.cli.process import run_until_stopped  # noqa: PLC0415
 
     with office(initialised=False) as at:
-        run_until_stopped(at, serve=serve, work=work)
+        run_until_stopped(at, serve=serve, work=work, instance=instance or "")

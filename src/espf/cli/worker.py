@@ -4,13 +4,14 @@ import click
 
 from espf import standing
 from espf.cli.group import json_option, office, show
-from espf.cli.run import start
+from espf.cli.run import instance_option, start
 from espf.model import SHARDS
 
 
 @click.group(invoke_without_command=True)
+@instance_option
 @click.pass_context
-def worker(context: click.Context) -> None:
+def worker(context: click.Context, instance: str | None) -> None:
     """Deliver events until interrupted, without serving the APIs.
 
     Any number of workers share the work, on one machine or on several: each event is delivered
@@ -18,14 +19,18 @@ def worker(context: click.Context) -> None:
     billing API at billing_url, else at the address in 'listen', where 'evctl web' or 'evctl run'
     serves it.
 
+    With --instance it works for the handlers that the active configuration has for that instance
+    of ESPF; without, for all.
+
     \b
     Example:
       evctl worker &
       evctl worker &
+      evctl worker --instance hss &
       evctl worker list
     """  # noqa: D301
     if context.invoked_subcommand is None:
-        start(serve=False, work=True)
+        start(serve=False, work=True, instance=instance)
 
 
 @worker.command("list")
@@ -41,6 +46,7 @@ def list_(*, as_json: bool) -> None:
             {
                 "worker": standing.short_name(one.worker),
                 "identity": one.worker,
+                "instance": one.instance or None,
                 "alive": one.alive,
                 "since": one.started_at,
                 "seen_until": one.seen_until,
@@ -56,4 +62,4 @@ def list_(*, as_json: bool) -> None:
             }
             for one in standing.list_workers(connection, at.database)
         ]
-    show(rows, ["worker", "alive", "since", "work"], as_json=as_json)
+    show(rows, ["worker", "instance", "alive", "since", "work"], as_json=as_json)

@@ -179,6 +179,8 @@ workers = _table(
     Column("expires_at", Moment, nullable=False),
     # It gives its work away, and takes no more.
     Column("leaving", SmallInteger, nullable=False, server_default=text("0")),
+    # The instance of the configuration that it was started for; empty: for none.
+    Column("instance", String(32), nullable=False, server_default=""),
 )
 
 # Who works for which part of a handler. The epoch counts the owners; a result under an old one
@@ -217,7 +219,29 @@ dispatches = _table(
     Column("updated_at", Moment, nullable=False),
 )
 
-# What holds for the whole installation, such as maintenance.
+# What administrators set for the whole installation, in versions.
+configurations = _table(
+    "Configurations",
+    Column("i_configuration", Integer, primary_key=True),
+    # draft, active (one is), archived.
+    Column("status", String(8), nullable=False),
+    # A JSON object of what was set; secrets are sealed.
+    Column("content", LongText, nullable=False),
+    Column("comment", String(255), nullable=False, server_default=""),
+    # What it was made of, and what was active then.
+    Column("cloned_from", Integer),
+    Column("base", Integer),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("changed_at", Moment),
+    Column("changed_by", String(64)),
+    Column("applied_at", Moment),
+    Column("applied_by", String(64)),
+    Column("archived_at", Moment),
+    sqlite_autoincrement=True,
+)
+
+# What is noted for the whole installation, such as when something was done last.
 system_settings = _table(
     "System_Settings",
     Column("name", String(64), primary_key=True),

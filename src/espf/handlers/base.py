@@ -29,7 +29,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DELAY = re.compile(r"(\d{1,9})([smhd]?)(?:x(\d{1,4}))?", re.ASCII)
 
 #: About a day of growing delays, then a slower tail up to about a month.
-DEFAULT_RETRY_DELAYS = "5s 30s 2m 10m 30m 1hx23 4h 8h 16h 24hx28"
+DEFAULT_DELAYS = "5s 30s 2m 10m 30m 1hx23"
+DEFAULT_LONG_TAIL = "4h 8h 16h 24hx28"
+DEFAULT_RETRY_DELAYS = f"{DEFAULT_DELAYS} {DEFAULT_LONG_TAIL}"
 
 
 def parse_delays(value: object) -> object:

@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType, NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from espf.catalogue import fits_any
@@ -21,6 +21,8 @@ from espf.errors import InvalidRequest, NotFound, SettingsError
 from espf.handlers.base import Handler, HandlerSettings
 
 GROUP = "espf.handlers"
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Incomplete(InvalidRequest):
@@ -68,9 +70,7 @@ def validate(name: str, options: Mapping[str, object]) -> HandlerSettings:
     return read_settings(handler_type(name).Settings, options)
 
 
-def read_settings(
-    settings_class: type[HandlerSettings], options: Mapping[str, object]
-) -> HandlerSettings:
+def read_settings(settings_class: type[M], options: Mapping[str, object]) -> M:
     """Make settings of options by alias. Raises InvalidRequest that names each wrong one."""
     fields = _fields(settings_class)
     # Python's names would do for pydantic, but only an alias tells whether an option is secret.
@@ -92,6 +92,28 @@ def read_settings(
     raise (InvalidRequest if wrong else Incomplete)(text, (wrong or problems)[0][0] or None)
 
 
+def inherited(
+    name: str, options: Mapping[str, object], installation: Mapping[str, object]
+) -> dict[str, object]:
+    """Those options of the whole installation that hold for a handler of this type.
+
+    They do where neither its own ``options`` nor its type says otherwise. Whoever has RetryDelays
+    of its own has the number of attempts that goes with them.
+    """
+    known = handler_types().get(name)
+    if known is None:
+        return {}
+    common = {field.alias: field.default for field in HandlerSettings.model_fields.values()}
+    own = {
+        field.alias
+        for field in known.Settings.model_fields.values()
+        if field.alias in common and field.default != common[field.alias]
+    }.union(options)
+    if "RetryDelays" in own:
+        own.add("MaxAttempts")
+    return {alias: value for alias, value in installation.items() if alias not in own}
+
+
 def what_is_missing(name: str, options: Mapping[str, object]) -> str | None:
     """Check options that may still be incomplete; says what is missing, None: nothing.
 
@@ -104,11 +126,14 @@ def what_is_missing(name: str, options: Mapping[str, object]) -> str | None:
     return None
 
 
-def options(name: str) -> list[Option]:
-    """The options of a handler type, its own after those that every handler has."""
+def options(name: str, inherited: Mapping[str, object] = MappingProxyType({})) -> list[Option]:
+    """The options of a handler type, its own after those that every handler has.
+
+    ``inherited`` are values that hold in place of its own defaults.
+    """
     settings_class = handler_type(name).Settings
     fields = _fields(settings_class)
-    defaults = settings_class.model_construct().model_dump(
+    defaults = settings_class.model_construct(**inherited).model_dump(
         by_alias=True,
         include={
             name for name, field in settings_class.model_fields.items() if not field.is_required()
@@ -168,11 +193,11 @@ def _load(entry: EntryPoint) -> type[Handler] | str:
     return loaded
 
 
-def _fields(settings_class: type[HandlerSettings]) -> dict[str, FieldInfo]:
+def _fields(settings_class: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in settings_class.model_fields.items()}
 
 
-def _alias(settings_class: type[HandlerSettings], place: tuple[int | str, ...]) -> str:
+def _alias(settings_class: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """The option at which a problem was found; empty when it is about several."""
     if not place:
         return ""

@@ -15,10 +15,11 @@ from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
-from espf.web import description, espf_api, events_api, handlers_api, rest
+from espf.web import configuration_api, description, espf_api, events_api, handlers_api, rest
 from espf.web.contract import Fault, Forbidden, Site, invalid
 from espf.web.pages import (
     audit,
+    configurations,
     event_types,
     handlers,
     session,
@@ -32,7 +33,7 @@ from espf.web.pages import (
 from espf.web.pages.visit import NotLoggedIn, Visit, logged_in
 
 #: The pages of the console.
-CONSOLE = (session, handlers, subscriptions, event_types, system, user_pages, audit)
+CONSOLE = (session, handlers, subscriptions, event_types, system, user_pages, audit, configurations)
 
 
 def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> FastAPI:
@@ -51,7 +52,7 @@ def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> 
     app.state.site = Site(database, sealer, users, rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
-    for part in (espf_api, events_api, handlers_api):
+    for part in (espf_api, events_api, handlers_api, configuration_api):
         app.include_router(part.api)
     app.include_router(description.pages)
     app.state.throttle = session.Throttle()

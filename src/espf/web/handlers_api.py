@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from espf import maintenance, restarts, standing, subscriptions
+from espf import configuration, maintenance, restarts, standing, subscriptions
 from espf.capture import rules, triggers
 from espf.catalogue import canonical
 from espf.handlers import registry
@@ -352,7 +352,7 @@ def _settings(call: Call, handler: EventHandler) -> Settings:
                 is_set=one.alias in handler.options,
                 value=None if one.secret else shown[one.alias],
             )
-            for one in registry.options(handler.type)
+            for one in handler.option_list()
         ],
         missing=handler.missing(call.site.sealer),
     )
@@ -595,9 +595,10 @@ class Share(BaseModel):
 
 
 class Worker(BaseModel):
-    """A process that delivers, or did within the hour."""
+    """A process that delivers, or did within the hour; ``instance`` null: for all handlers."""
 
     worker: str
+    instance: str | None
     alive: bool
     started_at: Time
     seen_until: Time
@@ -618,6 +619,7 @@ async def list_workers(call: Superuser) -> WorkerList:
         worker_list=[
             Worker(
                 worker=one.worker,
+                instance=one.instance or None,
                 alive=one.alive,
                 started_at=one.started_at,
                 seen_until=one.seen_until,
@@ -653,5 +655,6 @@ async def set_maintenance(
     call: Superuser, new: Annotated[Maintenance, Depends(_maintenance)]
 ) -> Maintenance:
     """Let all deliveries wait, or go on; workers notice within two seconds."""
-    await call.write(maintenance.set_maintenance, call.site.database, on=new.maintenance)
+    database, who = call.site.database, call.user.login
+    await call.write(configuration.set_maintenance, database, who, on=new.maintenance)
     return new

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from espf import configuration
+from espf.configuration import Configuration
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.dispatches import Dispatches
@@ -20,7 +22,7 @@ from espf.errors import EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
 from espf.leases import Lease, Leases, Roll, deal
-from espf.maintenance import BreakerNews, in_maintenance, store_breakers
+from espf.maintenance import BreakerNews, store_breakers
 from espf.queue import Queue
 from espf.restarts import let_go
 from espf.subscriptions import EventHandler, list_handlers
@@ -56,11 +58,28 @@ ROSTER_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Roster:
-    """What the database says about handlers and workers, in one picture."""
+    """What the database says about handlers and workers, in one picture.
+
+    ``handlers`` are those that this worker may work for.
+    """
 
     handlers: Mapping[int, EventHandler]
     roll: Roll
-    maintenance: bool
+    configuration: Configuration
+
+    @property
+    def maintenance(self) -> bool:
+        """Whether all deliveries wait."""
+        return self.configuration.provisioning.maintenance
+
+    def able(self, i_event_handler: int, alive: Sequence[str]) -> list[str]:
+        """Who of these workers may work for a handler."""
+        handler = self.handlers[i_event_handler]
+        return [
+            worker
+            for worker in alive
+            if self.configuration.serves(self.roll.instances[worker], handler.i_env, handler.name)
+        ]
 
 
 class Worker:
@@ -74,8 +93,12 @@ class Worker:
         client: HttpClient,
         billing: Callable[[int], Billing],
         stop_grace_seconds: float,
+        instance: str = "",
     ) -> None:
         self.name = _identity()
+        self._instance = instance
+        # Why an instance delivers nothing, as it was said last.
+        self._idle_reason = ""
         self._raw = database
         self._database = PatientDatabase(database)
         self._sealer = sealer
@@ -85,8 +108,8 @@ class Worker:
         self._runners: dict[int, Runner] = {}
         # Work that is being given up, by handler.
         self._leaving: dict[asyncio.Task[None], int] = {}
-        # Handlers that could not be opened: at which version, what was said, when to try again.
-        self._broken: dict[int, tuple[int, str, float]] = {}
+        # Handlers that could not be opened: at which revision, what was said, when to try again.
+        self._broken: dict[int, tuple[tuple[object, ...], str, float]] = {}
         # Shards that belong to nobody who takes them: since when; and those we took for that.
         self._orphaned: dict[tuple[int, int], float] = {}
         self._adopted: set[tuple[int, int]] = set()
@@ -167,7 +190,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await self._database.write(self._leases.sign_of_life, self.name, LEASE_SECONDS)
+            await self._database.write(
+                self._leases.sign_of_life, self.name, LEASE_SECONDS, self._instance
+            )
             held = await self._database.fetch(self._leases.held, self.name)
             for i_event_handler, runner in self._runners.items():
                 lost = [
@@ -188,21 +213,37 @@ class Worker:
         while True:
             if asyncio.get_running_loop().time() < self._lease_until:
                 roster = await self._database.fetch(self._look)
+                self._tell_idleness(roster.configuration)
                 await self._keep_up(roster)
                 await self._share(roster)
                 await self._tell_breakers()
             await asyncio.sleep(ROSTER_SECONDS if self._alive else 0.01)
 
     def _look(self, connection: Connection) -> _Roster:
+        content = configuration.active(connection).content
         return _Roster(
             handlers={
                 handler.i_event_handler: handler
                 for handler in list_handlers(connection)
-                if handler.enabled
+                if handler.enabled and content.serves(self._instance, handler.i_env, handler.name)
             },
             roll=self._leases.roll(connection),
-            maintenance=in_maintenance(connection),
+            configuration=content,
         )
+
+    def _tell_idleness(self, content: Configuration) -> None:
+        """Say once that our instance is disabled or gone, and once that it is not any more."""
+        reason = ""
+        if self._instance and self._instance not in content.instances:
+            reason = "is not in the active configuration any more"
+        elif self._instance and not content.instances[self._instance].enabled:
+            reason = "is disabled"
+        if reason:
+            if reason != self._idle_reason:
+                _log.warning("instance %s %s: it waits", self._instance, reason)
+        elif self._idle_reason:
+            _log.warning("instance %s is enabled: it works", self._instance)
+        self._idle_reason = reason
 
     async def _release_scheduled(self) -> None:
         """Hand out scheduled events at their time, sleeping until the next one."""
@@ -249,7 +290,7 @@ class Worker:
             if runner.failed or configured is None:
                 self._dismiss(i_event_handler)
                 continue
-            if configured.version != runner.configured.version:
+            if configured.revision != runner.configured.revision:
                 await self._reconfigure(runner, configured)
             runner.pause(paused=configured.paused or roster.maintenance)
         for i_event_handler, configured in roster.handlers.items():
@@ -268,13 +309,13 @@ class Worker:
     async def _share(self, roster: _Roster) -> None:
         """Have the shards that fall to us, and no others that somebody waits for."""
         dead = {owner for owner in roster.roll.owners.values() if _is_dead(owner)}
-        alive = [worker for worker in roster.roll.alive if worker not in dead]
+        alive = [worker for worker in roster.roll.instances if worker not in dead]
         if alive != self._alive:
             self._alive = alive
             self._adopted.clear()
             self._orphaned.clear()
         units = {i: runner.units for i, runner in self._runners.items()}
-        dealt = deal(units, alive)
+        dealt = deal(units, {i: roster.able(i, alive) for i in units})
         for i_event_handler, runner in self._runners.items():
             surplus = [
                 shard
@@ -355,18 +396,18 @@ class Worker:
             handler = configured.build(self._sealer)
             await handler.open()
         except (EspfError, OSError) as error:
-            _, said, _ = self._broken.get(configured.i_event_handler, (0, "", 0.0))
+            _, said, _ = self._broken.get(configured.i_event_handler, ((), "", 0.0))
             if str(error) != said:
                 _log.error("handler %s cannot work: %s", configured.name, error)
             again = asyncio.get_running_loop().time() + REOPEN_SECONDS
-            self._broken[configured.i_event_handler] = (configured.version, str(error), again)
+            self._broken[configured.i_event_handler] = (configured.revision, str(error), again)
             return None
         self._broken.pop(configured.i_event_handler, None)
         return handler
 
     def _is_broken(self, configured: EventHandler) -> bool:
-        version, _, again = self._broken.get(configured.i_event_handler, (0, "", 0.0))
-        return version == configured.version and asyncio.get_running_loop().time() < again
+        revision, _, again = self._broken.get(configured.i_event_handler, ((), "", 0.0))
+        return revision == configured.revision and asyncio.get_running_loop().time() < again
 
     def _dismiss(self, i_event_handler: int) -> None:
         """Stop working for a handler; give its shards back, each as soon as all is stored."""

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel, SecretStr
+
 from espf.errors import InvalidRequest
 from espf.handlers.registry import Option
 from espf.web.pages.visit import Form
@@ -68,22 +70,45 @@ def of_options(options: Sequence[Option], shown: Mapping[str, str]) -> list[Fiel
     return [_of_option(option, shown.get(option.alias, "")) for option in options]
 
 
-def options_of(options: Sequence[Option], form: Form) -> dict[str, object | None]:
-    """What a form says about options: None goes back to the default, what is not there stays.
+def of_model(kind: type[BaseModel], shown: Mapping[str, str], prefix: str = "") -> list[Field]:
+    """Fields for a model: names are aliases after ``prefix``, values those in ``shown``."""
+    fields = []
+    for name, info in kind.model_fields.items():
+        alias = info.alias or name
+        field_kind = "text"
+        if info.annotation is bool:
+            field_kind = "switch"
+        elif info.annotation is SecretStr:
+            field_kind = "secret"
+        value = shown.get(prefix + alias, "")
+        is_secret = field_kind == "secret"
+        example = str(info.examples[0]) if info.examples else ""
+        fields.append(
+            Field(
+                name=prefix + alias,
+                title=info.title or alias,
+                value="" if is_secret else value,
+                kind=field_kind,
+                help=info.description or "",
+                placeholder=KEPT if is_secret and value else example,
+            )
+        )
+    return fields
+
+
+def values_of(fields: Sequence[Field], form: Form) -> dict[str, str | bool | None]:
+    """What a form says about fields: None goes back to the default, what is not there stays.
 
     A secret that was not typed anew stays, too.
     """
-    changed: dict[str, object | None] = {}
-    for option in options:
-        if option.alias not in form:
+    changed: dict[str, str | bool | None] = {}
+    for field in fields:
+        if field.name not in form:
             continue
-        value = form.raw(option.alias) if option.secret else form[option.alias]
-        if option.secret and value in {"", KEPT}:
+        value = form.raw(field.name) if field.kind == "secret" else form[field.name]
+        if field.kind == "secret" and value in {"", KEPT}:
             continue
-        if option.type == "on/off":
-            changed[option.alias] = value == "on"
-        else:
-            changed[option.alias] = value or None
+        changed[field.name] = value == "on" if field.kind == "switch" else value or None
     return changed
 
 

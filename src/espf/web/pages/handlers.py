@@ -115,7 +115,7 @@ async def configure(visit: Administrator, i_event_handler: SmallPathNumber) -> R
 
     def change(connection: Connection) -> None:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
-        wanted = forms.options_of(registry.options(handler.type), form)
+        wanted = forms.values_of(_option_fields(handler), form)
         subscriptions.set_options(connection, visit.site.sealer, handler, wanted)
         changed = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         subject = f"handler {handler.name}"

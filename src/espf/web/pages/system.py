@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from sqlalchemy import Connection
 
-from espf import maintenance, standing
+from espf import configuration, maintenance, standing
 from espf.capture import measuring, rules, triggers
 from espf.db.trigger import Trigger
 from espf.standing import WorkerStanding
@@ -52,7 +52,7 @@ async def set_maintenance(visit: Superuser) -> Response:
 
     def change(connection: Connection) -> None:
         before = {"maintenance": maintenance.in_maintenance(connection)}
-        maintenance.set_maintenance(connection, visit.site.database, on=on)
+        configuration.set_maintenance(connection, visit.site.database, visit.user.login, on=on)
         visit.note(
             connection,
             "maintenance",

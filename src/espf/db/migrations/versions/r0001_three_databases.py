@@ -43,10 +43,28 @@ def upgrade() -> None:
         first_release.carry_over(connection)
     else:
         steps.create_tables(_tables)
+    _add_first_configuration(connection)
     if connection.dialect.name == "postgresql":
         # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
         # would slow the billing down for as long as somebody reads an old picture.
         op.execute("CREATE SEQUENCE IF NOT EXISTS worker_sleeps MINVALUE 1 MAXVALUE 2 CACHE 1")
+
+
+def _add_first_configuration(connection: sa.Connection) -> None:
+    """All defaults, and active. What was cut off may have added it already."""
+    if connection.scalar(sa.select(sa.func.count()).select_from(_configurations)):
+        return
+    now, who = sa.func.current_timestamp(), "evctl init"
+    connection.execute(
+        sa.insert(_configurations).values(
+            status="active",
+            content="{}",
+            created_at=now,
+            created_by=who,
+            applied_at=now,
+            applied_by=who,
+        )
+    )
 
 
 def _table(name: str, *items: SchemaItem, **options: Any) -> sa.Table:
@@ -151,6 +169,7 @@ _table(
     sa.Column("started_at", _Moment, nullable=False),
     sa.Column("expires_at", _Moment, nullable=False),
     sa.Column("leaving", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("instance", sa.String(32), nullable=False, server_default=""),
 )
 
 _table(
@@ -188,6 +207,24 @@ _table(
     "System_Settings",
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", _LongText, nullable=False),
+)
+
+_configurations = _table(
+    "Configurations",
+    sa.Column("i_configuration", sa.Integer, primary_key=True),
+    sa.Column("status", sa.String(8), nullable=False),
+    sa.Column("content", _LongText, nullable=False),
+    sa.Column("comment", sa.String(255), nullable=False, server_default=""),
+    sa.Column("cloned_from", sa.Integer),
+    sa.Column("base", sa.Integer),
+    sa.Column("created_at", _Moment, nullable=False),
+    sa.Column("created_by", sa.String(64), nullable=False),
+    sa.Column("changed_at", _Moment),
+    sa.Column("changed_by", sa.String(64)),
+    sa.Column("applied_at", _Moment),
+    sa.Column("applied_by", sa.String(64)),
+    sa.Column("archived_at", _Moment),
+    sqlite_autoincrement=True,
 )
 
 _provisioning_log = _table(
