@@ -15,7 +15,7 @@ from espf.handlers import registry
 from espf.standing import Standing
 from espf.subscriptions import EventHandler
 from espf.users import ADMINISTER, OPERATE
-from espf.web.contract import SmallPathNumber
+from espf.web.contract import Forbidden, SmallPathNumber
 from espf.web.pages import forms, listing
 from espf.web.pages.forms import Field
 from espf.web.pages.listing import Column
@@ -197,7 +197,7 @@ async def subscribe(visit: Administrator, i_event_handler: SmallPathNumber) -> R
 async def turn(visit: Operator, i_event_handler: SmallPathNumber, switch: str) -> Response:
     """Pause, resume, enable or disable a handler."""
     if switch in {"enable", "disable", "delete"} and not visit.user.may(ADMINISTER):
-        raise InvalidRequest(f"your role, {visit.user.role}, does not allow this")
+        raise Forbidden(f"the role {visit.user.role} does not allow this")
     if switch == "delete":
         return await _delete(visit, i_event_handler)
 
