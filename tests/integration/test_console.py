@@ -42,8 +42,6 @@ PAGES = (
 @pytest.fixture
 def desk(database, sealer):
     with console(database, sealer) as one:
-        with database.begin() as connection:
-            subscriptions.add_catalogue(connection)
         yield one
 
 

@@ -1,0 +1,161 @@
+"""Dashboard: what needs attention first, how the handlers stand, how it went of late."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from sqlalchemy import Connection
+
+from espf import configuration, schedule, standing, statistics, subscriptions
+from espf.schedule import Planned
+from espf.standing import Standing, WorkerStanding
+from espf.statistics import Figures, Step
+from espf.web.pages import charts
+from espf.web.pages.charts import Bar, Chart
+from espf.web.pages.visit import Visit, Visitor
+
+pages = APIRouter(prefix="/env/{i_env}/dashboard")
+
+#: Scheduled events that are shown.
+AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that needs attention: how badly, what, and where to go."""
+
+    tone: str
+    text: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A handler: how it stands, and its last hour."""
+
+    stands: Standing
+    rate: float
+    hour: Figures
+    spark: Chart
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """All that is shown."""
+
+    alarms: Sequence[Alarm]
+    lines: Sequence[Line]
+    hour: Chart
+    day: Chart
+    workers: Sequence[WorkerStanding]
+    ahead: Sequence[Planned]
+
+
+@pages.get("")
+async def show(visit: Annotated[Visit, Depends(Visitor())]) -> Response:
+    """The page; it renews itself."""
+    found = await visit.fetch(_read, visit)
+    return visit.page("dashboard/show.html", found=found)
+
+
+def _read(connection: Connection, visit: Visit) -> Dashboard:
+    database, i_env = visit.site.database, visit.i_env
+    mine = subscriptions.list_handlers(connection, i_env)
+    stands = standing.handlers(connection, database, *mine, roughly=True)
+    hour = statistics.series(connection, database, Step.MINUTE, 60, i_env)
+    day = statistics.series(connection, database, Step.TEN_MINUTES, 144, i_env)
+    rates = statistics.rates(connection, database, i_env)
+    workers = standing.list_workers(connection, database)
+    too_old = configuration.active(connection).content.provisioning.alert_oldest_waiting
+    now = database.now(connection)
+    lines = [
+        Line(
+            one,
+            rates.get(one.handler.i_event_handler, 0.0),
+            _sum(hour.handlers[one.handler.i_event_handler]),
+            charts.spark(
+                f"{one.handler.name}, last hour",
+                _bars(hour.began_at, hour.handlers[one.handler.i_event_handler]),
+            ),
+        )
+        for one in stands
+    ]
+    return Dashboard(
+        alarms=[
+            *_of_workers(workers, lines, visit),
+            *(alarm for line in lines for alarm in _of_handler(line, visit, now, too_old)),
+        ],
+        lines=lines,
+        hour=charts.bars("Delivered in the last hour, by minute", _bars(hour.began_at, hour.total())),
+        day=charts.bars(
+            "Delivered in the last day, by ten minutes", _bars(day.began_at, day.total())
+        ),
+        workers=[one for one in workers if one.alive],
+        ahead=schedule.planned(connection, i_env, AHEAD),
+    )
+
+
+def _sum(figures: Sequence[Figures]) -> Figures:
+    total = Figures()
+    for one in figures:
+        total.add(one)
+    return total
+
+
+def _bars(began_at: Sequence[datetime], figures: Sequence[Figures]) -> list[Bar]:
+    """What was delivered; what was to be tried again; what failed or was rejected."""
+    return [
+        Bar(moment, one.finished + one.skipped, one.retried, one.failed + one.rejected)
+        for moment, one in zip(began_at, figures, strict=True)
+    ]
+
+
+def _of_workers(
+    workers: Sequence[WorkerStanding], lines: Sequence[Line], visit: Visit
+) -> Iterator[Alarm]:
+    path = "/system/workers" if visit.user.superuser else visit.path("handlers")
+    if lines and not any(one.alive for one in workers):
+        yield Alarm("bad", "No worker is there: nothing is delivered.", path)
+    if any(one.stands.maintenance for one in lines):
+        yield Alarm("warn", "Maintenance: all deliveries wait.", path)
+    if not lines:
+        yield Alarm(
+            "info", "There is no event handler yet: nobody hears of anything.", visit.path("setup")
+        )
+
+
+def _of_handler(
+    line: Line, visit: Visit, now: datetime, too_old_seconds: int
+) -> Iterator[Alarm]:
+    stands, handler = line.stands, line.stands.handler
+    path = visit.path("handlers", handler.i_event_handler)
+    events = visit.path("events")
+    if missing := handler.missing(visit.site.sealer):
+        yield Alarm("warn", f"{handler.name} is not configured: {missing}", f"{path}/configuration")
+    for worker, breaker in stands.breakers.items():
+        yield Alarm(
+            "bad",
+            f"{handler.name}: the circuit breaker is {breaker.state} "
+            f"({breaker.reason or 'no reason is known'}, {standing.short_name(worker)})",
+            path,
+        )
+    if stands.failed:
+        yield Alarm(
+            "bad",
+            f"{handler.name}: {stands.failed:,} events have failed",
+            f"{events}?{urlencode({'handler': handler.name, 'status': 'failed'})}",
+        )
+    if stands.oldest and now - stands.oldest > timedelta(seconds=too_old_seconds):
+        yield Alarm(
+            "warn",
+            f"{handler.name} ({stands.state}): the oldest event waits since "
+            f"{stands.oldest:%Y-%m-%d %H:%M} UTC",
+            f"{events}?{urlencode({'handler': handler.name, 'status': 'queued'})}",
+        )
+    if stands.state == "unattended" and handler.enabled and not missing:
+        yield Alarm("bad", f"{handler.name}: no worker is there for it", path)
+

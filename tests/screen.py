@@ -1,0 +1,63 @@
+"""A real browser for the tests of the console: Debian's Chromium, driven by Playwright."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+
+#: What makes a page good for everybody: WCAG 2.2, levels A and AA.
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    """A browser without a window. As root it cannot have a sandbox of its own."""
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        try:
+            yield launched
+        finally:
+            await launched.close()
+
+
+@asynccontextmanager
+async def somebody(
+    of: Browser, base: str, login: str, password: str, **options: Any
+) -> AsyncIterator[Page]:
+    """A page of somebody who has logged in; whatever the browser complains about is a fault."""
+    context = await of.new_context(
+        base_url=base, **{"viewport": {"width": 1280, "height": 900}, **options}
+    )
+    page = await context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
+    await page.goto("/login")
+    await page.get_by_label("Login").fill(login)
+    await page.get_by_label("Password").fill(password)
+    await page.get_by_role("button", name="Log in").click()
+    await page.wait_for_url("**/dashboard")
+    try:
+        yield page
+    finally:
+        await context.close()
+    assert complaints == []
+
+
+async def violations(page: Page) -> list[str]:
+    """What keeps a page from being good for everybody, in words."""
+    found = await Axe().run(page, options=RULES)
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:200]} {node.get('failureSummary', '')}"
+        for one in found.response["violations"]
+        for node in one["nodes"]
+    ]
