@@ -98,7 +98,11 @@ class House:
 
     @asynccontextmanager
     async def working(
-        self, name: str | None = None, grace: float = 5.0, billing_url: str = "http://127.0.0.1:1"
+        self,
+        name: str | None = None,
+        grace: float = 5.0,
+        billing_url: str = "http://127.0.0.1:1",
+        instance: str = "",
     ) -> AsyncIterator[Worker]:
         """A worker with its own way to the database, for as long as the block lasts.
 
@@ -110,7 +114,9 @@ class House:
         async with HttpClient() as client:
             log = ProvisioningLog(self.log_path)
             billing = BillingClient(client, billing_url, "nobody", "nothing")
-            worker = Worker(database, self.sealer, log, client, billing.for_environment, grace)
+            worker = Worker(
+                database, self.sealer, log, client, billing.for_environment, grace, instance
+            )
             worker.name = name or worker.name
             running = asyncio.create_task(worker.run(stop))
             self._running[worker], self._stops[worker] = running, stop

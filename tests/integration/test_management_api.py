@@ -721,10 +721,68 @@ def test_maintenance_is_switched_and_workers_are_listed(api, sender):
         ("PUT", "/maintenance", {"maintenance": True}),
         ("GET", "/capture", None),
         ("GET", "/workers", None),
+        ("GET", "/configurations", None),
+        ("GET", "/configuration/active", None),
+        ("POST", "/configuration/clone", {}),
     ],
 )
 def test_only_a_superuser_does_what_concerns_everybody(api, method, path, body):
     assert "only a superuser" in api.fault(403, method, path, body, login="clerk")
+
+
+# The configuration
+
+
+@pytest.mark.databases("sqlite")
+def test_a_configuration_from_its_draft_to_the_way_back(api):
+    schema = api("GET", "/configuration/schema")
+    assert schema["Provisioning"]["properties"]["AlertRecipient"]["title"]
+    draft = api("POST", "/configuration/clone", {"comment": "alerts"})
+    path = f"/configuration/{draft['i_configuration']}"
+    assert (draft["status"], draft["created_by"], draft["comment"]) == ("draft", "admin", "alerts")
+    assert draft["settings"].keys() == {
+        f"Provisioning.{name}" for name in schema["Provisioning"]["properties"]
+    }
+    values = {"AlertURL": "https://x.example", "AlertToken": "tops3cret", "MaxAttempts": 3}
+    settings = {f"Provisioning.{name}": value for name, value in values.items()}
+    changed = api("PUT", f"{path}/settings", {"settings": settings})["settings"]
+    assert changed["Provisioning.MaxAttempts"] == 3
+    assert changed["Provisioning.AlertToken"] == "••••••••"
+    assert api("PUT", f"{path}/settings", {"settings": changed})["settings"] == changed
+    instance = {"name": "hss", "settings": {"port": 8081, "handlers": ["A@3"]}}
+    assert api("POST", f"{path}/instance/create", instance)["settings"]["ESPF.hss.port"] == 8081
+    verdict = api("POST", f"{path}/verify")
+    assert [(one["severity"], one["field"]) for one in verdict["findings"]] == [
+        ("error", "ESPF.hss.handlers")
+    ]
+    assert api.fault(400, "POST", f"{path}/apply", {}) == "ESPF.hss.handlers"
+    assert "ESPF.hss.port" not in api("DELETE", f"{path}/instance/hss")["settings"]
+    differences = api("GET", f"{path}/differences")["difference_list"]
+    assert differences == api("POST", f"{path}/verify")["differences"]
+    assert {one["field"] for one in differences} == settings.keys()
+    assert api("POST", f"{path}/apply", {"over": 1})["status"] == "active"
+    assert api("GET", "/configuration/active")["applied_by"] == "admin"
+    back = api("POST", "/configuration/1/rollback")
+    assert (back["status"], back["cloned_from"]) == ("active", 1)
+    listed = api("GET", "/configurations")["configuration_list"]
+    assert [one["status"] for one in listed] == ["active", "archived", "archived"]
+
+
+@pytest.mark.databases("sqlite")
+def test_what_is_wrong_with_a_request_about_a_configuration_is_named(api):
+    number = api("POST", "/configuration/clone", {})["i_configuration"]
+    path = f"/configuration/{number}"
+    wrong = {"settings": {"Provisioning.AlertRecipient": "nobody"}}
+    assert api.fault(400, "PUT", f"{path}/settings", wrong) == "Provisioning.AlertRecipient"
+    assert api.fault(400, "POST", f"{path}/instance/create", {"name": "a.b"}) == "name"
+    assert api.fault(400, "POST", "/configuration/clone", {"comment": "a\nb"}) == "comment"
+    assert "no configuration 99" in api.fault(404, "GET", "/configuration/99")
+    assert "active" in api.fault(409, "PUT", "/configuration/1/settings", {"settings": {}})
+    assert "active" in api.fault(409, "DELETE", "/configuration/1")
+    late = api("POST", "/configuration/clone", {})["i_configuration"]
+    api("POST", f"{path}/apply", {})
+    assert "active now" in api.fault(409, "POST", f"/configuration/{late}/apply", {})
+    assert api("DELETE", f"/configuration/{late}") == {"i_configuration": late}
 
 
 # Tokens that may do less

@@ -144,7 +144,8 @@ def _handler_names(value: object) -> object:
 
 def _format_handler_names(names: tuple[str, ...]) -> str:
     plain = ", ".join(names)
-    return plain if _handler_names(plain) == names else json.dumps(names, ensure_ascii=False)
+    ambiguous = plain.startswith("[") or any("," in name or name != name.strip() for name in names)
+    return json.dumps(names, ensure_ascii=False) if ambiguous else plain
 
 
 def _sorted_once(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ defaults of the models, so that a version without anything set is the default co
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -37,9 +38,10 @@ from espf.db.tables import configurations
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers.registry import read_settings
 
-#: Characters of a secret, and of a comment.
+#: Characters of a secret.
 LONGEST_SECRET = 500
-LONGEST_COMMENT = 255
+
+_COMMENT = re.compile(r"[^\x00-\x1f\x7f]{0,255}")
 
 
 class Status(StrEnum):
@@ -197,10 +199,8 @@ def clone(
     comment: str = "",
 ) -> Version:
     """Make a draft of a version; None: of the active one. Raises NotFound."""
-    if len(comment) > LONGEST_COMMENT or not (comment or "-").isprintable():
-        raise InvalidRequest(
-            f"comment: at most {LONGEST_COMMENT} printable characters are expected", "comment"
-        )
+    if not _COMMENT.fullmatch(comment):
+        raise InvalidRequest("comment: one line of at most 255 characters is expected", "comment")
     current = active(connection)
     origin = current if i_configuration is None else find(connection, i_configuration)
     made = connection.execute(

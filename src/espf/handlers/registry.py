@@ -133,7 +133,8 @@ def options(name: str, inherited: Mapping[str, object] = MappingProxyType({})) -
     """
     settings_class = handler_type(name).Settings
     fields = _fields(settings_class)
-    defaults = settings_class.model_construct(**inherited).model_dump(
+    values: dict[str, Any] = dict(inherited)
+    defaults = settings_class.model_construct(**values).model_dump(
         by_alias=True,
         include={
             name for name, field in settings_class.model_fields.items() if not field.is_required()
