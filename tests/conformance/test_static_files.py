@@ -1,4 +1,4 @@
-"""The console's static files: what others made is what vendor.toml says, and nothing comes from afar."""
+"""The console's files: what others made is what vendor.toml says; nothing comes from afar."""
 
 import hashlib
 import re

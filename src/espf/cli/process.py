@@ -33,6 +33,7 @@ from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.janitor import Janitor
 from espf.maintenance import take_turn
+from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
 from espf.web.app import build_app

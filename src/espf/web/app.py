@@ -21,9 +21,11 @@ from espf.web.operation import Operation, routes
 from espf.web.pages import (
     audit,
     configurations,
+    dashboard,
     event_types,
     handlers,
     session,
+    setup,
     shell,
     subscriptions,
     system,
@@ -34,7 +36,18 @@ from espf.web.pages import (
 from espf.web.pages.visit import NotLoggedIn, Visit, logged_in
 
 #: The pages of the console.
-CONSOLE = (session, handlers, subscriptions, event_types, system, user_pages, audit, configurations)
+CONSOLE = (
+    dashboard,
+    setup,
+    session,
+    handlers,
+    subscriptions,
+    event_types,
+    system,
+    user_pages,
+    audit,
+    configurations,
+)
 
 
 def build_app(

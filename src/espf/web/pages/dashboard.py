@@ -1,6 +1,6 @@
 """Dashboard: what needs attention first, how the handlers stand, how it went of late."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -90,7 +90,9 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
             *(alarm for line in lines for alarm in _of_handler(line, visit, now, too_old)),
         ],
         lines=lines,
-        hour=charts.bars("Delivered in the last hour, by minute", _bars(hour.began_at, hour.total())),
+        hour=charts.bars(
+            "Delivered in the last hour, by minute", _bars(hour.began_at, hour.total())
+        ),
         day=charts.bars(
             "Delivered in the last day, by ten minutes", _bars(day.began_at, day.total())
         ),
@@ -128,9 +130,7 @@ def _of_workers(
         )
 
 
-def _of_handler(
-    line: Line, visit: Visit, now: datetime, too_old_seconds: int
-) -> Iterator[Alarm]:
+def _of_handler(line: Line, visit: Visit, now: datetime, too_old_seconds: int) -> Iterator[Alarm]:
     stands, handler = line.stands, line.stands.handler
     path = visit.path("handlers", handler.i_event_handler)
     events = visit.path("events")
@@ -158,4 +158,3 @@ def _of_handler(
         )
     if stands.state == "unattended" and handler.enabled and not missing:
         yield Alarm("bad", f"{handler.name}: no worker is there for it", path)
-

@@ -44,7 +44,7 @@ async def show_list(visit: Reader) -> Response:
 
     def read(connection: Connection) -> list[Standing]:
         mine = subscriptions.list_handlers(connection, visit.i_env)
-        return standing.handlers(connection, visit.site.database, *mine)
+        return standing.handlers(connection, visit.site.database, *mine, roughly=True)
 
     page = listing.of(visit, COLUMNS, await visit.fetch(read), sort="name")
     if listing.wants_csv(visit):
@@ -94,7 +94,7 @@ async def show(visit: Reader, i_event_handler: SmallPathNumber) -> Response:
 
     def read(connection: Connection) -> tuple[Standing, str | None]:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
-        (stands,) = standing.handlers(connection, visit.site.database, handler)
+        (stands,) = standing.handlers(connection, visit.site.database, handler, roughly=True)
         return stands, handler.missing(visit.site.sealer)
 
     stands, missing = await visit.fetch(read)
@@ -232,7 +232,7 @@ async def ask_delete(visit: Administrator, i_event_handler: SmallPathNumber) -> 
 
     def read(connection: Connection) -> tuple[Standing, int]:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
-        (stands,) = standing.handlers(connection, visit.site.database, handler)
+        (stands,) = standing.handlers(connection, visit.site.database, handler, roughly=True)
         return stands, len(subscriptions.subscriptions(connection, handler))
 
     stands, heard = await visit.fetch(read)
