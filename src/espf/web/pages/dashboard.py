@@ -72,6 +72,7 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
     workers = standing.list_workers(connection, database)
     too_old = configuration.active(connection).content.provisioning.alert_oldest_waiting
     now = database.now(connection)
+    works = any(one.alive for one in workers)
     lines = [
         Line(
             one,
@@ -87,7 +88,11 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
     return Dashboard(
         alarms=[
             *_of_workers(workers, lines, visit),
-            *(alarm for line in lines for alarm in _of_handler(line, visit, now, too_old)),
+            *(
+                alarm
+                for line in lines
+                for alarm in _of_handler(line, visit, now, too_old, works=works)
+            ),
         ],
         lines=lines,
         hour=charts.bars(
@@ -130,7 +135,10 @@ def _of_workers(
         )
 
 
-def _of_handler(line: Line, visit: Visit, now: datetime, too_old_seconds: int) -> Iterator[Alarm]:
+def _of_handler(
+    line: Line, visit: Visit, now: datetime, too_old_seconds: int, *, works: bool
+) -> Iterator[Alarm]:
+    """``works``: there is a worker at all."""
     stands, handler = line.stands, line.stands.handler
     path = visit.path("handlers", handler.i_event_handler)
     events = visit.path("events")
@@ -156,5 +164,5 @@ def _of_handler(line: Line, visit: Visit, now: datetime, too_old_seconds: int) -
             f"{stands.oldest:%Y-%m-%d %H:%M} UTC",
             f"{events}?{urlencode({'handler': handler.name, 'status': 'queued'})}",
         )
-    if stands.state == "unattended" and handler.enabled and not missing:
+    if stands.state == "unattended" and works and not missing:
         yield Alarm("bad", f"{handler.name}: no worker is there for it", path)

@@ -17,7 +17,8 @@ KEPT = "••••••••"
 class Field:
     """One field. ``kind`` is text, number, switch, select, secret or area.
 
-    ``choices`` are pairs of value and title; ``error`` stands beside it.
+    ``choices`` are pairs of value and title; ``error`` stands beside it. ``code`` is what the field
+    is called on the command line, where that is not its title.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Field:
     choices: Sequence[tuple[str, str]] = ()
     error: str | None = None
     placeholder: str = ""
+    code: str = ""
 
     @property
     def id(self) -> str:
@@ -91,6 +93,7 @@ def of_model(kind: type[BaseModel], shown: Mapping[str, str], prefix: str = "") 
                 kind=field_kind,
                 help=info.description or "",
                 placeholder=KEPT if is_secret and value else example,
+                code=alias if info.title else "",
             )
         )
     return fields
