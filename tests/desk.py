@@ -43,6 +43,7 @@ class Desk:
             "ESPF_KEY_FILE": str(self.key_file),
             "ESPF_LOG": str(self.log_file),
             "ESPF_LISTEN": "127.0.0.1:0",
+            "ESPF_METRICS_LISTEN": "127.0.0.1:0",
         }
 
     def install(self, template: Path) -> None:

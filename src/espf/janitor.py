@@ -14,7 +14,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from espf import configuration, journal, maintenance, restarts, schedule, users
+from espf import configuration, journal, maintenance, restarts, schedule, statistics, users
 from espf.db.database import Database
 from espf.db.walk import Progress
 from espf.dispatches import Dispatches
@@ -78,12 +78,19 @@ class Janitor:
             maintenance.forget_breakers(connection)
             Dispatches.sweep(connection)
         self._forget_keys()
+        self._forget_figures()
 
     def _forget_keys(self) -> None:
         more = True
         while more and not self._stopped.is_set():
             with self._database.begin() as connection:
                 more = schedule.forget_keys(connection)
+
+    def _forget_figures(self) -> None:
+        size = self._database.dialect.batch
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+        self._walk(lambda connection, _: statistics.prune(connection, now, size), 0)
 
     def prunable(self) -> int:
         """How many rows of the journal are old."""

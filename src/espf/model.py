@@ -91,6 +91,7 @@ class Notification:
     ``position`` orders the notifications of a lane; it equals ``i_event``, but for a scheduled
     event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
     ``notified``: how many notifications of the event were made. ``shard``: see ``shard_of``.
+    ``since``: when the event happened, or was due, in seconds since 1970 by the database's clock.
     """
 
     i_event_handler: int
@@ -99,6 +100,7 @@ class Notification:
     event: Event
     notified: int = 1
     shard: int = 0
+    since: float | None = None
 
 
 @dataclass(frozen=True)

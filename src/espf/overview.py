@@ -8,7 +8,7 @@ are turned into numbers of events first, since those count up as time passes.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from sqlalchemy import (
@@ -341,6 +341,115 @@ def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
         .where(n.i_event_handler == i_event_handler, n.status == Status.QUEUED)
         .order_by(n.position)
         .limit(1)
+    ).scalar_one_or_none()
+    return moment
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a handler has before it; ``oldest`` is when the first event happened that waits."""
+
+    waiting: int
+    retrying: int
+    failed: int
+    oldest: datetime | None
+
+
+def counted(connection: Connection, i_event_handler: int) -> Backlog:
+    """The backlog of a handler; that takes the longer, the more there is."""
+    return Backlog(
+        **counts(connection, i_event_handler), oldest=oldest(connection, i_event_handler)
+    )
+
+
+#: Rows of one sample, and samples between those at both ends.
+SAMPLE = 1000
+SAMPLES = 8
+
+#: Of what is retried or has failed, at most so many are counted.
+MOST_COUNTED = 10_000
+
+
+def roughly_counted(connection: Connection, i_event_handler: int) -> Backlog:
+    """The backlog of a handler, at a cost that does not grow with it.
+
+    Exact where little waits. Beyond two samples ``waiting`` is an estimate, from samples at both
+    ends and in between, and so is ``oldest``, if the first sample shows none that waits; the other
+    counts end at ``MOST_COUNTED``.
+    """
+    samples = list(_samples(connection, i_event_handler))
+    first = next((one.first for one in samples if one.first is not None), None)
+    n = event_notifications.c
+    mine = n.i_event_handler == i_event_handler
+    few = {
+        status: sum(
+            int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
+            for way in _ways(frozenset({status}))
+            for some in [select(n.position).where(mine, *way).limit(MOST_COUNTED)]
+        )
+        for status in (RETRYING, Status.FAILED)
+    }
+    return Backlog(
+        waiting=round(sum(one.waiting for one in samples)),
+        retrying=min(few[RETRYING], MOST_COUNTED),
+        failed=min(few[Status.FAILED], MOST_COUNTED),
+        oldest=None if first is None else _happened(connection, i_event_handler, first),
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """How many wait in a part of what a handler has; ``first``: where the first one is found."""
+
+    waiting: float
+    first: int | None
+
+
+def _samples(connection: Connection, i_event_handler: int) -> Iterator[_Sample]:
+    """The parts, in order: both ends are counted, of the others a sample stands for all."""
+    n = event_notifications.c
+    kind = case((_retries(), literal(RETRYING, String)), else_=n.status).label("kind")
+    query = select(n.position, kind).where(n.i_event_handler == i_event_handler)
+
+    def sample(order: ColumnElement[Any], after: int, before: int | None) -> Row[Any]:
+        upto = [] if before is None else [n.position < before]
+        rows = query.where(n.position > after, *upto).order_by(order).limit(SAMPLE).subquery()
+        untried = rows.c.kind == Status.QUEUED
+        queued = rows.c.kind.in_([Status.QUEUED, RETRYING])
+        return connection.execute(
+            select(
+                func.count().label("rows"),
+                func.min(rows.c.position).label("low"),
+                func.max(rows.c.position).label("high"),
+                func.min(case((queued, rows.c.position))).label("first"),
+                func.count(case((untried, 1))).label("waiting"),
+            )
+        ).one()
+
+    head = sample(n.position, 0, None)
+    yield _Sample(head.waiting, head.first)
+    if head.rows < SAMPLE:
+        return
+    tail = sample(n.position.desc(), head.high, None)
+    if tail.rows == SAMPLE:
+        bounds = [
+            head.high + (tail.low - 1 - head.high) * part // SAMPLES for part in range(SAMPLES + 1)
+        ]
+        for after, upto in pairwise(bounds):
+            some = sample(n.position, after, upto + 1)
+            # As many for each number as there are in the sample.
+            share = (upto - after) / (some.high - after) if some.rows == SAMPLE else 1.0
+            yield _Sample(some.waiting * share, some.first)
+    yield _Sample(tail.waiting, tail.first)
+
+
+def _happened(connection: Connection, i_event_handler: int, position: int) -> datetime | None:
+    n, q = event_notifications.c, event_queue.c
+    moment: datetime | None = connection.execute(
+        select(func.coalesce(q.start_time, q.created_at, type_=Moment))
+        .select_from(event_notifications)
+        .join(event_queue, q.i_event == n.i_event)
+        .where(n.i_event_handler == i_event_handler, n.position == position)
     ).scalar_one_or_none()
     return moment
 

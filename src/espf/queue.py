@@ -168,7 +168,7 @@ class Found:
 
 _COLUMNS = (
     "n.position, n.attempts, n.shard, q.notified, n.i_event, q.i_env, q.event_type, q.variables, "
-    "q.ordering_key"
+    "q.ordering_key, {since} AS since"
 )
 _MINE = "n.i_event_handler = {handler} AND ({shards} >> n.shard) & 1 = 1 AND n.status = 'queued'"
 
@@ -177,6 +177,8 @@ class _Statements:
     """What the worker reads with; ``{names}`` in them are filled in for each handler."""
 
     def __init__(self, dialect: Dialect) -> None:
+        since = dialect.seconds.format("coalesce(q.start_time, q.created_at)")
+        columns = _COLUMNS.format(since=since)
         new = f"Event_Notifications n{dialect.using('PRIMARY')}"
         due = f"Event_Notifications n{dialect.using('Event_Notifications_due')}"
         event = "JOIN Event_Queue q ON q.i_event = n.i_event"
@@ -188,7 +190,7 @@ class _Statements:
             "AND p.position {} n.position AND p.next_attempt_at IS NOT NULL)"
         )
         parked, followed = beside.format("<"), beside.format(">")
-        untried = f"SELECT {_COLUMNS}, {parked} AS parked FROM {new} {event} WHERE {_MINE}"  # noqa: S608
+        untried = f"SELECT {columns}, {parked} AS parked FROM {new} {event} WHERE {_MINE}"  # noqa: S608
         self.new = (
             f"{untried} AND n.position > {{after}} AND n.next_attempt_at IS NULL "
             "ORDER BY n.position LIMIT {room}"
@@ -200,7 +202,7 @@ class _Statements:
         self.at = f"{untried} AND n.position {{among}} AND n.next_attempt_at IS NULL"
         # The condition is asked of one after another; as a join it may be made of all that wait.
         self.due = (
-            f"SELECT {_COLUMNS}, n.next_attempt_at, {followed} FROM {due} {event} "  # noqa: S608
+            f"SELECT {columns}, n.next_attempt_at, {followed} FROM {due} {event} "  # noqa: S608
             f"WHERE {_MINE} AND n.next_attempt_at > {{after}} AND n.next_attempt_at <= {{upto}} "
             f"AND CASE WHEN {parked} THEN 1 ELSE 0 END = 0 "
             "ORDER BY n.next_attempt_at LIMIT {room}"
@@ -214,13 +216,13 @@ class _Statements:
         self.due_last = f"{times} DESC LIMIT 1 OFFSET {DUE_LAST - 1}"
         tried = f"Event_Notifications n{dialect.using('Event_Notifications_parked')}"
         self.followers = (
-            f"SELECT {_COLUMNS}, n.status = 'queued' AND n.next_attempt_at <= {{now}} "  # noqa: S608
+            f"SELECT {columns}, n.status = 'queued' AND n.next_attempt_at <= {{now}} "  # noqa: S608
             f"FROM {tried} {event} "
             "WHERE n.ordering_key = {key} AND n.i_event_handler = {handler} "
             "AND n.next_attempt_at IS NOT NULL ORDER BY n.position LIMIT {room}"
         )
         self.tried = text(
-            f"SELECT {_COLUMNS}, {parked} AS parked FROM {tried} {event} "  # noqa: S608
+            f"SELECT {columns}, {parked} AS parked FROM {tried} {event} "  # noqa: S608
             "WHERE n.ordering_key IN :keys AND n.i_event_handler + 0 = :handler "
             "AND n.status = 'queued' AND n.next_attempt_at IS NOT NULL ORDER BY n.position"
         ).bindparams(bindparam("keys", expanding=True))
@@ -525,9 +527,9 @@ class Queue:
         full: list[datetime | None] = []
         for (one, into), rows, start, room in zip(asked, found, after, rooms, strict=True):
             into.due += [_notification(one.i_event_handler, row) for row in rows]
-            into.followed.update(row[8] for row in rows if row[10])
+            into.followed.update(row[8] for row in rows if row[11])
             # Others may have become due at the same moment as the last one that fits.
-            last = to_moment(rows[-1][9]) if rows else None
+            last = to_moment(rows[-1][10]) if rows else None
             here = start if last is None else last - _MOMENT
             full.append(here if len(rows) >= room else None)
         return full
@@ -566,7 +568,7 @@ class Queue:
         )
         for (one, into, key), rows in zip(places, read, strict=True):
             due = [
-                _notification(one.i_event_handler, row) for row in takewhile(lambda r: r[9], rows)
+                _notification(one.i_event_handler, row) for row in takewhile(lambda r: r[10], rows)
             ]
             into.followers.append((key, due, len(due) == one.follow_room))
 
@@ -883,14 +885,15 @@ def _read_on(
 def _notifications(
     i_event_handler: int, rows: Iterable[Sequence[Any]]
 ) -> list[tuple[Notification, bool]]:
-    return [(_notification(i_event_handler, row), bool(row[9])) for row in rows]
+    return [(_notification(i_event_handler, row), bool(row[10])) for row in rows]
 
 
 def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
-    position, attempts, shard, notified, i_event, i_env, event_type, variables, key = row[:9]
+    position, attempts, shard, notified, *of_event, since = row[:10]
+    i_event, i_env, event_type, variables, key = of_event
     event = Event(i_event, i_env, event_type, variables or "{}", key)
-    return Notification(i_event_handler, position, attempts, event, notified, shard)
+    return Notification(i_event_handler, position, attempts, event, notified, shard, since)
 
 
 def _orphan(result: Result, now: datetime) -> journal.Entry:

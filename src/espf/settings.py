@@ -6,7 +6,7 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -24,6 +24,10 @@ def _host_and_port(value: str) -> str:
     if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080")
     return value
+
+
+def _host_and_port_or_off(value: str) -> str:
+    return value if value == "off" else _host_and_port(value)
 
 
 def _http_url(value: str) -> str:
@@ -44,7 +48,9 @@ class Settings(BaseSettings):
 
     database_url: str = "sqlite:///var/espf.db"
     listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:8080"
+    metrics_listen: Annotated[str, AfterValidator(_host_and_port_or_off)] = "127.0.0.1:9180"
     log: Path = Path("var/provisioning.log")
+    log_format: Literal["text", "json"] = "text"
     key_file: Path = Path("var/espf.key")
     rules: Path | None = None
     billing_url: Annotated[str, AfterValidator(_http_url)] | None = None
@@ -62,8 +68,12 @@ class Settings(BaseSettings):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _address(self.listen)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port on which a process tells how it stands; None: nowhere."""
+        return None if self.metrics_listen == "off" else _address(self.metrics_listen)
 
     @classmethod
     def settings_customise_sources(
@@ -76,6 +86,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file()))
+
+
+def _address(host_and_port: str) -> tuple[str, int]:
+    host, _, port = host_and_port.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _file() -> Path:

@@ -74,12 +74,14 @@ class WorkerStanding:
     shards: Mapping[tuple[int, str], int]
 
 
-def handlers(connection: Connection, database: Database, *some: EventHandler) -> list[Standing]:
-    """How these handlers stand."""
+def handlers(
+    connection: Connection, database: Database, *some: EventHandler, roughly: bool = False
+) -> list[Standing]:
+    """How these handlers stand; ``roughly``: at a cost that does not grow with what waits."""
     in_maintenance = maintenance.in_maintenance(connection)
     owned = _owned(connection, database)
     return [
-        _standing(connection, database, one, owned[one.i_event_handler], in_maintenance)
+        _standing(connection, database, one, owned[one.i_event_handler], in_maintenance, roughly)
         for one in some
     ]
 
@@ -118,6 +120,7 @@ def _standing(
     handler: EventHandler,
     owners: Mapping[str, int],
     in_maintenance: bool,
+    roughly: bool,
 ) -> Standing:
     breakers = maintenance.breakers(connection, database, handler.i_event_handler)
     keeps_waiting = {
@@ -130,14 +133,14 @@ def _standing(
             for state in ("open", "probing", "ramping")
         },
     }
+    count = overview.roughly_counted if roughly else overview.counted
     return Standing(
         handler=handler,
         state=next((state for state, holds in keeps_waiting.items() if holds), "working"),
         maintenance=in_maintenance,
         breakers=breakers,
         workers=owners,
-        oldest=overview.oldest(connection, handler.i_event_handler),
-        **overview.counts(connection, handler.i_event_handler),
+        **asdict(count(connection, handler.i_event_handler)),
     )
 
 

@@ -1,8 +1,9 @@
 """What ESPF tells: provisioning.log for operators, and its own diagnostics on standard error."""
 
+import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from logging.handlers import WatchedFileHandler
@@ -24,11 +25,13 @@ class ProvisioningLog:
     """The text twin of the journal: a line per failure and per final verdict.
 
     ``time=… verdict=… i_event=… type=… handler=… attempt=… reason="…" next_try=…``; a value with
-    spaces is quoted, a line break or another control character in it is escaped. The file is
-    reopened when logrotate has moved it away. Raises SettingsError when it cannot be written.
+    spaces is quoted, a line break or another control character in it is escaped. ``as_json``: each
+    line is an object with these members. The file is reopened when logrotate has moved it away.
+    Raises SettingsError when it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, as_json: bool = False) -> None:
+        self.as_json = as_json
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handler = _File(path, encoding="utf-8")
@@ -39,10 +42,12 @@ class ProvisioningLog:
     def write(self, lines: Iterable[str]) -> None:
         """Add lines, each with the time before it; many cost little more than one.
 
-        A line is fields, ``name=value``, with values as ``logged`` writes them.
+        A line is fields, ``name=value``, with values as ``logged`` writes them; or, ``as_json``,
+        what ``logged_as_json`` makes of them.
         """
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        text = "\n".join([f"time={time} {line}" for line in lines])
+        begin = f'{{"time": "{time}", ' if self.as_json else f"time={time} "
+        text = "\n".join([begin + line for line in lines])
         if text:
             self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
 
@@ -76,10 +81,45 @@ def logged(text: str) -> str:
     return _render(None, "", {"v": text}).removeprefix("v=")
 
 
-def configure_diagnostics() -> None:
+def logged_as_json(fields: Mapping[str, object]) -> str:
+    """Fields as the rest of a JSON object that has begun; texts are cut as by ``logged``."""
+    return json.dumps({name: _cut(value) for name, value in fields.items()})[1:]
+
+
+def _cut(value: object) -> object:
+    if isinstance(value, str) and len(value) > LONGEST_VALUE:
+        return value[:LONGEST_VALUE] + "…"
+    return value
+
+
+def about(handler: str, i_event: int, attempt: int) -> dict[str, object]:
+    """What a diagnostic message is about, for ``extra`` of a logging call."""
+    return {"handler": handler, "i_event": i_event, "attempt": attempt}
+
+
+class _JsonFormatter(logging.Formatter):
+    """A diagnostic message as one line of JSON, with what it is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See Formatter."""
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        fields: dict[str, object] = {
+            "time": at,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("handler", "i_event", "attempt"):
+            if hasattr(record, name):
+                fields[name] = getattr(record, name)
+        if record.exc_info:
+            fields["trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def configure_diagnostics(*, as_json: bool = False) -> None:
     """Send ESPF's own messages, such as a lost database, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
-    )
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+    handler.setFormatter(_JsonFormatter() if as_json else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -134,6 +134,11 @@ def test_the_page_about_the_configuration_is_what_the_command_prints():
     assert (REFERENCE / "configuration.md").read_text() == printed.output
 
 
+def test_the_page_of_metrics_is_what_the_command_prints():
+    printed = CliRunner().invoke(main, ["metrics", "--markdown"])
+    assert (REFERENCE / "metrics.md").read_text() == printed.output
+
+
 def test_every_member_of_a_request_is_documented():
     documented = sections((REFERENCE / "espf-api.md").read_text(), "##")
     section = documented["`POST /espf/v1/event/create`"]

@@ -88,6 +88,8 @@ def test_addresses(monkeypatch, listen, address):
         ("listen", "127.0.0.1:99999"),
         ("listen", "127.0.0.1:http"),
         ("listen", "127.0.0.1:²"),
+        ("metrics_listen", "on"),
+        ("log_format", "xml"),
         ("stop_grace", "-1"),
         ("stop_grace", "inf"),
         ("stop_grace", "nan"),

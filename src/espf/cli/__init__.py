@@ -16,6 +16,7 @@ from espf.cli.init import init
 from espf.cli.journal import journal
 from espf.cli.keys import key
 from espf.cli.maintenance import maintenance
+from espf.cli.metrics import metrics
 from espf.cli.run import run, web
 from espf.cli.types import type_
 from espf.cli.users import user
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, run, worker, web, config, maintenance),
+    *(init, run, worker, web, config, maintenance, metrics),
     *(type_, handler, event, journal, capture, user, key, billing),
 ):
     main.add_command(command)

@@ -4,6 +4,7 @@ Only faults of the settings end a process: a database that is away is waited for
 """
 
 import asyncio
+import errno
 import gc
 import ipaddress
 import logging
@@ -11,13 +12,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import uvicorn
 from sqlalchemy import Connection
+from starlette.applications import Starlette
 
 from espf import configuration
 from espf.cli.billing import pass_time
@@ -31,18 +33,31 @@ from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.janitor import Janitor
 from espf.maintenance import take_turn
+from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
 from espf.web.app import build_app
+from espf.web.operation import Operation, build_operation
+from espf.worker.gauges import Gauges
 from espf.worker.patience import PatientDatabase
 from espf.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closable)
+
 #: How often the clock of the reference billing ticks, and how often a process looks whether it is
 #: the one to let it.
 BILLING_CLOCK = timedelta(minutes=1)
 BILLING_LOOK_SECONDS = 10.0
+
+#: So many ports are tried for metrics, from the one that is set on.
+METRICS_PORTS = 20
 
 #: How often a process looks whether the tables are still those that it was made for.
 TABLES_LOOK_SECONDS = 10.0
@@ -52,12 +67,13 @@ TABLES_LOOK_SECONDS = 10.0
 class _Part:
     """What a process does: serve at a place, if it serves, and deliver, if it has a log for that.
 
-    ``address`` is where the APIs are, of this process or of another; ``instance`` is the one that
-    it works as, or "".
+    ``address`` is where the APIs are, of this process or of another; ``watching`` is where it tells
+    how it stands; ``instance`` is the one that it works as, or "".
     """
 
     address: tuple[str, int]
     listening: socket.socket | None
+    watching: socket.socket | None
     log: ProvisioningLog | None
     instance: str
 
@@ -69,25 +85,28 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool, instance: str = ""
     when the settings are wrong, or the database is not made for them; NotFound when there is no
     such instance.
     """
-    configure_diagnostics()
+    as_json = at.settings.log_format == "json"
+    configure_diagnostics(as_json=as_json)
     # A database that is not made for us is told of before anything begins; one that is away is
     # waited for.
     with suppress(DatabaseUnavailable), at.database.read() as connection:
         schema.require_current(connection, at.database.dialect)
     _tune()
     address = _address(at, instance, serve=serve)
-    log = ProvisioningLog(at.settings.log) if work else None
-    listening = _listen(address) if serve else None
-    try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run(at, _Part(address, listening, log, instance)))
-    except BaseExceptionGroup as faults:
-        raise _reason(faults) from faults
-    finally:
-        if log is not None:
-            log.close()
-        if listening is not None:
-            listening.close()
+    with ExitStack() as opened:
+
+        def open_(one: T | None) -> T | None:
+            return None if one is None else opened.enter_context(closing(one))
+
+        log = open_(ProvisioningLog(at.settings.log, as_json=as_json) if work else None)
+        listening = open_(_listen(address) if serve else None)
+        watching = open_(_listen_to_watchers(at.settings))
+        part = _Part(address, listening, watching, log, instance)
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(_run(at, part))
+        except BaseExceptionGroup as faults:
+            raise _reason(faults) from faults
 
 
 def _tune() -> None:
@@ -137,21 +156,28 @@ def _address(at: Office, instance: str, *, serve: bool) -> tuple[str, int]:
 
 async def _run(at: Office, part: _Part) -> None:
     stop = asyncio.Event()
+    serves, works = part.listening is not None, part.log is not None
+    operation = Operation(at.database, at.settings.rules, serves=serves, works=works)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = None if part.listening is None else _server(at)
+    servers = []
     async with asyncio.TaskGroup() as group:
-        if server is not None and part.listening is not None:
-            # It answers that the database is away, when it is.
-            group.create_task(_serve(server, part.listening, stop))
+        # They answer that the database is away, when it is.
+        if part.listening is not None:
+            app = build_app(at.database, at.sealer, at.settings.rules, operation)
+            servers.append((_server(app), part.listening))
+        if part.watching is not None:
+            servers.append((_server(build_operation(operation)), part.watching))
+        for server, sock in servers:
+            group.create_task(_serve(server, sock, stop))
         try:
             ready = PatientDatabase(at.database).fetch(schema.require_current, at.database.dialect)
             if await _unless_stopped(stop, ready):
-                await _work(at, part, stop)
+                await _work(at, part, operation, stop)
         finally:
             # Last of all: what is in flight may still need the billing API.
-            if server is not None:
+            for server, _ in servers:
                 server.should_exit = True
 
 
@@ -167,7 +193,7 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) 
     return True
 
 
-async def _work(at: Office, part: _Part, stop: asyncio.Event) -> None:
+async def _work(at: Office, part: _Part, operation: Operation, stop: asyncio.Event) -> None:
     """Deliver, if that is what the process is for, and do the chores, until told to stop."""
     async with HttpClient() as client, asyncio.TaskGroup() as group:
         chores = [group.create_task(_tick(at.database))]
@@ -178,6 +204,7 @@ async def _work(at: Office, part: _Part, stop: asyncio.Event) -> None:
             chores.append(group.create_task(Janitor(at.database).run()))
             billing, grace = _billing(at, client, part), at.settings.stop_grace
             worker = Worker(at.database, at.sealer, part.log, client, billing, grace, part.instance)
+            operation.watched = Gauges(worker)
             await worker.run(stop)
         _log.info("stopped")
         for chore in chores:
@@ -216,9 +243,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(at: Office) -> _Server:
+def _server(app: Starlette) -> _Server:
     config = uvicorn.Config(
-        build_app(at.database, at.sealer, at.settings.rules),
+        app,
         access_log=False,
         log_config=None,
         lifespan="off",
@@ -232,14 +259,46 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     host, port = address
     if not _is_loopback(host):
         _log.warning("listening on %s without TLS; put a proxy with TLS in front", host)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
+        listening = _take(host, port)
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"ESPF_LISTEN: cannot listen on {host}:{port}: {error}") from None
-    shown = f"[{host}]" if ":" in host else host
-    _log.info("listening on http://%s:%d", shown, listening.getsockname()[1])
+    _log.info("listening on %s", _url(listening))
     return listening
+
+
+def _listen_to_watchers(settings: Settings) -> socket.socket | None:
+    """Take the first free port for metrics; nobody delivers any less where there is none."""
+    address = settings.metrics_address
+    if address is None:
+        return None
+    host, first = address
+    if not _is_loopback(host):
+        _log.warning("metrics are served on %s to whoever reaches it", host)
+    ports = range(first, min(first + METRICS_PORTS, 65536)) if first else [0]
+    for port in ports:
+        try:
+            watching = _take(host, port)
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                continue
+            raise SettingsError(
+                f"ESPF_METRICS_LISTEN: cannot listen on {settings.metrics_listen}: {error}"
+            ) from None
+        _log.info("metrics at %s/metrics", _url(watching))
+        return watching
+    _log.warning("no metrics are served: the ports from %d to %d are taken", first, ports[-1])
+    return None
+
+
+def _take(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=1024)
+
+
+def _url(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -30,6 +30,9 @@ class Dialect(ABC):
     #: The SQL expression of the current time, in the form in which ``Moment`` stores it.
     now: ClassVar[str]
 
+    #: The SQL expression of a moment as a number: seconds since 1970. ``{}`` stands for the moment.
+    seconds: ClassVar[str]
+
     #: What its driver raises.
     driver_error: ClassVar[type[Exception]]
 
@@ -209,6 +212,21 @@ class Dialect(ABC):
     @abstractmethod
     def on_conflict(self, key: str, column: str) -> str:
         """End an INSERT: where a row with the key is there already, set one column of it."""
+
+    def on_conflict_add(
+        self, table: str, key: str, sums: Sequence[str], most: Sequence[str]
+    ) -> str:
+        """End an INSERT: where a row with the key is there already, add to it.
+
+        ``sums`` are the columns that are summed up, in ``most`` the larger value stays.
+        """
+        changes = [f"{name} = {table}.{name} + excluded.{name}" for name in sums]
+        changes += [
+            f"{name} = CASE WHEN excluded.{name} > {table}.{name} "
+            f"THEN excluded.{name} ELSE {table}.{name} END"
+            for name in most
+        ]
+        return f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}"
 
     @abstractmethod
     def translate(self, error: Exception) -> EspfError | None:

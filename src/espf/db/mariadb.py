@@ -59,6 +59,8 @@ class MariadbDialect(Dialect):
     """See Dialect."""
 
     now = "UTC_TIMESTAMP(3)"
+    # As a float: the driver would make a number of decimal places of it.
+    seconds = "UNIX_TIMESTAMP({}) + 0e0"
     driver_error = pymysql.err.MySQLError
     named_value = r"%(\1)s"
     share_lock = "LOCK IN SHARE MODE"
@@ -232,6 +234,18 @@ class MariadbDialect(Dialect):
     def on_conflict(self, key: str, column: str) -> str:  # noqa: ARG002  (any key that is there)
         """See Dialect."""
         return f" ON DUPLICATE KEY UPDATE {column} = VALUES({column})"
+
+    def on_conflict_add(
+        self,
+        table: str,
+        key: str,  # noqa: ARG002  (any key that is there)
+        sums: Sequence[str],
+        most: Sequence[str],
+    ) -> str:
+        """See Dialect."""
+        changes = [f"{name} = {table}.{name} + VALUES({name})" for name in sums]
+        changes += [f"{name} = GREATEST({table}.{name}, VALUES({name}))" for name in most]
+        return f" ON DUPLICATE KEY UPDATE {', '.join(changes)}"
 
     def translate(self, error: Exception) -> EspfError | None:
         """See Dialect."""

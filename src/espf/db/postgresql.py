@@ -93,6 +93,7 @@ class PostgresqlDialect(Dialect):
     """See Dialect."""
 
     now = "clock_timestamp()"
+    seconds = "date_part('epoch', {})"
     driver_error = psycopg.Error
 
     def __init__(self, url: URL) -> None:

@@ -47,6 +47,7 @@ class SqliteDialect(Dialect):
     """See Dialect."""
 
     now = NOW
+    seconds = "(julianday({}) - 2440587.5) * 86400"
     driver_error = sqlite3.Error
     # There is one writer at a time anyway.
     share_lock = ""

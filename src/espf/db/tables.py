@@ -205,6 +205,38 @@ handler_breakers = _table(
     Column("reason", Text),
 )
 
+# What became of the events of a handler, and how long it took: `step` is the length of the span in
+# seconds, of which every length has rows of its own. `within_...` count what was delivered so soon
+# after it happened. Each worker adds to the rows of all.
+handler_statistics = _table(
+    "Handler_Statistics",
+    Column("step", SmallInteger, primary_key=True, autoincrement=False),
+    Column("began_at", Moment, primary_key=True),
+    Column("i_event_handler", Integer, primary_key=True, autoincrement=False),
+    Column("finished", Integer, nullable=False),
+    Column("retried", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("rejected", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("superseded", Integer, nullable=False),
+    Column("orphaned", Integer, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("longest_ms", BigInteger, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("slowest_ms", BigInteger, nullable=False),
+    Column("within_5ms", Integer, nullable=False),
+    Column("within_10ms", Integer, nullable=False),
+    Column("within_25ms", Integer, nullable=False),
+    Column("within_50ms", Integer, nullable=False),
+    Column("within_100ms", Integer, nullable=False),
+    Column("within_250ms", Integer, nullable=False),
+    Column("within_1s", Integer, nullable=False),
+    Column("within_5s", Integer, nullable=False),
+    Column("within_30s", Integer, nullable=False),
+    Column("within_5m", Integer, nullable=False),
+    Column("within_1h", Integer, nullable=False),
+)
+
 # What dispatchers are at: how far each has come with an event, how many events it has made of it,
 # and the first and the last number of those that it made in its last step.
 dispatches = _table(

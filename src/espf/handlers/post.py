@@ -21,6 +21,7 @@ from espf.handlers.http import (
     storable,
 )
 from espf.model import Notification, Said
+from espf.telemetry import about
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Poster:
         try:
             post = self._handler.post(self._handler.spelt(notification.event))
         except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
-            return self._raised(error)
+            return self._raised(error, notification)
         if post.headers is not self._headers or post.url != self._url:
             to = self._client.target(post.url, post.route)
             if to is None:
@@ -112,7 +113,7 @@ class Poster:
             try:
                 self._handler.judge(result)
             except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
-                outcome = self._raised(error)
+                outcome = self._raised(error, posting.notification)
             response = (self._head_of(result), self._masked(result.text))
         else:
             within = posting.deadline - posting.began
@@ -121,12 +122,15 @@ class Poster:
         request = (posting.head, self._masked(posting.post.body.decode("utf-8", "replace")))
         self._done(posting, outcome, round(seconds * 1000), request, response)
 
-    def _raised(self, error: Exception) -> Exception:
+    def _raised(self, error: Exception, notification: Notification) -> Exception:
         """What the handler raised; a fault is for its author to see."""
         if not isinstance(error, HandlerError):
             name = type(self._handler).__name__
             trace = masked("".join(traceback.format_exception(error)), self.secrets)
-            _log.error("a fault in handler type %s\n%s", name, trace)
+            about_it = about(
+                self._handler.name, notification.event.i_event, notification.attempts + 1
+            )
+            _log.error("a fault in handler type %s\n%s", name, trace, extra=about_it)
         return error
 
     def _masked(self, text: str) -> str:

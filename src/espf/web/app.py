@@ -17,6 +17,7 @@ from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
 from espf.web import configuration_api, description, espf_api, events_api, handlers_api, rest
 from espf.web.contract import Fault, Forbidden, Site, invalid
+from espf.web.operation import Operation, routes
 from espf.web.pages import (
     audit,
     configurations,
@@ -36,8 +37,16 @@ from espf.web.pages.visit import NotLoggedIn, Visit, logged_in
 CONSOLE = (session, handlers, subscriptions, event_types, system, user_pages, audit, configurations)
 
 
-def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> FastAPI:
-    """The application over an open database; ``rules`` is the setting."""
+def build_app(
+    database: Database,
+    sealer: Sealer,
+    rules: Path | None = None,
+    operation: Operation | None = None,
+) -> FastAPI:
+    """The application over an open database; ``rules`` is the setting.
+
+    ``operation``: of a process that does more than to serve.
+    """
     users = Users(database, sealer)
     app = _App(
         title="ESPF",
@@ -60,6 +69,8 @@ def build_app(database: Database, sealer: Sealer, rules: Path | None = None) -> 
         app.include_router(page.pages, include_in_schema=False)
     app.mount("/static", shell.Static())
     app.router.routes.extend(rest.routes(database, users, sealer))
+    operation = operation or Operation(database, rules, serves=True)
+    app.router.routes.extend(routes(operation, users))
 
     @app.get("/health", tags=["Operation"], responses={503: {"model": Fault}})
     async def health() -> dict[str, str]:

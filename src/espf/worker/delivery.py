@@ -14,6 +14,7 @@ from espf.handlers.http import Http, HttpClient, masked, storable
 from espf.handlers.lean_http import Ticket
 from espf.journal import LONGEST_REASON
 from espf.model import Notification
+from espf.telemetry import about
 from espf.worker.outlet import QueueOutlet
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ async def deliver(
         outcome = TryLater(f"no answer within {time.monotonic() - started:.0f} s")
     except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
         trace = "".join(traceback.format_exception(error))
-        _log.error("a fault in handler type %s\n%s", type(handler).__name__, masked(trace, secrets))
+        extra = about(handler.name, notification.event.i_event, context.attempt)
+        name = type(handler).__name__
+        _log.error("a fault in handler type %s\n%s", name, masked(trace, secrets), extra=extra)
         outcome = error
     exchange = http.exchange
     notes = masked("\n".join(context.notes), secrets)

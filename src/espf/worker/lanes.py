@@ -128,11 +128,18 @@ class Lanes:
         most = max(1, self._window // 2)
         return most - len(self._due) if self._free and len(self._due) <= most * 3 // 4 else 0
 
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def held(self) -> int:
+        """How many notifications are in memory, those that have been handed out among them."""
+        # What is settled is known for a while, but needs no room any more.
+        return len(self._known) - len(self._settled) - len(self._forgetting)
+
     @property
     def _free(self) -> int:
-        # What is settled is known for a while, but needs no room any more.
-        held = len(self._known) - len(self._settled) - len(self._forgetting)
-        return max(0, self._window - held)
+        return max(0, self._window - self.held)
 
     @property
     def ready(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -30,6 +31,8 @@ class PatientDatabase:
         self._database = database
         # What does not work now: reading may, while somebody else's lock keeps us from writing.
         self._away: set[str] = set()
+        #: How many transactions found the database away; each was tried again.
+        self.failures: Counter[str] = Counter()
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -56,6 +59,7 @@ class PatientDatabase:
                 if not self._away:
                     _log.warning("waiting for the database: %s", error)
                 self._away.add(what)
+                self.failures[what] += 1
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             else:

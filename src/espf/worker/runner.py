@@ -21,6 +21,7 @@ from espf.worker.delivery import Batch, deliver, presentable
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
+from espf.worker.meter import Meter
 from espf.worker.outlet import QueueOutlet
 from espf.worker.retry import FINISHED, RetryPolicy, decide
 from espf.worker.settler import Settler
@@ -61,14 +62,16 @@ DUE_IDLE_SECONDS = 0.1
 class Tools:
     """What every runner of a worker shares.
 
-    ``wake_reader`` asks for a read soon; ``lease_holds`` says whether the worker's leases are sure
-    to be in force; ``running_lag_seconds``: see ``espf.db.dialect``.
+    ``meter`` is what counts for a handler. ``wake_reader`` asks for a read soon; ``lease_holds``
+    says whether the worker's leases are sure to be in force; ``running_lag_seconds``: see
+    ``espf.db.dialect``.
     """
 
     settler: Settler
     client: HttpClient
     billing: Callable[[int], Billing]
     outlet: Callable[[Notification, int], QueueOutlet]
+    meter: Callable[[EventHandler], Meter]
     wake_reader: Callable[[], None]
     lease_holds: Callable[[], bool]
     running_lag_seconds: float | None
@@ -83,6 +86,7 @@ class Runner:
         # What the worker owns: shard -> epoch.
         self.epochs: dict[int, int] = {}
         self._tools = tools
+        self._meter = tools.meter(configured)
         self._paused = False
         self._lanes = Lanes(WINDOW)
         self._frontier = Frontier(tools.running_lag_seconds)
@@ -123,6 +127,16 @@ class Runner:
     def under_way(self) -> int:
         """Attempts that have begun and whose result is not known yet."""
         return len(self._open)
+
+    @property
+    def held(self) -> int:
+        """Notifications in memory."""
+        return self._lanes.held
+
+    @property
+    def lanes(self) -> int:
+        """Subscribers who have something in memory, or of whom is known that something waits."""
+        return len(self._lanes)
 
     @property
     def continues(self) -> bool:
@@ -225,6 +239,7 @@ class Runner:
         """Go on with new settings; attempts under way end under the old ones."""
         old = self._handler
         self.configured = configured
+        self._meter = self._tools.meter(configured)
         self._adopt(handler)
         self.breaker.reset()
         self._wake_sender.set()
@@ -255,7 +270,7 @@ class Runner:
             try:
                 await handler.close()
             except Exception:  # noqa: BLE001  (a foreign handler may raise anything)
-                _log.exception("handler %s did not close", self.configured.name)
+                _log.exception("handler %s did not close", self.configured.name, extra=self._about)
 
         task = asyncio.create_task(close())
         self._closing.add(task)
@@ -281,11 +296,18 @@ class Runner:
         # Before it owns anything it has no tokens; they come with the shards.
         self._bucket = TokenBucket(rate * share, burst * share, now, None if self.epochs else 0.0)
 
+    @property
+    def _about(self) -> dict[str, object]:
+        """What a diagnostic message of this is about."""
+        return {"handler": self.configured.name}
+
     async def _guarded(self, loop: Coroutine[None, None, None]) -> None:
         try:
             await loop
         except Exception:  # noqa: BLE001  (one handler's end is not the worker's)
-            _log.exception("the work for handler %s is begun anew", self.configured.name)
+            _log.exception(
+                "the work for handler %s is begun anew", self.configured.name, extra=self._about
+            )
 
     # Reading
 
@@ -615,11 +637,13 @@ class Runner:
         if self.breaker.record(outcome, now, spread):
             shown = self.breaker.shown()
             if shown.state == "open":
-                _log.warning("handler %s rests: %s", self.configured.name, shown.reason)
+                name, reason = self.configured.name, shown.reason
+                _log.warning("handler %s rests: %s", name, reason, extra=self._about)
             else:
-                _log.warning("handler %s works again", self.configured.name)
+                _log.warning("handler %s works again", self.configured.name, extra=self._about)
 
     def _settled(self, batch: list[Settled]) -> None:
+        self._meter.add(batch)
         lanes, unsettled = self._lanes, self._unsettled
         for settled in batch:
             notification, decision = settled.result.notification, settled.result.decision

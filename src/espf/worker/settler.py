@@ -5,15 +5,17 @@ the process: what is not stored is delivered again, under the same number.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
 from espf.db.dialect import Dialect
-from espf.journal import Texts
+from espf.journal import ORPHAN, RETRY, Texts
 from espf.model import Result, Settled, Status
 from espf.queue import Queue
-from espf.telemetry import ProvisioningLog, logged
+from espf.telemetry import ProvisioningLog, logged, logged_as_json
+from espf.worker.meter import BATCH_BOUNDS, STORE_BOUNDS, Distribution
 from espf.worker.patience import PatientDatabase
 
 #: A batch is stored when it is full, after this long, or when nothing is under way.
@@ -44,8 +46,12 @@ class Settler:
         self._queue = queue
         self._database = database
         self._log = log
+        self._line = _json_line if log.as_json else _line
         self._under_way = under_way
         self._waiting: list[tuple[Result, Tell]] = []
+        #: How many results were stored at a time, and how long that took.
+        self.sizes = Distribution(BATCH_BOUNDS)
+        self.seconds = Distribution(STORE_BOUNDS)
         self._arrived = asyncio.Event()
 
     def put(self, result: Result, tell: Tell) -> None:
@@ -80,11 +86,14 @@ class Settler:
         texts = Texts()
         results = [result for result, _ in batch]
         tries: list[list[Settled]] = []
+        began = time.monotonic()
         settled = await self._database.write(self._queue.settle_once, results, texts, tries)
         self._storing -= 1
         self._stored.set()
+        self.sizes.add(len(batch))
+        self.seconds.add(time.monotonic() - began)
         self._queue.journal.committed(texts)
-        self._log.write(map(_line, settled))
+        self._log.write(map(self._line, settled))
         told: dict[Tell, list[Settled]] = defaultdict(list)
         for (_, tell), one in zip(batch, settled, strict=True):
             told[tell].append(one)
@@ -92,14 +101,18 @@ class Settler:
             tell(some)
 
 
+def _verdict(one: Settled) -> str:
+    status = one.result.decision.status
+    return (RETRY if status is Status.QUEUED else str(status)) if one.applied else ORPHAN
+
+
 def _line(one: Settled) -> str:
     """What provisioning.log says of a result."""
     result, notification = one.result, one.result.notification
     decision, event = result.decision, notification.event
     retries = decision.status is Status.QUEUED
-    verdict = ("retry" if retries else decision.status) if one.applied else "orphan"
     line = (
-        f"verdict={verdict} i_event={event.i_event} type={logged(event.event_type)}"
+        f"verdict={_verdict(one)} i_event={event.i_event} type={logged(event.event_type)}"
         f"{f' key={logged(event.ordering_key)}' if event.ordering_key else ''}"
         f" handler={logged(result.handler)} attempt={result.attempt}"
     )
@@ -108,3 +121,21 @@ def _line(one: Settled) -> str:
     if retries and one.next_attempt_at:
         line += f" next_try={one.next_attempt_at:%Y-%m-%dT%H:%M:%SZ}"
     return line
+
+
+def _json_line(one: Settled) -> str:
+    """The same, in JSON."""
+    result, decision = one.result, one.result.decision
+    event = result.notification.event
+    fields = {
+        "verdict": _verdict(one),
+        "i_event": event.i_event,
+        "type": event.event_type,
+        "key": event.ordering_key,
+        "handler": result.handler,
+        "attempt": result.attempt,
+        "reason": decision.reason,
+    }
+    if decision.status is Status.QUEUED and one.next_attempt_at:
+        fields["next_try"] = f"{one.next_attempt_at:%Y-%m-%dT%H:%M:%SZ}"
+    return logged_as_json({name: value for name, value in fields.items() if value})

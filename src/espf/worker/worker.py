@@ -13,12 +13,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from espf import configuration
+from espf import configuration, statistics
 from espf.configuration import Configuration
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.dispatches import Dispatches
-from espf.errors import EspfError
+from espf.errors import DatabaseUnavailable, EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
 from espf.leases import Lease, Leases, Roll, deal
@@ -28,6 +28,7 @@ from espf.restarts import let_go
 from espf.subscriptions import EventHandler, list_handlers
 from espf.telemetry import ProvisioningLog
 from espf.worker.breaker import Breaker, Shown
+from espf.worker.meter import LAG_BOUNDS, Distribution, Meters, watch_loop
 from espf.worker.outlet import QueueOutlet
 from espf.worker.patience import PatientDatabase
 from espf.worker.reader import Reader
@@ -51,6 +52,9 @@ ORPHAN_SECONDS = 5.0
 
 #: How soon after its commit a scheduled event is known, at the latest.
 SCHEDULE_SECONDS = 0.1
+
+#: How often what was counted is stored. What was counted since is lost when the worker is killed.
+STATISTICS_SECONDS = 5.0
 
 #: How often changes of handlers are looked for; they take effect within two seconds.
 ROSTER_SECONDS = 1.0
@@ -100,11 +104,13 @@ class Worker:
         # Why an instance delivers nothing, as it was said last.
         self._idle_reason = ""
         self._raw = database
-        self._database = PatientDatabase(database)
+        self.database = PatientDatabase(database)
         self._sealer = sealer
         self._queue = Queue(database)
         self._leases = Leases(database)
         self._grace = stop_grace_seconds
+        self.meters = Meters()
+        self.lag = Distribution(LAG_BOUNDS)
         self._runners: dict[int, Runner] = {}
         # Work that is being given up, by handler.
         self._leaving: dict[asyncio.Task[None], int] = {}
@@ -120,34 +126,47 @@ class Worker:
         self._scheduled = asyncio.Event()
         # How the breakers stood when people were told last.
         self._told: dict[int, Shown] = {}
-        self._settler = Settler(
+        self.settler = Settler(
             self._queue,
-            self._database,
+            self.database,
             log,
             lambda: sum(runner.under_way for runner in self._runners.values()),
             database.dialect,
         )
-        self._reader = Reader(self._queue, self._database, lambda: list(self._runners.values()))
+        self._reader = Reader(self._queue, self.database, lambda: self.runners)
         self._tools = Tools(
-            settler=self._settler,
+            settler=self.settler,
             client=client,
             billing=billing,
-            outlet=partial(QueueOutlet, Dispatches(database), self._database),
+            outlet=partial(QueueOutlet, Dispatches(database), self.database),
+            meter=self.meters.of,
             wake_reader=self._reader.wake,
-            lease_holds=lambda: asyncio.get_running_loop().time() < self._lease_until,
+            lease_holds=lambda: self.lease_holds,
             running_lag_seconds=database.dialect.running_lag_seconds,
         )
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """The work for each handler."""
+        return list(self._runners.values())
+
+    @property
+    def lease_holds(self) -> bool:
+        """Whether its leases are sure to be in force: its last sign of life is not too old."""
+        return asyncio.get_running_loop().time() < self._lease_until
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then finish what is under way and give the shards back."""
         async with asyncio.TaskGroup() as group:
-            settling = group.create_task(self._settler.run(), name="settle")
+            settling = group.create_task(self.settler.run(), name="settle")
             loops = [
                 group.create_task(self._watch(), name="watch"),
                 group.create_task(self._heartbeat(), name="heartbeat"),
                 group.create_task(self._attend(), name="attend"),
                 group.create_task(self._release_scheduled(), name="scheduled"),
                 group.create_task(self._reader.run(), name="read"),
+                group.create_task(self._keep_statistics(), name="statistics"),
+                group.create_task(watch_loop(self.lag), name="lag"),
             ]
             await stop.wait()
             for loop in loops:
@@ -160,7 +179,7 @@ class Worker:
     async def _leave(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(STORE_SECONDS):
-                await self._database.write(self._leases.begin_leaving, self.name)
+                await self.database.write(self._leases.begin_leaving, self.name)
         for i_event_handler in list(self._runners):
             self._dismiss(i_event_handler)
         # Longer than that only when the database is away: what is not stored is sent again.
@@ -168,7 +187,8 @@ class Worker:
             async with asyncio.timeout(self._grace + STORE_SECONDS):
                 if self._leaving:
                     await asyncio.wait(list(self._leaving))
-                await self._database.write(self._leases.sign_off, self.name)
+                await self._store_statistics()
+                await self.database.write(self._leases.sign_off, self.name)
 
     # Loops
 
@@ -190,10 +210,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await self._database.write(
+            await self.database.write(
                 self._leases.sign_of_life, self.name, LEASE_SECONDS, self._instance
             )
-            held = await self._database.fetch(self._leases.held, self.name)
+            held = await self.database.fetch(self._leases.held, self.name)
             for i_event_handler, runner in self._runners.items():
                 lost = [
                     shard
@@ -211,8 +231,8 @@ class Worker:
     async def _attend(self) -> None:
         """Keep up with handlers and workers: new, changed, paused, switched off, gone."""
         while True:
-            if asyncio.get_running_loop().time() < self._lease_until:
-                roster = await self._database.fetch(self._look)
+            if self.lease_holds:
+                roster = await self.database.fetch(self._look)
                 self._tell_idleness(roster.configuration)
                 await self._keep_up(roster)
                 await self._share(roster)
@@ -249,9 +269,9 @@ class Worker:
         """Hand out scheduled events at their time, sleeping until the next one."""
         while True:
             self._scheduled.clear()
-            seconds = await self._database.fetch(self._queue.seconds_to_next_scheduled)
+            seconds = await self.database.fetch(self._queue.seconds_to_next_scheduled)
             if seconds is not None and seconds <= 0:
-                if not await self._database.write(self._queue.release_scheduled):
+                if not await self.database.write(self._queue.release_scheduled):
                     # Another worker is at it.
                     await asyncio.sleep(0.05)
                 continue
@@ -279,8 +299,21 @@ class Worker:
             if one != self._told.get(i, closed)
         }
         if news:
-            await self._database.write(store_breakers, self._raw, self.name, news)
+            await self.database.write(store_breakers, self._raw, self.name, news)
         self._told = shown
+
+    async def _keep_statistics(self) -> None:
+        while True:
+            await asyncio.sleep(STATISTICS_SECONDS)
+            await self._store_statistics()
+
+    async def _store_statistics(self) -> None:
+        """Store what was counted. Nothing waits for that: it can be done later as well."""
+        if counted := self.meters.take():
+            try:
+                await self._raw.write(statistics.store, self._raw, counted)
+            except DatabaseUnavailable:
+                self.meters.put_back(counted)
 
     # Taking and leaving work
 
@@ -349,7 +382,7 @@ class Worker:
         return True
 
     async def _take(self, wanted: Sequence[tuple[int, int]], dead: Collection[str]) -> None:
-        leases = await self._database.write(self._leases.acquire, self.name, wanted, dead)
+        leases = await self.database.write(self._leases.acquire, self.name, wanted, dead)
         by_handler: dict[int, list[Lease]] = defaultdict(list)
         for lease in leases:
             by_handler[lease.i_event_handler].append(lease)
@@ -363,7 +396,7 @@ class Worker:
 
     async def _let_go(self, runner: Runner) -> None:
         if runner.continues:
-            await self._database.write(let_go, runner.configured.i_event_handler)
+            await self.database.write(let_go, runner.configured.i_event_handler)
 
     def _hand_over(self, i_event_handler: int, runner: Runner, shards: Collection[int]) -> None:
         """Give shards to whom they fall now, each as soon as nothing of it is under way."""
@@ -430,7 +463,7 @@ class Worker:
     async def _release(self, i_event_handler: int, shards: Collection[int]) -> None:
         if shards:
             places = [(i_event_handler, shard) for shard in shards]
-            await self._database.write(self._leases.release, self.name, places)
+            await self.database.write(self._leases.release, self.name, places)
             self._departing.difference_update(places)
 
 

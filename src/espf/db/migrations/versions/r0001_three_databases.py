@@ -192,6 +192,35 @@ _table(
 )
 
 _table(
+    "Handler_Statistics",
+    sa.Column("step", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("began_at", _Moment, primary_key=True),
+    sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("finished", sa.Integer, nullable=False),
+    sa.Column("retried", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("rejected", sa.Integer, nullable=False),
+    sa.Column("skipped", sa.Integer, nullable=False),
+    sa.Column("superseded", sa.Integer, nullable=False),
+    sa.Column("orphaned", sa.Integer, nullable=False),
+    sa.Column("duration_ms", sa.BigInteger, nullable=False),
+    sa.Column("longest_ms", sa.BigInteger, nullable=False),
+    sa.Column("latency_ms", sa.BigInteger, nullable=False),
+    sa.Column("slowest_ms", sa.BigInteger, nullable=False),
+    sa.Column("within_5ms", sa.Integer, nullable=False),
+    sa.Column("within_10ms", sa.Integer, nullable=False),
+    sa.Column("within_25ms", sa.Integer, nullable=False),
+    sa.Column("within_50ms", sa.Integer, nullable=False),
+    sa.Column("within_100ms", sa.Integer, nullable=False),
+    sa.Column("within_250ms", sa.Integer, nullable=False),
+    sa.Column("within_1s", sa.Integer, nullable=False),
+    sa.Column("within_5s", sa.Integer, nullable=False),
+    sa.Column("within_30s", sa.Integer, nullable=False),
+    sa.Column("within_5m", sa.Integer, nullable=False),
+    sa.Column("within_1h", sa.Integer, nullable=False),
+)
+
+_table(
     "Dispatches",
     sa.Column("i_event_handler", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("position", _BigNumber, primary_key=True, autoincrement=False),
