@@ -1,0 +1,140 @@
+"""The handbook in a real browser, from its first step to its last, against running processes.
+
+"Enable provisioning on the Configuration server", "Create a handler", "Configure the handler",
+"Subscribe the handler to the events", "Enable the ESPF components", "Enable notifications upon
+failure", "Run tests".
+"""
+
+import pytest
+from playwright.async_api import Page, expect
+
+from desk import PASSWORD
+from screen import browser, somebody, violations
+from webhook import Webhook
+
+pytestmark = [pytest.mark.e2e, pytest.mark.databases("sqlite")]
+
+#: The event types of the handbook's example.
+TYPES = (
+    "Account/New",
+    "Account/SIMCardAssignment",
+    "Account/ServicePassword/Changed",
+    "Account/Password/Changed",
+    "Account/ID/Changed",
+    "Account/ZeroAvailableFunds",
+    "Account/AvailableFundsAppear",
+    "Account/Product/Changed",
+    "Account/Blocked",
+    "Account/Unblocked",
+    "Customer/ZeroAvailableFunds",
+    "Customer/AvailableFundsAppear",
+    "Customer/Blocked",
+    "Customer/Unblocked",
+)
+
+KEY = "a key of the receiver"
+
+
+async def test_the_handbook_in_a_browser(desk):
+    """Each step is a function below; the boxes of the check-list tick themselves on the way."""
+    desk("handler", "delete", 3, "EventSender", "--force")
+    async with (
+        Webhook() as hook,
+        desk.running() as base,
+        browser() as chromium,
+        somebody(chromium, base, "admin", PASSWORD) as page,
+    ):
+        await enable_provisioning(page)
+        await create_handler(page, "EventSender", "EventSender")
+        await configure(page, hook.url)
+        await subscribe(page)
+        await create_handler(page, "Customers", "CustomerToAccountsDispatcher")
+        await enable_notifications(page)
+        assert await boxes(page) == ["done"] * 6 + ["to do"]
+
+
+async def go(page: Page, entry: str) -> None:
+    """To a page, by the menu."""
+    menu = page.get_by_role("navigation", name="Main menu")
+    await menu.get_by_role("link", name=entry, exact=True).click()
+
+
+async def boxes(page: Page) -> list[str | None]:
+    """What the boxes of the check-list say, in their order."""
+    await go(page, "Set-up checklist")
+    found = await page.locator(".checklist [role=img]").all()
+    return [await one.get_attribute("aria-label") for one in found]
+
+
+async def enable_provisioning(page: Page) -> None:
+    assert (await boxes(page))[0] == "to do"
+    await page.get_by_role("link", name="Enable provisioning").click()
+    await page.get_by_role("button", name="Clone").first.click()
+    await page.get_by_role("link", name="Create instance").click()
+    await page.get_by_label("Name").fill("first")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text("The instance first is created")
+    await apply(page, "ESPF.first.enabled")
+
+
+async def apply(page: Page, changed: str) -> None:
+    """Verify the clone, see what it changes, and apply it."""
+    await page.get_by_role("link", name="Verify").click()
+    await expect(page.get_by_role("rowheader", name=changed)).to_be_visible()
+    assert await violations(page) == []
+    await page.get_by_role("button", name="Check/Apply").click()
+    await expect(page.get_by_role("status").first).to_contain_text("is active")
+
+
+async def create_handler(page: Page, name: str, kind: str) -> None:
+    await go(page, "Event handlers")
+    await page.get_by_role("link", name="Create event handler").click()
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_label("Type").select_option(kind)
+    assert await page.get_by_label("Enabled").is_checked()
+    assert await violations(page) == []
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text(f"The handler {name} is created")
+
+
+async def configure(page: Page, url: str) -> None:
+    await page.get_by_label("EventSender.URL").fill(url)
+    await page.get_by_label("EventSender.BasicAuth.User").fill("espf")
+    await page.get_by_label("EventSender.BasicAuth.Key").fill(KEY)
+    await page.get_by_label("EventSender.APIVersion").select_option("1")
+    await page.get_by_label("RetryDelays").fill("1s")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text("Saved")
+    assert KEY not in await page.content()
+    assert await violations(page) == []
+
+
+async def subscribe(page: Page) -> None:
+    await page.get_by_role("link", name="Event subscriptions", exact=True).last.click()
+    everything = page.get_by_label("All / none")
+    await everything.check()
+    await everything.uncheck()
+    for name in TYPES:
+        await page.get_by_role("switch", name=name, exact=True).check()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text("subscriptions changed")
+    found = page.locator("input[name=on]:checked")
+    assert [await one.get_attribute("value") for one in await found.all()] == sorted(TYPES)
+    assert await violations(page) == []
+
+
+async def enable_notifications(page: Page) -> None:
+    await go(page, "Configurations")
+    row = page.get_by_role("row").filter(has_text="active")
+    await row.get_by_role("button", name="Clone").click()
+    await page.get_by_role("link", name="Provisioning", exact=True).click()
+    await page.get_by_label("AlertRecipient").fill("nobody@")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.locator(".invalid-feedback")).to_be_visible()
+    await page.get_by_label("AlertRecipient").fill("noc@example.net")
+    await page.get_by_label("send_options").fill("-i -f espf@example.net")
+    await page.get_by_label("The sendmail program").fill("/bin/true")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text("Saved in the draft")
+    assert await violations(page) == []
+    await apply(page, "Provisioning.AlertRecipient")
