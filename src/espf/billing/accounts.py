@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from espf.billing import (
     addons,
+    browse,
     clock,
     customer_sites,
     customers,
@@ -20,6 +21,7 @@ from espf.billing import (
     sim_cards,
     subscribers,
 )
+from espf.billing.browse import Found, Leaf
 from espf.billing.closing import close_account
 from espf.billing.fields import (
     AccountId,
@@ -321,6 +323,27 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
         query.order_by(accounts.c.i_account).limit(params.limit).offset(params.offset)
     )
     return {"account_list": [_described(row, scope.now) for row in rows]}
+
+
+def leaf(scope: Scope, wanted: Leaf) -> Found[Result]:
+    """A leaf of the environment's accounts, by their ids; as in get_list."""
+    return _shown(scope, browse.numbers(scope, accounts.c.id, wanted))
+
+
+def leaf_of_customer(
+    scope: Scope, i_customer: int, wanted: Leaf, id_: str | None = None
+) -> Found[Result]:
+    """A leaf of a customer's accounts as they were added, or the one that has this id."""
+    mine = [accounts.c.i_customer == i_customer]
+    if id_ is not None:
+        mine.append(accounts.c.id == id_)
+    return _shown(scope, browse.numbers(scope, accounts.c.i_account, wanted, *mine))
+
+
+def _shown(scope: Scope, found: Found[int]) -> Found[Result]:
+    leaf = browse.rows_of(scope, _with_names(scope), accounts.c.i_account, found)
+    described = [_described(row, scope.now) for row in leaf.rows]
+    return Found(described, leaf.has_earlier, leaf.has_later)
 
 
 def find(scope: Scope, i_account: int, *, lock: bool = False) -> Row[Any]:

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.billing import dids, service_features
+from espf.billing import browse, dids, service_features
+from espf.billing.browse import Found, Leaf
 from espf.billing.closing import close_account
 from espf.billing.fields import (
     Currency,
@@ -171,6 +172,13 @@ def get_list(scope: Scope, params: ListCustomers) -> Result:
         query.order_by(customers.c.i_customer).limit(params.limit).offset(params.offset)
     )
     return {"customer_list": [described(row) for row in rows]}
+
+
+def leaf(scope: Scope, wanted: Leaf) -> Found[Result]:
+    """A leaf of the environment's customers, by their names; as in get_list."""
+    found = browse.numbers(scope, customers.c.name, wanted)
+    leaf = browse.rows_of(scope, select(customers), customers.c.i_customer, found)
+    return Found([described(row) for row in leaf.rows], leaf.has_earlier, leaf.has_later)
 
 
 def terminate(scope: Scope, params: TerminateCustomer) -> Result:

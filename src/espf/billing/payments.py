@@ -32,13 +32,34 @@ def _action(value: object) -> object:
     return value.strip().capitalize() if isinstance(value, str) else value
 
 
-class MakeTransaction(Params):
-    """Parameters of make_transaction. ``amount`` is positive; ``action`` says which way it goes."""
+class Transaction(Params):
+    """A payment or a charge. ``amount`` is positive; ``action`` says which way it goes."""
 
-    i_account: Key
     action: Annotated[Literal["Manual payment", "Manual charge"], BeforeValidator(_action)]
     amount: SomeMoney
     visible_comment: Comment | None = None
+
+    @property
+    def funds(self) -> Decimal:
+        """What there is more to spend; below 0, less."""
+        return self.amount if self.action == "Manual payment" else -self.amount
+
+    @property
+    def entry(self) -> Entry:
+        """What the list of transactions says of it."""
+        return Entry(self.action, self.amount, self.visible_comment)
+
+
+class MakeTransaction(Transaction):
+    """Parameters of make_transaction."""
+
+    i_account: Key
+
+
+class MakeCustomerTransaction(Transaction):
+    """Parameters of make_customer_transaction."""
+
+    i_customer: Key
 
 
 def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
@@ -49,9 +70,12 @@ def make_transaction(scope: Scope, params: MakeTransaction) -> Result:
     charge is not limited by the funds. Raises the faults ``Server.Account.closed``,
     ``.has_no_balance`` and ``.balance_out_of_range``.
     """
-    funds = params.amount if params.action == "Manual payment" else -params.amount
-    entry = Entry(params.action, params.amount, params.visible_comment)
-    return for_account(scope, params.i_account, funds, entry)
+    return for_account(scope, params.i_account, params.funds, params.entry)
+
+
+def make_customer_transaction(scope: Scope, params: MakeCustomerTransaction) -> Result:
+    """Take a customer's payment, which lowers what it owes, or charge it; see for_customer."""
+    return for_customer(scope, params.i_customer, params.funds, params.entry)
 
 
 def for_account(scope: Scope, i_account: int, funds: Decimal, entry: Entry) -> Result:

@@ -8,7 +8,8 @@ from pydantic import Field
 from sqlalchemy import Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from espf.billing import service_features
+from espf.billing import browse, service_features
+from espf.billing.browse import Found, Leaf
 from espf.billing.fields import (
     Code,
     Comment,
@@ -195,6 +196,24 @@ def get_list(scope: Scope, params: ListProducts) -> Result:
         query.order_by(products.c.i_product).limit(params.limit).offset(params.offset)
     ).scalars()
     return {"product_list": _described(scope, list(keys))}
+
+
+def leaf(scope: Scope, wanted: Leaf) -> Found[Result]:
+    """A leaf of the environment's products, by their names; as in get_list."""
+    found = browse.numbers(scope, products.c.name, wanted)
+    there = {each["i_product"]: each for each in _described(scope, list(found.rows))}
+    rows = [there[key] for key in found.rows if key in there]
+    return Found(rows, found.has_earlier, found.has_later)
+
+
+def names(scope: Scope) -> list[tuple[int, str]]:
+    """All products of the environment by their names: number and name."""
+    rows = scope.connection.execute(
+        select(products.c.i_product, products.c.name)
+        .where(products.c.i_env == scope.i_env)
+        .order_by(products.c.name)
+    )
+    return [(row.i_product, row.name) for row in rows]
 
 
 def _described(scope: Scope, keys: list[int]) -> list[Result]:

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from sqlalchemy import ColumnElement, Row, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from espf.billing import browse
+from espf.billing.browse import Found, Leaf
 from espf.billing.fields import Iccid, Imsi, Key, Line, Page, Params, Search, SimKey, matches
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import custom_field_values, sim_cards
@@ -181,13 +183,20 @@ def upload(scope: Scope, params: Upload) -> Result:
     Raises the faults of add and remove.
     """
     for line in params.card_list:
-        if line.action == "+":
-            card = NewCard(**line.model_dump(exclude={"action"}))
-            add(scope, AddCard(card_info=card))
-        else:
-            _remove(scope, find(scope, lock=True, imsi=line.imsi))
+        try:
+            _do(scope, line)
+        except BillingFault as fault:
+            raise BillingFault(fault.code, f"{line.imsi}: {fault}") from None
     signs = [line.action for line in params.card_list]
     return {"added": signs.count("+"), "removed": signs.count("-")}
+
+
+def _do(scope: Scope, line: Uploaded) -> None:
+    if line.action == "+":
+        card = NewCard(**line.model_dump(exclude={"action"}))
+        add(scope, AddCard(card_info=card))
+    else:
+        _remove(scope, find(scope, lock=True, imsi=line.imsi))
 
 
 def remove(scope: Scope, params: OneCard) -> Result:
@@ -222,6 +231,14 @@ def get_list(scope: Scope, params: ListCards) -> Result:
         query.order_by(sim_cards.c.i_sim_card).limit(params.limit).offset(params.offset)
     )
     return {"card_list": [_described(row) for row in rows]}
+
+
+def leaf(scope: Scope, wanted: Leaf, status: str | None = None) -> Found[Result]:
+    """A leaf of the environment's cards, or of those of one status, by their IMSIs."""
+    of_status = [] if status is None else [sim_cards.c.status == status]
+    found = browse.numbers(scope, sim_cards.c.imsi, wanted, *of_status)
+    leaf = browse.rows_of(scope, select(sim_cards), sim_cards.c.i_sim_card, found)
+    return Found([_described(row) for row in leaf.rows], leaf.has_earlier, leaf.has_later)
 
 
 def assign(scope: Scope, params: AssignCard) -> Result:

@@ -88,6 +88,11 @@ def _table(name: str, *items: SchemaItem, **options: bool) -> Table:
     return table
 
 
+def _ordered(length: int) -> TypeEngine[str]:
+    """A text that lists are in the order of: byte for byte, so that an index finds a beginning."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 def _of(table: str, name: str) -> ForeignKey:
     return ForeignKey(f"{SCHEMA}.{table}.{name}")
 
@@ -117,7 +122,7 @@ customers = _table(
     "Customers",
     Column("i_customer", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("name", _ordered(255), nullable=False),
     # O open, S suspended, L limited, C closed, E exported, D deactivated
     Column("bill_status", String(1), nullable=False, server_default="O"),
     Column("blocked", String(1), nullable=False, server_default="N"),
@@ -168,7 +173,7 @@ products = _table(
     "Products",
     Column("i_product", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
-    Column("name", String(120), nullable=False),
+    Column("name", _ordered(120), nullable=False),
     Column("description", Text),
     Column("i_vd_plan", _of("Discount_Plans", "i_vd_plan")),
     # Among an account's products: 0 main, 10 low, up to 30 high.
@@ -194,7 +199,7 @@ accounts = _table(
     Column("i_product", _of("Products", "i_product"), nullable=False),
     # A discount plan of its own, in place of its product's.
     Column("i_vd_plan", _of("Discount_Plans", "i_vd_plan")),
-    Column("id", String(128), nullable=False),
+    Column("id", _ordered(128), nullable=False),
     # Whose second name an alias is.
     Column("i_master_account", _of("Accounts", "i_account")),
     # -1 debit, 0 voucher, 1 credit, 2 alias, 4 beneficiary
@@ -311,7 +316,7 @@ sim_cards = _table(
     "SIM_Cards",
     Column("i_sim_card", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
-    Column("imsi", String(15), nullable=False, unique=True),
+    Column("imsi", _ordered(15), nullable=False, unique=True),
     Column("iccid", String(22), nullable=False, unique=True),
     # The id of the account that holds the card.
     Column("msisdn", String(128)),
@@ -323,6 +328,9 @@ sim_cards = _table(
     Column("i_account", _of("Accounts", "i_account")),
     CheckConstraint("status IN ('available', 'reserved', 'used', 'disposed')"),
     Index("SIM_Cards_account", "i_account"),
+    # The inventory, and what of it is available, by IMSI.
+    Index("SIM_Cards_env", "i_env", "imsi"),
+    Index("SIM_Cards_stock", "i_env", "status", "imsi"),
     sqlite_autoincrement=True,
 )
 

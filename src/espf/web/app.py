@@ -19,14 +19,18 @@ from espf.web import configuration_api, description, espf_api, events_api, handl
 from espf.web.contract import Fault, Forbidden, Site, invalid
 from espf.web.operation import Operation, routes
 from espf.web.pages import (
+    accounts,
     audit,
     configurations,
+    customers,
     dashboard,
     event_types,
     handlers,
+    products,
     session,
     setup,
     shell,
+    sim_cards,
     subscriptions,
     system,
 )
@@ -47,6 +51,10 @@ CONSOLE = (
     user_pages,
     audit,
     configurations,
+    customers,
+    accounts,
+    products,
+    sim_cards,
 )
 
 

@@ -8,7 +8,7 @@ Adding a method is one entry in ``METHODS``.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -136,6 +136,9 @@ METHODS: Mapping[str, Method[Any]] = {
     ),
     "Customer/terminate_customer": Method(
         customers.TerminateCustomer, customers.terminate, writes=True
+    ),
+    "Customer/make_transaction": Method(
+        payments.MakeCustomerTransaction, payments.make_customer_transaction, writes=True
     ),
     "Customer/get_customer_info": Method(customers.GetCustomer, customers.get_info),
     "Customer/get_customer_list": Method(customers.ListCustomers, customers.get_list),
@@ -509,8 +512,17 @@ def _environment(user: User, params: dict[str, Any]) -> int:
     return i_env
 
 
+class InvalidParameters(InvalidRequest):
+    """Some parameters are wrong; ``problems`` are pairs of a field and what is wrong with it."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        text = "; ".join(f"{field}: {what}" if field else what for field, what in problems)
+        super().__init__(text, problems[0][0] or None)
+        self.problems = problems
+
+
 def validated(model: type[P], params: dict[str, Any]) -> P:
-    """The parameters as their model has them. Raises InvalidRequest that names each wrong one."""
+    """The parameters as their model has them. Raises InvalidParameters."""
     try:
         return model.model_validate(params)
     except ValidationError as error:
@@ -523,8 +535,7 @@ def validated(model: type[P], params: dict[str, Any]) -> P:
             )
             for problem in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
         ]
-        text = "; ".join(f"{field}: {what}" if field else what for field, what in problems)
-        raise InvalidRequest(text, problems[0][0] or None) from None
+        raise InvalidParameters(problems) from None
 
 
 def _fault(error: EspfError, service: str, method: str) -> Result:

@@ -15,10 +15,11 @@ KEPT = "••••••••"
 
 @dataclass(frozen=True)
 class Field:
-    """One field. ``kind`` is text, number, switch, select, secret or area.
+    """One field. ``kind`` is text, number, date, switch, select, secret, area, file or pick.
 
     ``choices`` are pairs of value and title; ``error`` stands beside it. ``code`` is what the field
-    is called on the command line, where that is not its title.
+    is called on the command line, where that is not its title. ``source``: the title of the dialog
+    in which something is picked, and where it gets what there is.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Field:
     error: str | None = None
     placeholder: str = ""
     code: str = ""
+    source: tuple[str, str] = ("", "")
 
     @property
     def id(self) -> str:

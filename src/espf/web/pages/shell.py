@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -239,6 +240,14 @@ def when(moment: datetime | None) -> Markup:
     )
 
 
+def money(amount: Decimal | None) -> str:
+    """An amount with two places, or as many more as it has: ``1,000.00``."""
+    if amount is None:
+        return ""
+    places = max(2, -int(amount.normalize().as_tuple().exponent))
+    return f"{amount:,.{places}f}"
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -248,6 +257,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(when=when, ago=ago, span=span, number=lambda n: f"{n:,}")
+    environment.filters.update(
+        when=when, ago=ago, span=span, money=money, number=lambda n: f"{n:,}"
+    )
     environment.globals.update(static=static, icon=icon, espf_version=version("espf"))
     return environment

@@ -12,6 +12,9 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from espf import sessions
 from espf.billing.environments import is_reference_billing
@@ -128,19 +131,41 @@ class Visit(Call):
 
 
 async def read_form(request: Request) -> Form:
-    """The fields of a form. Raises InvalidRequest."""
+    """The fields of a form, a file among them as its text. Raises InvalidRequest."""
+    body = await read_body(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        pairs = parse_qsl(
-            (await read_body(request)).decode(),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
-        )
-    except ValueError:
+        if kind == "multipart/form-data":
+            pairs = await _parts(request, body)
+        else:
+            pairs = parse_qsl(
+                body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+            )
+    except (ValueError, HTTPException):
         raise InvalidRequest("the body is no form", "body") from None
     if any("\x00" in name + value for name, value in pairs):
         raise InvalidRequest("no text may have a NUL in it", "body")
     return Form(pairs)
+
+
+async def _parts(request: Request, body: bytes) -> list[tuple[str, str]]:
+    """The fields of a form that may hold a file."""
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async with Request(request.scope, replay).form(max_files=1) as form:
+        return [
+            (name, value if isinstance(value, str) else await _text(name, value))
+            for name, value in form.multi_items()
+        ]
+
+
+async def _text(name: str, file: UploadFile) -> str:
+    try:
+        return (await file.read()).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidRequest("the file is no text in UTF-8", name) from None
 
 
 def refuse_foreign(request: Request) -> None:

@@ -11,6 +11,15 @@ addEventListener("click", (event) => {
   const opener = event.target.closest("[data-dialog]");
   if (opener) document.getElementById(opener.dataset.dialog).showModal();
   if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+  // What is chosen in a dialog goes into the field that the dialog is for.
+  const chosen = event.target.closest("[data-fill]");
+  if (chosen) {
+    const dialog = chosen.closest("dialog");
+    const field = document.getElementById(dialog.dataset.for);
+    field.value = chosen.dataset.fill;
+    dialog.close();
+    field.focus();
+  }
   const copier = event.target.closest("[data-copy]");
   if (copier) navigator.clipboard.writeText(document.getElementById(copier.dataset.copy).textContent);
 });
@@ -29,6 +38,14 @@ addEventListener("change", (event) => {
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     for (const drop of document.querySelectorAll("details.drop[open]")) drop.open = false;
+  }
+  // Up and down go along what a dialog offers, from its search on.
+  const dialog = event.target.closest("dialog.pick");
+  if (dialog && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    const stops = [dialog.querySelector('input[type="search"]'), ...dialog.querySelectorAll("[data-fill]")];
+    const next = stops[stops.indexOf(event.target) + (event.key === "ArrowDown" ? 1 : -1)];
+    if (next) next.focus();
+    event.preventDefault();
   }
   // "/" goes to the search field of the page, as in many consoles.
   const typing = event.target.closest("input, textarea, select, [contenteditable]");
