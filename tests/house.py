@@ -103,6 +103,7 @@ class House:
         grace: float = 5.0,
         billing_url: str = "http://127.0.0.1:1",
         instance: str = "",
+        tracer: Any = None,
     ) -> AsyncIterator[Worker]:
         """A worker with its own way to the database, for as long as the block lasts.
 
@@ -115,7 +116,14 @@ class House:
             log = ProvisioningLog(self.log_path)
             billing = BillingClient(client, billing_url, "nobody", "nothing")
             worker = Worker(
-                database, self.sealer, log, client, billing.for_environment, grace, instance
+                database,
+                self.sealer,
+                log,
+                client,
+                billing.for_environment,
+                grace,
+                instance,
+                tracer,
             )
             worker.name = name or worker.name
             running = asyncio.create_task(worker.run(stop))

@@ -92,6 +92,7 @@ class Notification:
     event, which takes its place when it becomes due. ``attempts`` counts the tries made so far.
     ``notified``: how many notifications of the event were made. ``shard``: see ``shard_of``.
     ``since``: when the event happened, or was due, in seconds since 1970 by the database's clock.
+    ``read_at``: when it was read, in nanoseconds since 1970, where traces are made.
     """
 
     i_event_handler: int
@@ -101,6 +102,7 @@ class Notification:
     notified: int = 1
     shard: int = 0
     since: float | None = None
+    read_at: int | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_host_and_port_or_off)] = "127.0.0.1:9180"
     log: Path = Path("var/provisioning.log")
     log_format: Literal["text", "json"] = "text"
+    traces: bool = False
     key_file: Path = Path("var/espf.key")
     rules: Path | None = None
     billing_url: Annotated[str, AfterValidator(_http_url)] | None = None

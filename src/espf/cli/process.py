@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import uvicorn
 from sqlalchemy import Connection
@@ -41,6 +41,9 @@ from espf.web.operation import Operation, build_operation
 from espf.worker.gauges import Gauges
 from espf.worker.patience import PatientDatabase
 from espf.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from espf.worker.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -202,15 +205,46 @@ async def _work(at: Office, part: _Part, operation: Operation, stop: asyncio.Eve
             await stop.wait()
         else:
             chores.append(group.create_task(Janitor(at.database).run()))
-            billing, grace = _billing(at, client, part), at.settings.stop_grace
-            worker = Worker(at.database, at.sealer, part.log, client, billing, grace, part.instance)
-            operation.watched = Gauges(worker)
-            await worker.run(stop)
+            billing = _billing(at, client, part)
+            with _traced(at) as tracer:
+                worker = Worker(
+                    at.database,
+                    at.sealer,
+                    part.log,
+                    client,
+                    billing,
+                    at.settings.stop_grace,
+                    part.instance,
+                    tracer,
+                )
+                operation.watched = Gauges(worker)
+                await worker.run(stop)
         _log.info("stopped")
         for chore in chores:
             chore.cancel()
         if not upgraded.cancel():
             raise upgraded.result()
+
+
+@contextmanager
+def _traced(at: Office) -> Iterator["Tracer | None"]:
+    """What makes traces, where that is wanted. Raises SettingsError without the packages."""
+    if not at.settings.traces:
+        yield None
+        return
+    try:
+        from espf.worker.tracing import Tracer, export  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise SettingsError(
+            f"ESPF_TRACES: the packages are not installed ({error}); run: pip install 'espf[otel]'"
+        ) from None
+    # It is as good as a secret, and the same for all processes of the installation.
+    tracer = Tracer(service_password(at.sealer).encode()[:64])
+    export(tracer)
+    try:
+        yield tracer
+    finally:
+        tracer.close()
 
 
 async def _upgraded(database: Database, stop: asyncio.Event) -> SettingsError:

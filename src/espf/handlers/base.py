@@ -149,6 +149,12 @@ class HandlerSettings(BaseModel):
         "for a subscriber, separated by commas, blanks or line breaks; beside those that the "
         "catalogue marks.",
     )
+    trace_context: bool = Field(
+        default=False,
+        alias="TraceContext",
+        description="On: where traces are made of events, HTTP requests carry the header "
+        "traceparent, so that the receiver's spans join the event's trace.",
+    )
 
 
 @dataclass(frozen=True)

@@ -211,11 +211,17 @@ class HttpClient:
 class Http:
     """One attempt's road out: the ``Http`` of the plug-in contract.
 
-    ``secrets`` are texts that must not be remembered.
+    ``secrets`` are texts that must not be remembered. ``traceparent`` is told to the receiver.
     """
 
-    def __init__(self, client: HttpClient, secrets: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        secrets: Collection[str] = (),
+        traceparent: str | None = None,
+    ) -> None:
         self._client = client
+        self._traceparent = traceparent
         self._secrets = secrets
         self._request: str | None = None
         self._response = ""
@@ -240,6 +246,8 @@ class Http:
         """See the contract."""
         self._request = f"{message_head(url, headers)}\n\n{body.decode('utf-8', 'replace')}"
         self._response = ""
+        if self._traceparent is not None:
+            headers = {**headers, "traceparent": self._traceparent}
         try:
             reply = await self._client.post(url, body, headers, timeout_seconds, route)
         except (TryLater, Misconfigured) as error:

@@ -220,8 +220,11 @@ class RequestHead:
         lines.append("Content-Length: ")
         self._start = "\r\n".join(lines).encode()
 
-    def bytes(self, body: bytes) -> bytes:
-        """A whole request, as it goes over the wire."""
+    def bytes(self, body: bytes, traceparent: str | None = None) -> bytes:
+        """A whole request, as it goes over the wire; ``traceparent`` is a header of its own."""
+        if traceparent is not None:
+            more = f"traceparent: {traceparent}".encode()
+            return b"%b%d\r\n%b\r\n\r\n%b" % (self._start, len(body), more, body)
         return b"%b%d\r\n\r\n%b" % (self._start, len(body), body)
 
 

@@ -75,10 +75,13 @@ class Poster:
         self.head = ""
         self._heard: dict[bytes, str] = {}
 
-    def send(self, notification: Notification, epoch: int) -> Posting | Exception | None:
+    def send(
+        self, notification: Notification, epoch: int, traceparent: str | None = None
+    ) -> Posting | Exception | None:
         """Send the request for an event; None: it has to go the long way.
 
-        Where there is nothing to send, that is what became of it.
+        Where there is nothing to send, that is what became of it. ``traceparent`` is told to the
+        receiver.
         """
         try:
             post = self._handler.post(self._handler.spelt(notification.event))
@@ -96,7 +99,7 @@ class Poster:
             self.head = storable(masked(message_head(post.url, post.headers), self.secrets))
         assert self._to is not None
         assert self._bytes is not None
-        request = self._bytes.bytes(post.body)
+        request = self._bytes.bytes(post.body, traceparent)
         posting = Posting(self, notification, epoch, post, self._to, request)
         self._client.plain.send(posting)
         return posting

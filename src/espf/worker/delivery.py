@@ -76,10 +76,11 @@ async def deliver(
     billing: Billing,
     outlet: QueueOutlet,
     batch: Batch | None = None,
+    traceparent: str | None = None,
 ) -> Delivery:
     """Run the handler once, within its time limit. Never raises, but when cancelled."""
     secrets = handler.secrets()
-    http = Http(client, secrets)
+    http = Http(client, secrets, traceparent)
     context = Context(http, billing, attempt=notification.attempts + 1, outlet=outlet)
     started = time.monotonic()
     outcome: Exception | None = None

@@ -6,10 +6,14 @@ no room, is paused, or whose breaker is open is not asked for.
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from espf.queue import Queue
 from espf.worker.patience import PatientDatabase
 from espf.worker.runner import Runner
+
+if TYPE_CHECKING:
+    from espf.worker.tracing import Tracer
 
 #: However quiet it is, look that often.
 IDLE_SECONDS = 1.0
@@ -23,7 +27,9 @@ class Reader:
         queue: Queue,
         database: PatientDatabase,
         runners: Callable[[], Collection[Runner]],
+        tracer: "Tracer | None" = None,
     ) -> None:
+        self._tracer = tracer
         self._queue = queue
         self._database = database
         self._runners = runners
@@ -57,5 +63,7 @@ class Reader:
         found = await self._database.ask(self._queue.ask, everything)
         if found is None:
             found = await self._database.fetch(self._queue.read, everything)
+        if self._tracer is not None:
+            self._tracer.read(found)
         for (runner, wanted), one in zip(asking, found, strict=True):
             runner.read_ended(wanted, one)

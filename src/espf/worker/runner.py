@@ -29,6 +29,8 @@ from espf.worker.settler import Settler
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from espf.worker.tracing import Tracer
+
 _log = logging.getLogger(__name__)
 
 #: Notifications that one handler holds in memory; the rest waits in the database.
@@ -75,6 +77,7 @@ class Tools:
     wake_reader: Callable[[], None]
     lease_holds: Callable[[], bool]
     running_lag_seconds: float | None
+    tracer: "Tracer | None" = None
 
 
 class Runner:
@@ -531,7 +534,8 @@ class Runner:
         shard = notification.shard
         self._unsettled[shard] += 1
         epoch = self.epochs[shard]
-        sent = None if self._poster is None else self._poster.send(notification, epoch)
+        told = None if self._tools.tracer is None else self._trace(self._tools.tracer, notification)
+        sent = None if self._poster is None else self._poster.send(notification, epoch, told)
         if isinstance(sent, Posting):
             self._open[sent] = self._handler
             if batch is not None:
@@ -540,7 +544,7 @@ class Runner:
             said = presentable(sent, self._handler.secrets())
             self._delivered(notification, epoch, said, 0, None, None)
         else:
-            attempt = self._attempt(self._handler, notification, epoch, batch)
+            attempt = self._attempt(self._handler, notification, epoch, batch, told)
             task = asyncio.create_task(attempt)
             self._open[task] = self._handler
             task.add_done_callback(lambda task: self._task_ended(task, shard))
@@ -574,8 +578,18 @@ class Runner:
         if handler is not self._handler and handler not in self._open.values():
             self._retire(handler)
 
+    def _trace(self, tracer: "Tracer", notification: Notification) -> str | None:
+        """Begin the span of an attempt; returns what its receiver is told of it."""
+        traceparent = tracer.begin(notification, self.configured.name)
+        return traceparent if self._handler.settings.trace_context else None
+
     async def _attempt(
-        self, handler: Handler, notification: Notification, epoch: int, batch: Batch | None
+        self,
+        handler: Handler,
+        notification: Notification,
+        epoch: int,
+        batch: Batch | None,
+        traceparent: str | None,
     ) -> None:
         delivery = await deliver(
             handler,
@@ -584,6 +598,7 @@ class Runner:
             self._tools.billing(notification.event.i_env),
             self._tools.outlet(notification, epoch),
             batch,
+            traceparent,
         )
         self._delivered(
             notification,
@@ -644,6 +659,8 @@ class Runner:
 
     def _settled(self, batch: list[Settled]) -> None:
         self._meter.add(batch)
+        if self._tools.tracer is not None:
+            self._tools.tracer.settled(batch)
         lanes, unsettled = self._lanes, self._unsettled
         for settled in batch:
             notification, decision = settled.result.notification, settled.result.decision

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -34,6 +35,9 @@ from espf.worker.patience import PatientDatabase
 from espf.worker.reader import Reader
 from espf.worker.runner import Runner, Tools
 from espf.worker.settler import Settler
+
+if TYPE_CHECKING:
+    from espf.worker.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +102,7 @@ class Worker:
         billing: Callable[[int], Billing],
         stop_grace_seconds: float,
         instance: str = "",
+        tracer: "Tracer | None" = None,
     ) -> None:
         self.name = _identity()
         self._instance = instance
@@ -133,7 +138,7 @@ class Worker:
             lambda: sum(runner.under_way for runner in self._runners.values()),
             database.dialect,
         )
-        self._reader = Reader(self._queue, self.database, lambda: self.runners)
+        self._reader = Reader(self._queue, self.database, lambda: self.runners, tracer)
         self._tools = Tools(
             settler=self.settler,
             client=client,
@@ -143,6 +148,7 @@ class Worker:
             wake_reader=self._reader.wake,
             lease_holds=lambda: self.lease_holds,
             running_lag_seconds=database.dialect.running_lag_seconds,
+            tracer=tracer,
         )
 
     @property
