@@ -6,7 +6,8 @@ import pytest
 
 from espf.billing.scope import Scope
 from espf.errors import BillingFault, InvalidRequest
-from espf.web.rest import METHODS, validated
+from espf.web.methods import METHODS
+from espf.web.rest import validated
 
 NOW = datetime(2026, 2, 20, 10, 0, tzinfo=UTC)
 

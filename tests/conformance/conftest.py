@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema_rs
 import pytest
 from sqlalchemy import insert
 from starlette.applications import Starlette
@@ -12,7 +13,7 @@ from espf.billing.tables import metadata as billing_tables
 from espf.crypto import hash_password
 from espf.db import tables
 from espf.users import Users
-from espf.web import rest
+from espf.web import rest, rest_description
 
 #: The user of the vendor's examples.
 LOGIN, PASSWORD = "demo", "exAmple"
@@ -38,11 +39,25 @@ def session(http):
     return http.post("/rest/Session/login", data=form).json()
 
 
+@pytest.fixture(scope="session")
+def described():
+    """What the OpenAPI document says of each method: request and replies, by path."""
+    document = {"components": {"schemas": {}}, "paths": {}}
+    rest_description.add_to(document)
+    return {path.removeprefix("/rest/"): one["post"] for path, one in document["paths"].items()}
+
+
 @pytest.fixture
-def call(http, session):
+def call(http, session, described):
+    """A call of a method; what it answers is held against the description."""
+
     def call(path, **params):
         headers = {"Authorization": f"Bearer {session['access_token']}"}
-        return http.post(f"/rest/{path}", json={"params": params}, headers=headers)
+        reply = http.post(f"/rest/{path}", json={"params": params}, headers=headers)
+        if reply.status_code == 200:
+            content = described[path]["responses"]["200"]["content"]
+            jsonschema_rs.validate(content["application/json"]["schema"], reply.json())
+        return reply
 
     return call
 
@@ -72,6 +87,11 @@ def i_account(call):
         "faxnum": "6808881052",
         "address_line_2": "2nd floor",
         "zip": "11000",
+        "bcc": "archive@example.net",
+        "cont1": "Ada",
+        "cont2": "Grace",
+        "note": "As agreed",
+        "i_lang": "en",
         "service_flags": "YN",
         "i_account_role": 3,
         "credit_limit": 50,

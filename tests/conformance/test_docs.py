@@ -20,7 +20,7 @@ from espf.telemetry import LONGEST_VALUE
 from espf.web import configuration_api, espf_api, events_api, handlers_api
 from espf.web.contract import MAX_BODY
 from espf.web.espf_api import NewEvent
-from espf.web.rest import METHODS
+from espf.web.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"

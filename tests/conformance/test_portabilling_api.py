@@ -17,7 +17,7 @@ from sqlalchemy import update
 
 from databases import whatever_the_database
 from espf.billing.tables import accounts
-from espf.web import rest
+from espf.web.methods import METHODS
 
 LOGIN, PASSWORD = "demo", "exAmple"
 
@@ -148,9 +148,9 @@ def is_model(kind):
 
 
 @pytest.mark.databases("postgresql")
-@pytest.mark.parametrize("path", rest.METHODS)
+@pytest.mark.parametrize("path", METHODS)
 def test_whatever_the_parameters_hold_the_answer_is_documented(call, i_account, path):
-    fields = dict(fields_of(rest.METHODS[path].params))
+    fields = dict(fields_of(METHODS[path].params))
     assert is_documented(call(path))
     assert is_documented(call(path, no_such_parameter=1))
     for value in GARBAGE:
@@ -160,6 +160,16 @@ def test_whatever_the_parameters_hold_the_answer_is_documented(call, i_account, 
     for number, name in enumerate(fields):
         value = GARBAGE[number % len(GARBAGE)]
         assert is_documented(call(path, **{name: value})), (name, value)
+
+
+@pytest.mark.databases("sqlite")
+def test_the_example_of_every_method_is_a_good_request(call, described, i_account):
+    for path, operation in described.items():
+        if not path.startswith("Session/"):
+            content = operation["requestBody"]["content"]["application/json"]
+            reply = call(path, **content["schema"]["examples"][0]["params"])
+            assert is_documented(reply), path
+            assert not reply.json().get("faultcode", "").endswith("invalid_parameter"), path
 
 
 @pytest.mark.databases("sqlite")

@@ -23,6 +23,8 @@ from espf.billing import (
     products,
     quotas,
     sim_cards,
+    subscription_fees,
+    subscriptions,
 )
 from espf.billing import tables as t
 from espf.billing.scope import Scope
@@ -514,8 +516,8 @@ def test_a_terminated_customer_takes_its_accounts_along_one_by_one(billing):
     other = billing.account("other", i_customer=billing.customer("Beta"))
     with billing.statements() as sent:
         billing(customers.terminate, i_customer=1)
-    one_account = ["Accounts", "SIM_Cards", "IP_Devices", "DID_Numbers"]
-    assert [statement.split()[1] for statement in sent] == [
+    one_account = ["Accounts", "Active_Sessions", "SIM_Cards", "IP_Devices", "DID_Numbers"]
+    assert [statement.replace("DELETE FROM", "DELETE").split()[1] for statement in sent] == [
         *one_account,
         *one_account,
         "DID_Numbers",
@@ -556,6 +558,7 @@ def test_customers_and_products_are_listed_by_name(billing):
         "name": "Voice",
         "description": None,
         "i_vd_plan": None,
+        "i_subscription": None,
         "addon_priority": 0,
         "quotas": [
             {"service": "msg", "monthly_amount": 5},
@@ -968,6 +971,17 @@ def test_usage_that_is_counted_at_the_same_time_adds_up(billing):
         "remaining": 100,
         "exceeded": "N",
     }
+
+
+def test_a_fee_that_is_charged_at_the_same_time_is_charged_once(billing):
+    fee = {"name": "Basic", "monthly_fee": 9}
+    billing(subscriptions.add, subscription_info=fee)
+    billing(products.update_fields, product_info={"i_product": 1, "i_subscription": 1})
+    mine = {"i_account": billing.account(opening_balance=100)}
+    billing(subscriptions.activate, **mine)
+    charge = (subscription_fees.charge, mine)
+    assert outcome_beside(billing, charge, charge) == {"success": 1, "charged": 0}
+    assert billing.show(mine["i_account"])["balance"] == 91
 
 
 def test_usage_of_a_new_month_that_is_counted_at_the_same_time_adds_up(billing):

@@ -10,7 +10,7 @@ from billing_api import NOW, Api
 from espf.billing import clock, environments, references
 from espf.billing import tables as t
 from espf.errors import InvalidRequest
-from espf.web.rest import METHODS
+from espf.web.methods import METHODS
 
 KI = "0123456789ABCDEF0123456789abcdef"
 
@@ -57,6 +57,15 @@ def one_of_each(api):
     api("AccessPolicy/add_phase", phase_info=phase)
     access = {"i_product": 1, "service": "voice"}
     api("Product/add_accessibility", accessibility_info=access)
+    api("ServicePolicy/add_service_policy", service_policy_info={"name": "p", "service": "voice"})
+    api("CallBarring/add_call_barring_class", call_barring_class_info={"name": "c"})
+    api("Subscription/add_subscription", subscription_info={"name": "s", "monthly_fee": 1})
+    api("DiscountPlan/add_discount_plan", name="d")
+    quotas = [{"service": "voice", "monthly_amount": 1}]
+    product = {"name": "Fee", "i_subscription": 1, "quotas": quotas}
+    i_product = api("Product/add_product", product_info=product)["i_product"]
+    api("Account/update_account", account_info={"i_account": 1, "i_product": i_product})
+    api("Usage/record", i_account=1, service="voice", amount=1, session_id="s")
 
 
 POLICY = {"i_access_policy": 1}
@@ -70,6 +79,21 @@ FOREIGN = {
     "Account/update_followme_number": {"number_info": {"i_follow_me_number": 1}},
     "Account/delete_followme_number": {"i_follow_me_number": 1},
     "Account/get_full_vd_counter_info": {"i_account": 1},
+    "Account/get_subscriptions": {"i_account": 1},
+    "Account/activate_subscriptions": {"i_account": 1},
+    "Account/charge_subscription_fees": {"i_account": 1},
+    "Account/activate_bundle": {"i_account": 3, "i_vd_plan": 1},
+    "CallBarring/update_call_barring_class": {
+        "call_barring_class_info": {"i_call_barring_class": 1, "name": "x"}
+    },
+    "CallBarring/get_account_call_barring": {"i_account": 1},
+    "CallBarring/update_account_call_barring": {"i_account": 3, "i_call_barring_classes": [1]},
+    "ServicePolicy/update_service_policy": {
+        "service_policy_info": {"i_service_policy": 1, "name": "x"}
+    },
+    "ServicePolicy/delete_service_policy": {"i_service_policy": 1},
+    "ServicePolicy/get_service_policy_info": {"i_service_policy": 1},
+    "Usage/end_session": {"i_account": 1, "service": "voice", "session_id": "s"},
     "Product/add_accessibility": {"accessibility_info": {"i_product": 1, "service": "x"}},
     "Product/get_accessibility_list": {"i_product": 1},
     "Product/delete_accessibility": {"i_accessibility": 1},
@@ -114,6 +138,11 @@ FOREIGN = {
     "SIMCard/update_custom_fields_values": {"i_sim_card": 1, "custom_fields_values": []},
 }
 LISTS = {
+    "BillingSession/get_active_sessions_list": "active_sessions_list",
+    "CallBarring/get_call_barring_class_list": "call_barring_class_list",
+    "Service/get_service_list": "service_list",
+    "ServicePolicy/get_service_policy_list": "service_policy_list",
+    "Subscription/get_subscription_list": "subscription_list",
     "AccessPolicy/get_access_policy_list": "access_policy_list",
     "Connection/get_connection_list": "connection_list",
     "DID/get_number_list": "number_list",
@@ -123,7 +152,8 @@ LISTS = {
     "PaymentTransaction/get_payment_transaction_list": "payment_transaction_list",
 }
 OURS = {
-    "Account": {"alias", "followme", "vd_counter"},
+    "Account": {"alias", "followme", "vd_counter", "subscription", "bundle"},
+    "Usage": {"end_session"},
     "Product": {"accessibility"},
     "SIMCard": {"update_", "upload_", "delete_", "fields_values"},
 }
@@ -184,9 +214,12 @@ def test_every_method_of_these_areas_is_tried_from_another_environment():
     # These create something out of nothing of anybody's.
     fresh = {
         "AccessPolicy/add_access_policy",
+        "CallBarring/add_call_barring_class",
         "Connection/add_connection",
         "DID/add_number",
         "IPDevice/add_ip_device_profile",
+        "ServicePolicy/add_service_policy",
+        "Subscription/add_subscription",
     }
     assert {each for each in METHODS if is_ours(each)} == FOREIGN.keys() | LISTS.keys() | fresh
 

@@ -100,6 +100,7 @@ def test_an_add_on_is_effective_from_now_for_good_with_its_products_priority(api
             "addon_effective_to": None,
             "i_product_group": None,
             "i_subscription": None,
+            "product_subscription": None,
         }
     ]
 

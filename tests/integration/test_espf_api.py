@@ -519,6 +519,8 @@ def test_a_browser_gets_a_page_with_every_route(api):
     reply = api.client.get("/doc/api", headers={"Accept": "text/html,*/*"})
     assert reply.headers["content-type"].startswith("text/html")
     assert "`" not in reply.text
+    assert "Answers <code>success</code>, <code>activated</code>." in reply.text
+    assert "Takes <code>i_account</code>, <code>immediately_in_advance</code>," in reply.text
     for path in api.client.get("/doc/api").json()["paths"]:
         assert path in reply.text
 

@@ -18,8 +18,20 @@ from espf.capture.rules import shipped_rules
 from espf.catalogue import catalogue, is_custom
 from espf.crypto import Sealer
 from espf.model import ordering_key
-from espf.web.rest import METHODS, validated
-from scenarios import Call, New, Scenario, Step, Tick, filled, inventory, subscribers
+from espf.web.methods import METHODS
+from espf.web.rest import validated
+from scenarios import (
+    Call,
+    New,
+    Scenario,
+    Step,
+    Tick,
+    filled,
+    inventory,
+    set_account,
+    subscribers,
+    update_account,
+)
 
 MODULES = (subscribers, inventory)
 SCENARIOS = [scenario for module in MODULES for scenario in module.SCENARIOS]
@@ -145,6 +157,65 @@ def test_a_type_happens_with_exactly_these_events(world, way, scenario):
     assert [list(variables) for _type, variables in told] == [
         list(variables) for _type, variables in scenario.told
     ]
+
+
+def of_account(method: str, **params: Any) -> Call:
+    return Call(f"Account/{method}", {"i_account": "{i_account}", **params})
+
+
+#: Methods that make types happen which others have scenarios for: what comes before, and the types.
+OTHER_WAYS = [
+    (
+        of_account("activate_bundle", i_vd_plan="{i_vd_plan}"),
+        [Call("DiscountPlan/add_discount_plan", {"name": "bundle-{i_account}"})],
+        ["Account/Discount/Changed"],
+    ),
+    (
+        of_account("charge_subscription_fees"),
+        [
+            set_account("balance = {money_5}"),
+            Call(
+                "Subscription/add_subscription",
+                {"subscription_info": {"name": "fee-{i_account}", "monthly_fee": 2}},
+            ),
+            Call(
+                "Product/update_product",
+                {
+                    "product_info": {
+                        "i_product": "{i_product}",
+                        "i_subscription": "{i_subscription}",
+                    }
+                },
+            ),
+            update_account(i_product="{i_product}"),
+            of_account("activate_subscriptions"),
+        ],
+        ["Account/BalanceChanged"],
+    ),
+    (
+        Call(
+            "CallBarring/update_account_call_barring",
+            {"i_account": "{i_account}", "i_call_barring_classes": ["{i_call_barring_class}"]},
+        ),
+        [
+            Call(
+                "CallBarring/add_call_barring_class",
+                {"call_barring_class_info": {"name": "class-{i_account}"}},
+            ),
+        ],
+        ["Account/ServiceAttribute/Changed", "ServiceAttribute/Changed"] * 2,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "before", "told"), OTHER_WAYS, ids=[call.method for call, *_ in OTHER_WAYS]
+)
+def test_a_method_of_another_name_tells_its_types_too(world, call, before, told):
+    world.do(*before)
+    world.site.events()
+    world.do(call)
+    assert [event_type for event_type, _key, _variables in world.site.events()] == told
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.event_type)

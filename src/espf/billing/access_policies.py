@@ -124,7 +124,7 @@ def add(scope: Scope, params: AddPolicy) -> Result:
     """Add a policy. Raises the fault ``Server.AccessPolicy.duplicate_name``."""
     info = params.access_policy_info
     with scope.unless_taken(*_NAME_TAKEN):
-        number = scope.insert(access_policies, **_stored(info.model_dump()))
+        number = scope.insert(access_policies, **stored(info.model_dump()))
     return {"i_access_policy": number}
 
 
@@ -133,7 +133,7 @@ def update_fields(scope: Scope, params: UpdatePolicy) -> Result:
     info = params.access_policy_info
     policy = _find(scope, info.i_access_policy, lock=True)
     with scope.unless_taken(*_NAME_TAKEN):
-        scope.change(access_policies, policy, _stored(info.model_dump(exclude_unset=True)))
+        scope.change(access_policies, policy, stored(info.model_dump(exclude_unset=True)))
     return {"i_access_policy": policy.i_access_policy}
 
 
@@ -146,9 +146,9 @@ def get_info(scope: Scope, params: GetPolicy) -> Result:
         .where(table.c.i_access_policy == policy.i_access_policy)
         .order_by(table.c.threshold)
     )
-    info = _described(policy, "i_access_policy", "name")
+    info = described(policy, "i_access_policy", "name")
     shown = ("i_access_policy_phase", "name", "threshold")
-    info["phases"] = [_described(phase, *shown) for phase in phases]
+    info["phases"] = [described(phase, *shown) for phase in phases]
     return {"access_policy_info": info}
 
 
@@ -157,7 +157,7 @@ def get_list(scope: Scope, params: ListPolicies) -> Result:
     table = access_policies
     wanted = [] if params.name is None else [matches(table.c.name, params.name)]
     rows = scope.page(table, params, *wanted)
-    return {"access_policy_list": [_described(row, "i_access_policy", "name") for row in rows]}
+    return {"access_policy_list": [described(row, "i_access_policy", "name") for row in rows]}
 
 
 def add_phase(scope: Scope, params: AddPhase) -> Result:
@@ -165,7 +165,7 @@ def add_phase(scope: Scope, params: AddPhase) -> Result:
     info = params.phase_info
     _find(scope, info.i_access_policy, lock=True)
     with scope.unless_taken(*_THRESHOLD_TAKEN):
-        number = scope.insert(access_policy_phases, **_stored(info.model_dump()))
+        number = scope.insert(access_policy_phases, **stored(info.model_dump()))
     return {"i_access_policy_phase": number}
 
 
@@ -174,7 +174,7 @@ def update_phase(scope: Scope, params: UpdatePhase) -> Result:
     info = params.phase_info
     phase = _find_phase(scope, info.i_access_policy_phase)
     with scope.unless_taken(*_THRESHOLD_TAKEN):
-        scope.change(access_policy_phases, phase, _stored(info.model_dump(exclude_unset=True)))
+        scope.change(access_policy_phases, phase, stored(info.model_dump(exclude_unset=True)))
     return {"i_access_policy_phase": phase.i_access_policy_phase}
 
 
@@ -196,13 +196,14 @@ def _find_phase(scope: Scope, number: int) -> Row[Any]:
     return scope.find(access_policy_phases, "AccessPolicyPhase", key == number, lock=True)
 
 
-def _stored(values: dict[str, Any]) -> dict[str, Any]:
-    """A request's values as the tables have them."""
+def stored(values: dict[str, Any]) -> dict[str, Any]:
+    """A request's values as the tables have them: ``attributes`` are JSON there."""
     if "attributes" in values:
         values["attributes"] = compact(values["attributes"])
     return values
 
 
-def _described(row: Row[Any], *names: str) -> Result:
+def described(row: Row[Any], *names: str) -> Result:
+    """A policy or a phase as the API shows it: these columns, and ``attributes``."""
     shown: Result = {name: getattr(row, name) for name in names}
     return shown | {"attributes": json.loads(row.attributes)}

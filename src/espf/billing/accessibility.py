@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from sqlalchemy import delete, select
 
+from espf.billing import services
 from espf.billing.fields import Key, Params, Service
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import accessibility, products
@@ -17,7 +18,9 @@ class NewAccessibility(Params):
 
     i_product: Key
     service: Service
-    access_code: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{0,32}$")] = ""
+    access_code: Annotated[
+        str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{0,32}$"), Field(examples=["*123"])
+    ] = ""
 
 
 class AddAccessibility(Params):
@@ -48,6 +51,7 @@ def add(scope: Scope, params: AddAccessibility) -> Result:
     text = "the product can be used over this service, with this code, already"
     with scope.unless_taken(f"Server.{ENTITY}.duplicate", text):
         number = scope.insert(accessibility, **info.model_dump())
+    services.note(scope, [info.service])
     return {"i_accessibility": number}
 
 

@@ -6,23 +6,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from sqlalchemy import Row, Select, select, update
-from sqlalchemy.exc import IntegrityError
 
 from espf.billing import (
     addons,
     browse,
     clock,
+    custom_fields,
     customer_sites,
     customers,
     dids,
+    discount_plans,
     products,
     quotas,
     service_features,
     sim_cards,
     subscribers,
+    subscriptions,
 )
 from espf.billing.browse import Found, Leaf
 from espf.billing.closing import close_account
+from espf.billing.columns import SUBORDINATE, UNLIMITED_FUNDS
 from espf.billing.fields import (
     AccountId,
     BalanceControl,
@@ -44,11 +47,11 @@ from espf.billing.fields import (
 )
 from espf.billing.scope import Result, Scope, closed, not_found
 from espf.billing.service_features import Features, Owner
-from espf.billing.tables import SUBORDINATE, UNLIMITED_FUNDS, accounts, service_quotas
+from espf.billing.tables import accounts, service_quotas
 from espf.billing.tables import customers as customer_table
 from espf.billing.tables import products as product_table
 from espf.billing.tables import subscribers as subscriber_table
-from espf.errors import BillingFault, InvalidRequest
+from espf.errors import InvalidRequest
 
 ENTITY = "Account"
 
@@ -133,8 +136,8 @@ class MoveAccount(Params):
 class GetAccount(Params):
     """Names one account by ``i_account`` or ``id``.
 
-    The vendor's switches for data that the reference billing does not hold (aliases, ...) are
-    taken and have no effect.
+    The vendor's switches for data that the reference billing does not hold are taken and have no
+    effect.
     """
 
     i_account: Key | None = None
@@ -201,6 +204,7 @@ def add(scope: Scope, params: AddAccount) -> Result:
     i_account = insert_account(scope, values)
     subscribers.add(scope, i_account, info.model_dump(include=set(subscribers.FIELDS)))
     _write_lists(scope, i_account, info)
+    subscriptions.follow(scope, i_account)
     wanted = info.model_dump(include={"i_sim_card", "imsi"}, exclude_none=True)
     if wanted:
         sim_cards.give(scope, sim_cards.find(scope, lock=True, **wanted), i_account, info.id)
@@ -226,12 +230,15 @@ def update_fields(scope: Scope, params: UpdateAccount) -> Result:
     elif changed.keys() - {"id"} or _ELSEWHERE & info.model_fields_set:
         raise closed(ENTITY)
     _require_references(scope, changed, account.i_customer)
-    _write_columns(scope, account.i_account, changed)
+    with scope.unless_taken(*_taken(changed.get("id", account.id))):
+        scope.change(accounts, account, changed)
     if "id" in changed:
         sim_cards.rename(scope, account.i_account, changed["id"])
     subscriber = info.model_dump(exclude_unset=True, include=set(subscribers.FIELDS))
     subscribers.write(scope, account.i_account, subscriber)
     _write_lists(scope, account.i_account, info)
+    if {"i_product", "assigned_addons"} & info.model_fields_set:
+        subscriptions.follow(scope, account.i_account)
     return {"i_account": account.i_account}
 
 
@@ -250,7 +257,7 @@ def move(scope: Scope, params: MoveAccount) -> Result:
         raise closed(ENTITY)
     if account.i_customer != params.i_customer:
         owner = {"i_customer": params.i_customer}
-        _write_columns(scope, account.i_account, {**owner, "i_customer_site": None})
+        scope.change(accounts, account, {**owner, "i_customer_site": None})
         scope.connection.execute(
             update(service_quotas)
             .where(service_quotas.c.i_account == account.i_account)
@@ -272,7 +279,10 @@ def terminate(scope: Scope, params: TerminateAccount) -> Result:
 
 
 def get_info(scope: Scope, params: GetAccount) -> Result:
-    """One account, with its SIM card and the quotas of the current month."""
+    """One account, with its SIM card and the quotas of the current month.
+
+    ``included_services`` come when they are asked for, ``service_features`` unless they are not.
+    """
     criteria = params.model_dump(include={"i_account", "id"}, exclude_none=True)
     row = scope.connection.execute(
         _with_names(scope).where(*(accounts.c[name] == criteria[name] for name in criteria))
@@ -285,6 +295,10 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
     info["sim_card"] = sim_cards.held_by(scope, row.i_account)
     info["service_quotas"] = quotas.of_month(scope, row.i_account, row.time_zone_name)
     info["assigned_addons"] = addons.of_account(scope, row.i_account)
+    info |= quotas.usage_times(scope, row)
+    info["has_custom_fields"] = int(custom_fields.has_any(scope, row.i_account))
+    if params.get_included_services:
+        info["included_services"] = quotas.included_services(scope, row.i_product)
     if not params.without_service_features:
         wanted = params.get_service_features
         info["service_features"] = [
@@ -362,21 +376,9 @@ def _require_references(scope: Scope, values: dict[str, Any], i_customer: int) -
     if values.get("i_product") is not None:
         products.require(scope, values["i_product"])
     if values.get("i_vd_plan") is not None:
-        products.require_discount_plan(scope, values["i_vd_plan"])
+        discount_plans.require(scope, values["i_vd_plan"])
     if values.get("i_customer_site") is not None:
         customer_sites.require(scope, values["i_customer_site"], i_customer)
-
-
-def _write_columns(scope: Scope, i_account: int, changed: dict[str, Any]) -> None:
-    if not changed:
-        return
-    try:
-        with scope.connection.begin_nested():
-            scope.connection.execute(
-                update(accounts).where(accounts.c.i_account == i_account).values(**changed)
-            )
-    except IntegrityError:
-        raise _duplicate(changed["id"]) from None
 
 
 def _write_lists(scope: Scope, i_account: int, info: AccountFields) -> None:
@@ -387,16 +389,14 @@ def _write_lists(scope: Scope, i_account: int, info: AccountFields) -> None:
 
 def insert_account(scope: Scope, values: dict[str, Any]) -> int:
     """Add an account with these columns. Raises the fault ``Server.Account.duplicate_id``."""
-    try:
-        with scope.connection.begin_nested():
-            return scope.insert(accounts, issue_date=scope.now, **values)
-    except IntegrityError:
-        raise _duplicate(values["id"]) from None
+    with scope.unless_taken(*_taken(values["id"])):
+        return scope.insert(accounts, issue_date=scope.now, **values)
 
 
-def _duplicate(account_id: str) -> BillingFault:
-    return BillingFault(
-        "Server.Account.duplicate_id", f"there is an account with the id {account_id!r} already"
+def _taken(account_id: str) -> tuple[str, str]:
+    return (
+        f"Server.{ENTITY}.duplicate_id",
+        f"there is an account with the id {account_id!r} already",
     )
 
 
@@ -506,6 +506,7 @@ def _described(row: Row[Any], now: datetime) -> Result:
         # A suspension is never put off, a product has one name, and an account ends by its date.
         "cust_bill_suspension_delayed": 0,
         "product_visible_name": row.product_name,
+        "iso_639_1": row.i_lang,
         "life_time": None,
         "inactivity_expire_time": None,
         "available_funds": None if funds is None or funds >= UNLIMITED_FUNDS else funds,

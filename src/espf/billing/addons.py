@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from espf.billing.fields import Code, Comment, Key, Params, Search, Time
+from espf.billing.fields import Code, Comment, Key, Money, Params, Search, Time
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import account_addons as table
-from espf.billing.tables import products
+from espf.billing.tables import products, subscriptions
 from espf.errors import InvalidRequest
 
 FIELD = "account_info.assigned_addons"
@@ -21,6 +21,14 @@ FIELD = "account_info.assigned_addons"
 
 #: The fields that are the add-on's own, and not its product's.
 _OWN = {"addon_effective_from", "addon_effective_to", "addon_priority"}
+
+
+class ProductSubscription(Params):
+    """What the vendor shows of the subscription that an add-on's product brings."""
+
+    i_subscription: Key | None = None
+    name: Search | None = None
+    monthly_fee: Money | None = None
 
 
 class Addon(Params):
@@ -35,6 +43,7 @@ class Addon(Params):
     i_vd_plan: Key | None = None
     i_product_group: Key | None = None
     i_subscription: Key | None = None
+    product_subscription: ProductSubscription | None = None
     addon_effective_from: Time | None = None
     addon_effective_to: Time | None = None
     addon_priority: Code | None = None
@@ -85,19 +94,41 @@ def _write_one(scope: Scope, i_account: int, addon: Addon, row: Row[Any] | None)
 
 
 def of_account(scope: Scope, i_account: int) -> list[Result]:
-    """The add-ons of an account, highest priority first; in no product group or subscription."""
+    """The add-ons of an account, highest priority first; in no product group."""
     rows = scope.connection.execute(
-        select(table, products.c.name, products.c.description, products.c.i_vd_plan)
+        select(
+            table,
+            *(products.c[name] for name in ("name", "description", "i_vd_plan", "i_subscription")),
+            subscriptions.c.name.label("subscription_name"),
+            subscriptions.c.monthly_fee,
+        )
         .join(products, products.c.i_product == table.c.i_product)
+        .outerjoin(subscriptions, subscriptions.c.i_subscription == products.c.i_subscription)
         .where(table.c.i_account == i_account)
         .order_by(table.c.addon_priority.desc(), table.c.i_account_addon)
     )
     names = (
-        *("i_product", "name", "description", "i_vd_plan", "addon_priority"),
+        *("i_product", "name", "description", "i_vd_plan", "i_subscription", "addon_priority"),
         *("addon_effective_from", "addon_effective_to"),
     )
-    nothing = {"i_product_group": None, "i_subscription": None}
-    return [{**{name: getattr(row, name) for name in names}, **nothing} for row in rows]
+    return [
+        {
+            **{name: getattr(row, name) for name in names},
+            "i_product_group": None,
+            "product_subscription": _subscription(row),
+        }
+        for row in rows
+    ]
+
+
+def _subscription(row: Row[Any]) -> Result | None:
+    if row.i_subscription is None:
+        return None
+    return {
+        "i_subscription": row.i_subscription,
+        "name": row.subscription_name,
+        "monthly_fee": row.monthly_fee,
+    }
 
 
 def tick(connection: Connection, now: datetime, limit: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from sqlalchemy import Row, delete
 
 from espf.billing.fields import Count, Flag, Key, Page, Params, Search, ShortName, matches
@@ -23,7 +23,7 @@ def _address(value: str) -> str:
 class ConnectionFields(Params):
     """What can be given to a new connection and changed later."""
 
-    remote_ip: Annotated[str, AfterValidator(_address)] | None = None
+    remote_ip: Annotated[str, AfterValidator(_address), Field(examples=["192.0.2.1"])] | None = None
     capacity: Count | None = None
     active: Flag = "Y"
 

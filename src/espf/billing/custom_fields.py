@@ -19,8 +19,11 @@ FieldName = Annotated[
     StringConstraints(
         strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$"
     ),
+    Field(examples=["Colour"]),
 ]
-FieldValue = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")]
+FieldValue = Annotated[
+    str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$"), Field(examples=["blue"])
+]
 
 _OWNERS: dict[Entity, tuple[Table, str, str]] = {
     "account": (accounts, "i_account", "Account"),
@@ -94,6 +97,12 @@ class UpdateOfCard(OfCard):
     """Parameters of update for a SIM card."""
 
     custom_fields_values: FieldsToSet
+
+
+def has_any(scope: Scope, i_account: int) -> bool:
+    """Whether an account has a value in any custom field."""
+    query = select(values.c.i_custom_field_value).where(values.c.i_account == i_account)
+    return scope.connection.execute(query.limit(1)).first() is not None
 
 
 class CustomFields:

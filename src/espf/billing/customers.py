@@ -1,26 +1,24 @@
 """Customers: who pays. A customer's balance is what it owes; its accounts may spend its funds."""
 
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from sqlalchemy import Row, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, or_, select, update
 
-from espf.billing import browse, dids, service_features
+from espf.billing import browse, dids, service_features, subscribers
 from espf.billing.browse import Found, Leaf
 from espf.billing.closing import close_account
+from espf.billing.columns import UNLIMITED_FUNDS
 from espf.billing.fields import (
     Currency,
-    Email,
     Flag,
     Key,
-    Line,
     Money,
     Name,
+    Number,
     Page,
     Params,
-    Phone,
     Search,
     ServiceFlags,
     TimeZone,
@@ -28,23 +26,40 @@ from espf.billing.fields import (
 )
 from espf.billing.scope import Result, Scope, closed
 from espf.billing.service_features import Features, Owner
-from espf.billing.tables import UNLIMITED_FUNDS, accounts, customers
-from espf.errors import BillingFault, InvalidRequest
+from espf.billing.tables import accounts, customers
+from espf.errors import InvalidRequest
 
 ENTITY = "Customer"
 
 
-class CustomerFields(Params):
+SearchedField = Literal[
+    "name",
+    "refnum",
+    "firstname",
+    "lastname",
+    "companyname",
+    "baddr1",
+    "city",
+    "state",
+    "zip",
+    "country",
+    "email",
+    "phone1",
+    "phone2",
+    "faxnum",
+    "cont1",
+    "cont2",
+    "note",
+]
+
+
+class CustomerFields(subscribers.ContactFields):
     """What can be given to a new customer and changed later."""
 
     blocked: Flag = "N"
     credit_limit: Money | None = None
     time_zone_name: TimeZone = "UTC"
-    firstname: Line | None = None
-    lastname: Line | None = None
-    companyname: Line | None = None
-    email: Email | None = None
-    phone1: Phone | None = None
+    refnum: Number | None = None
     service_flags: ServiceFlags | None = None
     service_features: Features = Field(default=[])
 
@@ -82,17 +97,26 @@ class GetCustomer(Params):
 
     i_customer: Key | None = None
     name: Name | None = None
+    refnum: Number | None = None
 
     @model_validator(mode="after")
     def _names_one(self) -> "GetCustomer":
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("exactly one of i_customer and name is expected")
+            raise ValueError("exactly one of i_customer, name and refnum is expected")
         return self
+
+
+class CustomerSearch(Params):
+    """A text to look for in several fields; it may hold ``%``."""
+
+    search_by: Annotated[list[SearchedField], Field(min_length=1, max_length=20)]
+    value: Search
 
 
 class ListCustomers(Page):
     """Parameters of get_list. ``name`` may hold ``%``."""
 
+    search: CustomerSearch | None = None
     name: Search | None = None
     bill_status: Literal["O", "S", "L", "C", "E", "D"] | None = None
 
@@ -104,18 +128,16 @@ class TerminateCustomer(Params):
 
 
 def add(scope: Scope, params: AddCustomer) -> Result:
-    """Add a customer. Raises the fault ``Server.Customer.duplicate_name``."""
-    values = params.customer_info.model_dump(exclude={"service_features"})
+    """Add a customer.
+
+    Raises the faults ``Server.Customer.duplicate_name`` and ``.duplicate_refnum``.
+    """
+    values = params.customer_info.model_dump(exclude={"service_features", "refnum"})
     values["balance"] = values.pop("opening_balance")
-    try:
-        with scope.connection.begin_nested():
-            result = scope.connection.execute(
-                insert(customers).values(i_env=scope.i_env, creation_date=scope.now, **values)
-            )
-    except IntegrityError:
-        raise _duplicate(values["name"]) from None
-    assert result.inserted_primary_key is not None
-    i_customer = result.inserted_primary_key[0]
+    with scope.unless_taken(*_name_taken(values["name"])):
+        i_customer = scope.insert(customers, creation_date=scope.now, **values)
+    if params.customer_info.refnum is not None:
+        _write_refnum(scope, i_customer, params.customer_info.refnum)
     owner = Owner("i_customer", i_customer)
     service_features.write(scope, owner, params.customer_info.service_features)
     return {"i_customer": i_customer}
@@ -124,7 +146,7 @@ def add(scope: Scope, params: AddCustomer) -> Result:
 def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
     """Change the fields that are named and differ.
 
-    Raises the faults ``Server.Customer.duplicate_name`` and ``.closed``.
+    Raises the faults ``Server.Customer.duplicate_name``, ``.duplicate_refnum`` and ``.closed``.
     """
     customer = find(scope, params.customer_info.i_customer, lock=True)
     features = params.customer_info.service_features
@@ -137,16 +159,10 @@ def update_fields(scope: Scope, params: UpdateCustomer) -> Result:
             "customer_info.bill_status: Customer/terminate_customer closes a customer",
             "customer_info.bill_status",
         )
-    if changed:
-        try:
-            with scope.connection.begin_nested():
-                scope.connection.execute(
-                    update(customers)
-                    .where(customers.c.i_customer == customer.i_customer)
-                    .values(**changed)
-                )
-        except IntegrityError:
-            raise _duplicate(changed["name"]) from None
+    if "refnum" in changed:
+        _write_refnum(scope, customer.i_customer, changed.pop("refnum"))
+    with scope.unless_taken(*_name_taken(params.customer_info.name)):
+        scope.change(customers, customer, changed)
     service_features.write(scope, Owner("i_customer", customer.i_customer), features)
     return {"i_customer": customer.i_customer}
 
@@ -166,6 +182,9 @@ def get_list(scope: Scope, params: ListCustomers) -> Result:
     query = select(customers).where(customers.c.i_env == scope.i_env)
     if params.name is not None:
         query = query.where(matches(customers.c.name, params.name))
+    if params.search is not None:
+        columns = (customers.c[name] for name in params.search.search_by)
+        query = query.where(or_(*(matches(column, params.search.value) for column in columns)))
     if params.bill_status is not None:
         query = query.where(customers.c.bill_status == params.bill_status)
     rows = scope.connection.execute(
@@ -226,11 +245,8 @@ def described(customer: Row[Any]) -> Result:
                 "balance",
                 "credit_limit",
                 "time_zone_name",
-                "firstname",
-                "lastname",
-                "companyname",
-                "email",
-                "phone1",
+                "refnum",
+                *subscribers.ContactFields.model_fields,
                 "service_flags",
                 "creation_date",
             )
@@ -248,5 +264,14 @@ def described(customer: Row[Any]) -> Result:
     }
 
 
-def _duplicate(name: str) -> BillingFault:
-    return BillingFault("Server.Customer.duplicate_name", f"there is a customer {name!r} already")
+def _write_refnum(scope: Scope, i_customer: int, refnum: str | None) -> None:
+    """Apart from the name: both are unique, and a fault says which one is taken."""
+    said = f"there is a customer with the refnum {refnum!r} already"
+    with scope.unless_taken(f"Server.{ENTITY}.duplicate_refnum", said):
+        scope.connection.execute(
+            update(customers).where(customers.c.i_customer == i_customer).values(refnum=refnum)
+        )
+
+
+def _name_taken(name: str) -> tuple[str, str]:
+    return f"Server.{ENTITY}.duplicate_name", f"there is a customer {name!r} already"

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
 )
 from sqlalchemy import Column, ColumnElement
 
@@ -92,66 +93,136 @@ def _time_zone(value: str) -> str:
     return value
 
 
-Key = Annotated[int, BeforeValidator(_number), Field(ge=1, le=_MAX_KEY)]
-Code = Annotated[int, BeforeValidator(_number), Field(ge=0, le=32767)]
+Key = Annotated[int, Field(examples=[1], ge=1, le=_MAX_KEY), BeforeValidator(_number)]
+Code = Annotated[int, Field(examples=[10], ge=0, le=32767), BeforeValidator(_number)]
 #: 0 or 1, where the vendor uses numbers as flags.
-Switch = Annotated[int, BeforeValidator(_number), Field(ge=0, le=1)]
+Switch = Annotated[int, Field(examples=[1], ge=0, le=1), BeforeValidator(_number)]
 Flag = Literal["Y", "N"]
 
+#: Months to come.
+Months = Annotated[int, Field(examples=[1], ge=0, le=12), BeforeValidator(_number)]
+
 #: Bytes or pieces of a service: a whole number, at most 10^15 at a time.
-Units = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**15)]
-SomeUnits = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**15)]
+Units = Annotated[int, Field(examples=[5 * 10**9], ge=0, le=10**15), BeforeValidator(_number)]
+SomeUnits = Annotated[int, Field(examples=[1000], ge=1, le=10**15), BeforeValidator(_number)]
 
 #: Money: at most ten places before the point and five after it.
-Money = Annotated[Decimal, Field(max_digits=15, decimal_places=5, allow_inf_nan=False)]
-SomeMoney = Annotated[Decimal, Field(max_digits=15, decimal_places=5, gt=0, allow_inf_nan=False)]
+Money = Annotated[
+    Decimal, Field(examples=[12.5], max_digits=15, decimal_places=5, allow_inf_nan=False)
+]
+SomeMoney = Annotated[
+    Decimal, Field(examples=[12.5], max_digits=15, decimal_places=5, gt=0, allow_inf_nan=False)
+]
 
-BillingModel = Annotated[int, BeforeValidator(_number), AfterValidator(_billing_model)]
+BillingModel = Annotated[
+    int,
+    BeforeValidator(_number),
+    AfterValidator(_billing_model),
+    WithJsonSchema({"enum": [-1, 0, 1, 2, 4], "examples": [1]}),
+]
 #: 1 individual, 2 subordinate to the customer.
-BalanceControl = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2)]
+BalanceControl = Annotated[int, Field(examples=[1], ge=1, le=2), BeforeValidator(_number)]
 
-Day = Annotated[date, BeforeValidator(_day)]
-Time = Annotated[datetime, BeforeValidator(_moment)]
-TimeZone = Annotated[str, AfterValidator(_time_zone)]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Day = Annotated[
+    date,
+    BeforeValidator(_day),
+    WithJsonSchema({"type": "string", "format": "date", "examples": ["2026-03-01"]}),
+]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "UTC, YYYY-MM-DD HH:MM:SS, or ISO 8601 with an offset.",
+            "examples": ["2026-03-01 00:00:00"],
+        }
+    ),
+]
+TimeZone = Annotated[str, AfterValidator(_time_zone), Field(examples=["Europe/Prague"])]
+#: A code of ISO 639-1.
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$"), Field(examples=["en"])]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["EUR"])]
 
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=_LINE),
+    Field(examples=["Acme"]),
 ]
 ShortName = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=_LINE),
+    Field(examples=["Gold"]),
 ]
-Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=120, pattern=_LINE)]
-Phone = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, pattern=_LINE)]
-Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=255, pattern=_LINE)]
-Comment = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
-Password = Annotated[str, StringConstraints(max_length=128, pattern=_LINE)]
+Line = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=120, pattern=_LINE),
+    Field(examples=["North"]),
+]
+Phone = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=64, pattern=_LINE),
+    Field(examples=["+420123456789"]),
+]
+Email = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=255, pattern=_LINE),
+    Field(examples=["ada@example.net"]),
+]
+Comment = Annotated[
+    str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$"), Field(examples=["As agreed"])
+]
+Password = Annotated[
+    str, StringConstraints(max_length=128, pattern=_LINE), Field(examples=["correct horse"])
+]
 #: The older way to store features: a letter, or a hyphen, for each.
-ServiceFlags = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,64}$")]
-Search = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_LINE)]
+ServiceFlags = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,64}$"), Field(examples=["YN"])]
+Search = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=_LINE), Field(examples=["Acme%"])
+]
 
-AccountId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,128}$")]
-Imsi = Annotated[str, StringConstraints(pattern=r"^[0-9]{6,15}$")]
-Iccid = Annotated[str, StringConstraints(pattern=r"^[0-9]{18,22}$")]
+AccountId = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,128}$"), Field(examples=["380441234567"])
+]
+Imsi = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{6,15}$"), Field(examples=["001010000000001"])
+]
+Iccid = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{18,22}$"), Field(examples=["8900101000000000001"])
+]
 #: Ki or OPc: 128 bits.
-SimKey = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$")]
+SimKey = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$"),
+    Field(examples=["0123456789abcdef0123456789abcdef"]),
+]
 #: A number as it is dialled, or a name in its place: no white space.
-Number = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,64}$")]
-Mac = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$")]
-Seconds = Annotated[int, BeforeValidator(_number), Field(ge=1, le=3600)]
-Percent = Annotated[int, BeforeValidator(_number), Field(ge=0, le=100)]
+Number = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x20\x7f%]{1,64}$"), Field(examples=["420123456789"])
+]
+#: The network's name of a session.
+SessionId = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]{1,128}$"), Field(examples=["5f0c21"])
+]
+Mac = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"),
+    Field(examples=["00:11:22:33:44:55"]),
+]
+Seconds = Annotated[int, Field(examples=[15], ge=1, le=3600), BeforeValidator(_number)]
+Percent = Annotated[int, Field(examples=[80], ge=0, le=100), BeforeValidator(_number)]
 #: So many of something, where a few thousand is a lot.
-Count = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**6)]
-Service = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Count = Annotated[int, Field(examples=[30], ge=0, le=10**6), BeforeValidator(_number)]
+Service = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), Field(examples=["netaccess"])
+]
 
 
 class Page(Params):
     """The part of a list to answer: at most ``limit`` records after the first ``offset``."""
 
-    limit: Annotated[int, BeforeValidator(_number), Field(ge=1, le=1000)] = 1000
-    offset: Annotated[int, BeforeValidator(_number), Field(ge=0, le=_MAX_KEY)] = 0
+    limit: Annotated[int, Field(examples=[100], ge=1, le=1000), BeforeValidator(_number)] = 1000
+    offset: Annotated[int, Field(examples=[0], ge=0, le=_MAX_KEY), BeforeValidator(_number)] = 0
 
 
 def matches(column: Column[str], pattern: str) -> ColumnElement[bool]:

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
-from sqlalchemy import Column, Table, select, update
+from sqlalchemy import Column, Row, Table, select, update
 
 from espf.billing import customers
 from espf.billing.accounts import find
+from espf.billing.columns import SUBORDINATE
 from espf.billing.fields import Comment, Key, Params, SomeMoney
 from espf.billing.scope import Result, Scope
-from espf.billing.tables import SUBORDINATE, accounts, transactions
+from espf.billing.tables import accounts, transactions
 from espf.billing.tables import customers as customer_table
 from espf.errors import BillingFault
 
@@ -80,9 +81,8 @@ def make_customer_transaction(scope: Scope, params: MakeCustomerTransaction) -> 
 
 def for_account(scope: Scope, i_account: int, funds: Decimal, entry: Entry) -> Result:
     """Give an account (or, below 0, take from it) funds of this amount; see make_transaction."""
-    i_customer = find(scope, i_account).i_customer
-    customers.find(scope, i_customer, lock=True)
-    account = scope.open_account(i_account)
+    account = locked(scope, i_account)
+    i_customer = account.i_customer
     if account.i_account_balance_control_type == SUBORDINATE:
         balance = _move(scope, customer_table.c.i_customer, i_customer, -funds)
     elif account.billing_model in {-1, 0}:
@@ -95,6 +95,15 @@ def for_account(scope: Scope, i_account: int, funds: Decimal, entry: Entry) -> R
             "an alias or a beneficiary has no balance of its own",
         )
     return _written(scope, "Account", balance, entry, i_customer, account.i_account)
+
+
+def locked(scope: Scope, i_account: int) -> Row[Any]:
+    """The row of an account whose money is to move, locked after its customer.
+
+    Raises the faults ``Server.Account.not_found`` and ``.closed``.
+    """
+    customers.find(scope, find(scope, i_account).i_customer, lock=True)
+    return scope.open_account(i_account)
 
 
 def for_customer(scope: Scope, i_customer: int, funds: Decimal, entry: Entry) -> Result:

@@ -1,14 +1,15 @@
 """Products: what accounts buy, with the monthly quota that each gives per service.
 
-An account has one main product and may have others as add-ons. A discount plan goes with a
-product, or with one account.
+An account has one main product and may have others as add-ons. A product may bring a discount plan
+and a subscription.
 """
 
-from pydantic import Field
-from sqlalchemy import Table, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from typing import Any
 
-from espf.billing import browse, service_features
+from pydantic import Field
+from sqlalchemy import insert, select
+
+from espf.billing import browse, discount_plans, service_features, services, subscriptions
 from espf.billing.browse import Found, Leaf
 from espf.billing.fields import (
     Code,
@@ -24,8 +25,10 @@ from espf.billing.fields import (
 )
 from espf.billing.scope import Result, Scope
 from espf.billing.service_features import Features, Owner
-from espf.billing.tables import discount_plans, product_quotas, products
-from espf.errors import BillingFault, InvalidRequest
+from espf.billing.tables import product_quotas, products
+from espf.errors import InvalidRequest
+
+ENTITY = "Product"
 
 
 class MonthlyQuota(Params):
@@ -40,6 +43,7 @@ class ProductFields(Params):
 
     description: Comment | None = None
     i_vd_plan: Key | None = None
+    i_subscription: Key | None = None
     addon_priority: Code = 0
     service_features: Features = Field(default=[])
 
@@ -64,12 +68,6 @@ class UpdateProduct(Params):
     product_info: ChangedProduct
 
 
-class NewDiscountPlan(Params):
-    """Parameters of add_discount_plan."""
-
-    name: ShortName
-
-
 class AddProduct(Params):
     """Parameters of add."""
 
@@ -91,17 +89,18 @@ class ListProducts(Page):
 def add(scope: Scope, params: AddProduct) -> Result:
     """Add a product.
 
-    Raises the faults ``Server.Product.duplicate_name`` and ``Server.DiscountPlan.not_found``.
+    Raises the faults ``Server.Product.duplicate_name``, ``Server.DiscountPlan.not_found`` and
+    ``Server.Subscription.not_found``.
     """
     info = params.product_info
-    services = [quota.service for quota in info.quotas]
-    if len(set(services)) < len(services):
+    given = [quota.service for quota in info.quotas]
+    if len(set(given)) < len(given):
         raise InvalidRequest("product_info.quotas: each service may stand there once", "quotas")
-    if info.i_vd_plan is not None:
-        require_discount_plan(scope, info.i_vd_plan)
-    i_product = _inserted(
-        scope, products, "Product", info.model_dump(exclude={"quotas", "service_features"})
-    )
+    values = info.model_dump(exclude={"quotas", "service_features"})
+    _require_references(scope, values)
+    with scope.unless_taken(*_taken(info.name)):
+        i_product = scope.insert(products, **values)
+    services.note(scope, given)
     if info.quotas:
         scope.connection.execute(
             insert(product_quotas),
@@ -112,78 +111,39 @@ def add(scope: Scope, params: AddProduct) -> Result:
 
 
 def update_fields(scope: Scope, params: UpdateProduct) -> Result:
-    """Change the fields that are named and differ.
+    """Change the fields that are named and differ; who has the product keeps its subscription.
 
-    Raises the faults ``Server.Product.duplicate_name`` and ``Server.DiscountPlan.not_found``.
+    Raises the faults of add.
     """
     info = params.product_info
-    product = scope.find(products, "Product", products.c.i_product == info.i_product, lock=True)
+    product = scope.find(products, ENTITY, products.c.i_product == info.i_product, lock=True)
     values = info.model_dump(exclude_unset=True, exclude={"service_features"})
-    changed = {name: value for name, value in values.items() if value != getattr(product, name)}
-    if changed.get("i_vd_plan") is not None:
-        require_discount_plan(scope, changed["i_vd_plan"])
-    if changed:
-        try:
-            with scope.connection.begin_nested():
-                scope.connection.execute(
-                    update(products)
-                    .where(products.c.i_product == product.i_product)
-                    .values(**changed)
-                )
-        except IntegrityError:
-            raise _duplicate("Product", changed["name"]) from None
+    _require_references(scope, values)
+    with scope.unless_taken(*_taken(info.name)):
+        scope.change(products, product, values)
     service_features.write(scope, Owner("i_product", product.i_product), info.service_features)
     return {"i_product": product.i_product}
 
 
 def require(scope: Scope, i_product: int) -> None:
     """Raise the fault ``Server.Product.not_found`` unless there is such a product."""
-    scope.find(products, "Product", products.c.i_product == i_product)
+    scope.find(products, ENTITY, products.c.i_product == i_product)
 
 
-def add_discount_plan(scope: Scope, params: NewDiscountPlan) -> Result:
-    """Add a discount plan. Raises the fault ``Server.DiscountPlan.duplicate_name``."""
-    return {
-        "i_vd_plan": _inserted(scope, discount_plans, "DiscountPlan", {"name": params.name}),
-    }
+def _require_references(scope: Scope, values: dict[str, Any]) -> None:
+    if values.get("i_vd_plan") is not None:
+        discount_plans.require(scope, values["i_vd_plan"])
+    if values.get("i_subscription") is not None:
+        subscriptions.require(scope, values["i_subscription"])
 
 
-def get_discount_plan_list(scope: Scope, params: Page) -> Result:
-    """The environment's discount plans, in the order in which they were added."""
-    rows = scope.connection.execute(
-        select(discount_plans.c.i_vd_plan, discount_plans.c.name)
-        .where(discount_plans.c.i_env == scope.i_env)
-        .order_by(discount_plans.c.i_vd_plan)
-        .limit(params.limit)
-        .offset(params.offset)
-    )
-    return {"discount_plan_list": [dict(row) for row in rows.mappings()]}
-
-
-def require_discount_plan(scope: Scope, i_vd_plan: int) -> None:
-    """Raise the fault ``Server.DiscountPlan.not_found`` unless there is such a plan."""
-    scope.find(discount_plans, "DiscountPlan", discount_plans.c.i_vd_plan == i_vd_plan)
-
-
-def _inserted(scope: Scope, table: Table, entity: str, values: dict[str, object]) -> int:
-    try:
-        with scope.connection.begin_nested():
-            result = scope.connection.execute(insert(table).values(i_env=scope.i_env, **values))
-    except IntegrityError:
-        raise _duplicate(entity, values["name"]) from None
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
-
-
-def _duplicate(entity: str, name: object) -> BillingFault:
-    return BillingFault(
-        f"Server.{entity}.duplicate_name", f"there is one with the name {name!r} already"
-    )
+def _taken(name: str) -> tuple[str, str]:
+    return f"Server.{ENTITY}.duplicate_name", f"there is a product {name!r} already"
 
 
 def get_info(scope: Scope, params: GetProduct) -> Result:
     """One product with its quotas."""
-    row = scope.find(products, "Product", products.c.i_product == params.i_product)
+    row = scope.find(products, ENTITY, products.c.i_product == params.i_product)
     return {"product_info": _described(scope, [row.i_product])[0]}
 
 
@@ -223,6 +183,7 @@ def _described(scope: Scope, keys: list[int]) -> list[Result]:
             "name": row.name,
             "description": row.description,
             "i_vd_plan": row.i_vd_plan,
+            "i_subscription": row.i_subscription,
             "addon_priority": row.addon_priority,
             "quotas": [],
         }

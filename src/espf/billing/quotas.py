@@ -6,17 +6,18 @@ funds. What is used above the allocated and topped up amount makes the quota exc
 is blocked for the rest of the month, or until a top-up covers what was used.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 
-from espf.billing import clock
-from espf.billing.fields import Key, Params, Service, SomeUnits, Time
+from espf.billing import active_sessions, clock, services
+from espf.billing.columns import SUBORDINATE
+from espf.billing.fields import Key, Params, Service, SessionId, SomeUnits, Time
 from espf.billing.scope import Result, Scope
 from espf.billing.tables import (
-    SUBORDINATE,
     accounts,
     customers,
     discount_plans,
@@ -30,24 +31,36 @@ from espf.errors import BillingFault
 MAX_UNITS = 10**18
 
 
-class Authorise(Params):
-    """Parameters of authorise. ``event_time`` is the network's time stamp; default: now."""
+class Usage(Params):
+    """What is used, and by whom. ``event_time`` is the network's time stamp; default: now."""
 
     i_account: Key
     service: Service
     event_time: Time | None = None
 
 
+class Authorise(Usage):
+    """Parameters of authorise. A ``session_id`` makes it known that a session begins."""
+
+    session_id: SessionId | None = None
+
+
+class Record(Authorise):
+    """Parameters of record: so many bytes or pieces, of a session if one is named."""
+
+    amount: SomeUnits
+
+
+class TopUp(Usage):
+    """Parameters of top_up: so many bytes or pieces."""
+
+    amount: SomeUnits
+
+
 class OfAccount(Params):
     """Parameters of get_full_vd_counter_info."""
 
     i_account: Key
-
-
-class Record(Authorise):
-    """Parameters of record and top_up: so many bytes or pieces."""
-
-    amount: SomeUnits
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class _Quota:
     allocated: int | None = None
     topped_up: int = 0
     used: int = 0
+    first_used_at: datetime | None = None
+    last_used_at: datetime | None = None
 
     @property
     def remaining(self) -> int:
@@ -103,6 +118,7 @@ def authorise(scope: Scope, params: Authorise) -> Result:
         reason = _shortage(case, quota)
     if reason is not None:
         return {"authorised": "N", "reason": reason, "remaining": quota.remaining}
+    _note_session(scope, params)
     return {"authorised": "Y", "remaining": quota.remaining}
 
 
@@ -115,10 +131,17 @@ def record(scope: Scope, params: Record) -> Result:
     case = _case(scope, params)
     _require_included(case)
     quota = case.quota if _barred(case) else _allocated(scope, case)
-    return _counted(scope, case, quota, used=quota.used + params.amount)
+    at = params.event_time or scope.now
+    times = {
+        "first_used_at": min(quota.first_used_at or at, at),
+        "last_used_at": max(quota.last_used_at or at, at),
+    }
+    answer = _counted(scope, case, quota, {"used": quota.used + params.amount}, times)
+    _note_session(scope, params, params.amount)
+    return answer
 
 
-def top_up(scope: Scope, params: Record) -> Result:
+def top_up(scope: Scope, params: TopUp) -> Result:
     """Add to the month's service wallet, which needs no funds.
 
     Raises the faults ``Server.Account.closed`` and ``Server.Usage.service_not_included``.
@@ -127,7 +150,53 @@ def top_up(scope: Scope, params: Record) -> Result:
     _require_included(case)
     if case.account.bill_status == "C":
         raise BillingFault("Server.Account.closed", "the account is closed")
-    return _counted(scope, case, case.quota, topped_up=case.quota.topped_up + params.amount)
+    return _counted(scope, case, case.quota, {"topped_up": case.quota.topped_up + params.amount})
+
+
+def _note_session(scope: Scope, params: Authorise, used: int = 0) -> None:
+    if params.session_id is not None:
+        session = active_sessions.OneSession(
+            i_account=params.i_account, service=params.service, session_id=params.session_id
+        )
+        active_sessions.heard_of(scope, session, params.event_time or scope.now, used)
+
+
+def usage_times(scope: Scope, account: Row[Any]) -> Result:
+    """When an account was used first and last, and the days for which it has not been used."""
+    zone = account.time_zone_name
+    mine = service_quotas.c.i_account == account.i_account
+    first, last = scope.connection.execute(
+        select(
+            func.min(service_quotas.c.first_used_at), func.max(service_quotas.c.last_used_at)
+        ).where(mine)
+    ).one()
+    since = clock.local_day(last or account.issue_date, zone)
+    idle: timedelta = clock.local_day(scope.now, zone) - since
+    return {
+        "first_usage": first and clock.local_day(first, zone),
+        "first_usage_time": first,
+        "last_usage": last,
+        "idle_days": max(0, idle.days),
+    }
+
+
+def included_services(scope: Scope, i_product: int) -> list[Result]:
+    """The services that a product gives, and how much of each in a month."""
+    rows = scope.connection.execute(
+        select(product_quotas)
+        .where(product_quotas.c.i_product == i_product)
+        .order_by(product_quotas.c.service)
+    )
+    numbers = services.numbers(scope)
+    return [
+        {
+            "i_service": numbers.get(row.service),
+            "name": row.service,
+            "unit": services.unit_of(row.service),
+            "monthly_amount": row.monthly_amount,
+        }
+        for row in rows
+    ]
 
 
 def of_month(scope: Scope, i_account: int, time_zone_name: str) -> list[Result]:
@@ -173,13 +242,14 @@ def get_full_vd_counter_info(scope: Scope, params: OfAccount) -> Result:
         else:
             promised, left = each["allocated"], each["remaining"]
         counters[each["service"]] = (promised + each["topped_up"], left)
-    plan = _discount_plan(scope, account)
+    plan, numbers = _discount_plan(scope, account), services.numbers(scope)
     return {
         "vd_counter_info": [
             {
                 **plan,
+                "i_service": numbers.get(service),
                 "service_name": service,
-                "unit": "byte" if service == "netaccess" else "piece",
+                "unit": services.unit_of(service),
                 "allocated_amount": amount,
                 "remaining": left,
             }
@@ -200,7 +270,7 @@ def _discount_plan(scope: Scope, account: Row[Any]) -> Result:
     return {"i_vd_plan": number, "vdp_name": name, "addon_priority": product.addon_priority}
 
 
-def _case(scope: Scope, params: Authorise) -> _Case:
+def _case(scope: Scope, params: Usage) -> _Case:
     # Whoever counts for the same account at the same time takes turns.
     scope.find(accounts, "Account", accounts.c.i_account == params.i_account, lock=True)
     account = scope.connection.execute(
@@ -232,7 +302,14 @@ def _case(scope: Scope, params: Authorise) -> _Case:
 
 
 def _quota(row: Row[Any]) -> _Quota:
-    return _Quota(row.i_service_quota, row.allocated, row.topped_up, row.used)
+    return _Quota(
+        row.i_service_quota,
+        row.allocated,
+        row.topped_up,
+        row.used,
+        row.first_used_at,
+        row.last_used_at,
+    )
 
 
 def _barred(case: _Case) -> str | None:
@@ -289,14 +366,20 @@ def _require_included(case: _Case) -> None:
         )
 
 
-def _counted(scope: Scope, case: _Case, quota: _Quota, **counter: int) -> Result:
+def _counted(
+    scope: Scope,
+    case: _Case,
+    quota: _Quota,
+    counter: Mapping[str, int],
+    times: Mapping[str, datetime] | None = None,
+) -> Result:
     if max(counter.values()) > MAX_UNITS:
         raise BillingFault("Server.Usage.amount_out_of_range", "the sum would be too large")
-    quota = _stored(scope, case, quota, **counter)
+    quota = _stored(scope, case, quota, **counter, **(times or {}))
     return {"remaining": quota.remaining, "exceeded": "Y" if quota.exceeded else "N"}
 
 
-def _stored(scope: Scope, case: _Case, quota: _Quota, **changes: int) -> _Quota:
+def _stored(scope: Scope, case: _Case, quota: _Quota, **changes: int | datetime) -> _Quota:
     """Write some columns of the month's row, which is made if there is none; read it back."""
     table = service_quotas
     key = quota.key

@@ -41,9 +41,17 @@ def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-FeatureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-FlagValue = Annotated[str, StringConstraints(pattern=r"^([~^/]|[A-Za-z0-9_]{1,32})$")]
-Value = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+FeatureName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$"), Field(examples=["clip"])
+]
+FlagValue = Annotated[
+    str, StringConstraints(pattern=r"^([~^/]|[A-Za-z0-9_]{1,32})$"), Field(examples=["Y"])
+]
+Value = Annotated[
+    str,
+    StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    Field(examples=["10.0.0.1"]),
+]
 
 
 class Attribute(Params):

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, select, update
 
-from espf.billing.fields import Email, Line, Params, Phone
+from espf.billing.fields import Comment, Email, Language, Line, Params, Phone
 from espf.billing.scope import Scope
 from espf.billing.tables import subscribers as table
 
 
-class SubscriberFields(Params):
-    """What can be said of a subscriber, among the fields of the account."""
+class ContactFields(Params):
+    """Who somebody is, and how to reach them."""
 
     salutation: Line | None = None
     firstname: Line | None = None
@@ -27,6 +27,16 @@ class SubscriberFields(Params):
     phone1: Phone | None = None
     phone2: Phone | None = None
     faxnum: Phone | None = None
+    cont1: Line | None = None
+    cont2: Line | None = None
+    bcc: Email | None = None
+    note: Comment | None = None
+
+
+class SubscriberFields(ContactFields):
+    """What can be said of a subscriber, among the fields of the account."""
+
+    i_lang: Language | None = None
 
 
 FIELDS = tuple(SubscriberFields.model_fields)
@@ -34,11 +44,7 @@ FIELDS = tuple(SubscriberFields.model_fields)
 
 def add(scope: Scope, i_account: int, values: dict[str, Any]) -> int:
     """Add the subscriber of an account; returns its key."""
-    result = scope.connection.execute(
-        insert(table).values(i_env=scope.i_env, i_account=i_account, **values)
-    )
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+    return scope.insert(table, i_account=i_account, **values)
 
 
 def of_account(scope: Scope, i_account: int) -> Row[Any] | None:

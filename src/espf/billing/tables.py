@@ -1,83 +1,40 @@
 """Tables of the reference billing, with the vendor's names of things.
 
-Money is exact to 1/100,000 of the currency's unit. ``available_funds`` is what the subscriber can
-still spend: empty for who has no funds of its own, ``UNLIMITED_FUNDS`` where no limit is set.
+``available_funds`` is what the subscriber can still spend: empty for who has no funds of its own,
+``UNLIMITED_FUNDS`` where no limit is set.
 
 The schema ``billing`` stands for the one that holds these tables in the database that was opened.
 Texts compare byte for byte, whatever the database's default is.
 """
 
-from decimal import Decimal
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    ColumnElement,
     Computed,
     Date,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    Numeric,
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     case,
     column,
-    literal,
     null,
     text,
 )
-from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
+from espf.billing.columns import Money, Number, contact, credit, one_of
 from espf.db.dialect import Moment
 
 SCHEMA = "billing"
 
 metadata = MetaData(schema=SCHEMA)
-
-SCALE = 100_000
-
-#: More than anybody can have, and a number that every database stores.
-UNLIMITED_FUNDS = Decimal(10) ** 13
-
-#: The balance control under which an account spends its customer's funds.
-SUBORDINATE = 2
-
-#: 64 bits, and still the number that SQLite counts up by itself.
-Number = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Money(TypeDecorator[Decimal]):
-    """Decimal in Python; an integer of 1/100,000 where the database has no decimals."""
-
-    impl = Numeric(20, 5)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """SQLite counts; the others have DECIMAL."""
-        if dialect.name == "sqlite":
-            return dialect.type_descriptor(BigInteger())
-        return dialect.type_descriptor(Numeric(20, 5))
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        """Python to database."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        return int((value * SCALE).to_integral_value())
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Database to Python: 5, not 5.00000, from every database."""
-        if value is None:
-            return None
-        return Decimal(value if dialect.name == "sqlite" else int(value * SCALE)) / SCALE
 
 
 def _table(name: str, *items: SchemaItem, **options: bool) -> Table:
@@ -95,21 +52,6 @@ def _ordered(length: int) -> TypeEngine[str]:
 
 def _of(table: str, name: str) -> ForeignKey:
     return ForeignKey(f"{SCHEMA}.{table}.{name}")
-
-
-def _one_of(*owners: str) -> CheckConstraint:
-    """A row belongs to exactly one of these."""
-    counted = " + ".join(f"CASE WHEN {owner} IS NULL THEN 0 ELSE 1 END" for owner in owners)
-    return CheckConstraint(f"{counted} = 1")
-
-
-def _credit() -> ColumnElement[Decimal]:
-    """What a credit limit leaves to spend."""
-    limit = column("credit_limit", Money)
-    return case(
-        (limit.is_(None), literal(UNLIMITED_FUNDS, Money)),
-        else_=limit - column("balance", Money),
-    )
 
 
 environments = _table(
@@ -130,22 +72,21 @@ customers = _table(
     Column("balance", Money, nullable=False, server_default=text("0")),
     Column("credit_limit", Money),
     Column("time_zone_name", String(64), nullable=False, server_default="UTC"),
-    Column("firstname", String(120)),
-    Column("lastname", String(120)),
-    Column("companyname", String(120)),
-    Column("email", String(255)),
-    Column("phone1", String(64)),
+    # Its number in another system.
+    Column("refnum", String(64)),
+    *contact(),
     # The older way to store features: one letter for each.
     Column("service_flags", String(64)),
     Column("creation_date", Moment, nullable=False),
     Column(
         "available_funds",
         Money,
-        Computed(_credit(), persisted=True),
+        Computed(credit(), persisted=True),
     ),
     CheckConstraint("blocked IN ('Y', 'N')"),
     CheckConstraint("bill_status IN ('O', 'S', 'L', 'C', 'E', 'D')"),
     UniqueConstraint("i_env", "name"),
+    UniqueConstraint("i_env", "refnum"),
     sqlite_autoincrement=True,
 )
 
@@ -169,6 +110,17 @@ discount_plans = _table(
     sqlite_autoincrement=True,
 )
 
+# A fee per month for whoever has a product that brings the subscription.
+subscriptions = _table(
+    "Subscriptions",
+    Column("i_subscription", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("name", String(120), nullable=False),
+    Column("monthly_fee", Money, nullable=False),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
 products = _table(
     "Products",
     Column("i_product", Number, primary_key=True),
@@ -176,6 +128,7 @@ products = _table(
     Column("name", _ordered(120), nullable=False),
     Column("description", Text),
     Column("i_vd_plan", _of("Discount_Plans", "i_vd_plan")),
+    Column("i_subscription", _of("Subscriptions", "i_subscription")),
     # Among an account's products: 0 main, 10 low, up to 30 high.
     Column("addon_priority", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("i_env", "name"),
@@ -230,7 +183,7 @@ accounts = _table(
             case(
                 (text("billing_model IN (2, 4) OR i_account_balance_control_type = 2"), null()),
                 (text("billing_model IN (-1, 0)"), column("balance", Money)),
-                else_=_credit(),
+                else_=credit(),
             ),
             persisted=True,
         ),
@@ -252,21 +205,9 @@ subscribers = _table(
     Column("i_subscriber", Number, primary_key=True),
     Column("i_env", _of("Environments", "i_env"), nullable=False),
     Column("i_account", _of("Accounts", "i_account"), nullable=False, unique=True),
-    Column("salutation", String(120)),
-    Column("firstname", String(120)),
-    Column("midinit", String(120)),
-    Column("lastname", String(120)),
-    Column("companyname", String(120)),
-    Column("baddr1", String(120)),
-    Column("address_line_2", String(120)),
-    Column("city", String(120)),
-    Column("state", String(120)),
-    Column("zip", String(120)),
-    Column("country", String(120)),
-    Column("email", String(255)),
-    Column("phone1", String(64)),
-    Column("phone2", String(64)),
-    Column("faxnum", String(64)),
+    *contact(),
+    # The language to write in: a code of ISO 639-1.
+    Column("i_lang", String(2)),
     sqlite_autoincrement=True,
 )
 
@@ -288,6 +229,24 @@ account_addons = _table(
     sqlite_autoincrement=True,
 )
 
+# What an account pays each month, for its main product or an add-on. Days of the account's time
+# zone; no fee is due before the activation, or for a month that begins on the finish_date or later.
+account_subscriptions = _table(
+    "Account_Subscriptions",
+    Column("i_account_subscription", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account"), nullable=False),
+    Column("i_subscription", _of("Subscriptions", "i_subscription"), nullable=False),
+    Column("i_product", _of("Products", "i_product"), nullable=False),
+    Column("start_date", Date, nullable=False),
+    Column("activation_date", Date),
+    Column("finish_date", Date),
+    # The last day that is paid for.
+    Column("billed_to", Date),
+    Index("Account_Subscriptions_account", "i_account"),
+    sqlite_autoincrement=True,
+)
+
 # Service features: of an account, a customer, a customer site or a product. The attribute
 # flag_value is the feature's switch: Y, N, ~ as the product has it, ^ as the customer has it.
 # Several values of an attribute stand on lines of their own; i_access_policy is the value of the
@@ -304,7 +263,7 @@ service_attribute_values = _table(
     Column("attribute", String(64), nullable=False),
     Column("value", String(1000)),
     Column("i_access_policy", Number),
-    _one_of("i_account", "i_customer", "i_customer_site", "i_product"),
+    one_of("i_account", "i_customer", "i_customer_site", "i_product"),
     UniqueConstraint("i_account", "service_feature", "attribute"),
     UniqueConstraint("i_customer", "service_feature", "attribute"),
     UniqueConstraint("i_customer_site", "service_feature", "attribute"),
@@ -355,7 +314,7 @@ custom_field_values = _table(
     Column("i_customer", _of("Customers", "i_customer")),
     Column("i_sim_card", _of("SIM_Cards", "i_sim_card")),
     Column("db_value", String(1000), nullable=False),
-    _one_of("i_account", "i_customer", "i_sim_card"),
+    one_of("i_account", "i_customer", "i_sim_card"),
     UniqueConstraint("i_account", "i_custom_field"),
     UniqueConstraint("i_customer", "i_custom_field"),
     UniqueConstraint("i_sim_card", "i_custom_field"),
@@ -513,6 +472,40 @@ access_policy_phases = _table(
     sqlite_autoincrement=True,
 )
 
+# How a service is delivered; ``attributes`` as in access policies.
+service_policies = _table(
+    "Service_Policies",
+    Column("i_service_policy", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("name", String(120), nullable=False),
+    Column("service", String(32), nullable=False),
+    Column("attributes", Text, nullable=False),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+# Destinations that can be barred together: those whose number begins with one of ``prefixes``, a
+# JSON list of texts.
+call_barring_classes = _table(
+    "Call_Barring_Classes",
+    Column("i_call_barring_class", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("name", String(120), nullable=False),
+    Column("prefixes", Text, nullable=False),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
+# The services that products give, or can be used over.
+services = _table(
+    "Services",
+    Column("i_service", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("name", String(32), nullable=False),
+    UniqueConstraint("i_env", "name"),
+    sqlite_autoincrement=True,
+)
+
 # Where a product can be used from: a service, and the access code that is dialled, if one is.
 accessibility = _table(
     "Accessibility",
@@ -540,6 +533,9 @@ service_quotas = _table(
     Column("allocated", BigInteger),
     Column("topped_up", BigInteger, nullable=False, server_default=text("0")),
     Column("used", BigInteger, nullable=False, server_default=text("0")),
+    # The network's own time of the earliest and the latest use.
+    Column("first_used_at", Moment),
+    Column("last_used_at", Moment),
     # When the month is over where the account is; empty: the clock never ends it.
     Column("ends_at", Moment),
     Column("expired", String(1), nullable=False, server_default="N"),
@@ -564,6 +560,22 @@ service_quotas = _table(
     UniqueConstraint("i_account", "service", "month"),
     # The billing clock looks for what has ended, each minute.
     Index("Service_Quotas_due", "expired", "ends_at"),
+    sqlite_autoincrement=True,
+)
+
+# What an account uses at the moment, as far as the network names its sessions.
+active_sessions = _table(
+    "Active_Sessions",
+    Column("i_active_session", Number, primary_key=True),
+    Column("i_env", _of("Environments", "i_env"), nullable=False),
+    Column("i_account", _of("Accounts", "i_account"), nullable=False),
+    Column("service", String(32), nullable=False),
+    # The network's own name of it.
+    Column("session_id", String(128), nullable=False),
+    Column("used", BigInteger, nullable=False, server_default=text("0")),
+    Column("connect_time", Moment, nullable=False),
+    Column("last_update_time", Moment, nullable=False),
+    UniqueConstraint("i_account", "service", "session_id"),
     sqlite_autoincrement=True,
 )
 

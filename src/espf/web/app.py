@@ -15,7 +15,15 @@ from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, EspfError, InvalidRequest
 from espf.users import Users
-from espf.web import configuration_api, description, espf_api, events_api, handlers_api, rest
+from espf.web import (
+    configuration_api,
+    description,
+    espf_api,
+    events_api,
+    handlers_api,
+    rest,
+    rest_description,
+)
 from espf.web.contract import Fault, Forbidden, Site, invalid
 from espf.web.operation import Operation, routes
 from espf.web.pages import (
@@ -108,7 +116,9 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
         if self.openapi_schema is None:
-            description.mend(super().openapi())
+            document = super().openapi()
+            description.mend(document)
+            rest_description.add_to(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

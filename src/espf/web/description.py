@@ -1,6 +1,7 @@
-"""/doc/api: the ESPF API described, for programs and for people."""
+"""/doc/api: the APIs described, for programs and for people."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -15,6 +16,10 @@ INTRODUCTION = """Put events into the queue, report statuses, and look after wha
 Credentials are those of an administrator: Basic, or a Bearer token from Session/login of the
 billing API. A user acts in its own environment; a superuser may name another with `i_env`.
 Every error is JSON with `error` and, where a parameter is at fault, `field`.
+
+The billing API, `/rest`, takes `params`, and from callers without such a header `auth_info`:
+`session_id`, `access_token`, or `login` and `password`. Its errors are HTTP 500 with `faultcode`
+and `faultstring`.
 """
 
 pages = APIRouter(include_in_schema=False)
@@ -51,7 +56,8 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 _STYLE = """body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
-h2{border-bottom:1px solid #ccc}code,pre{font:14px/1.4 monospace;background:#f4f4f4}
+h2{border-bottom:1px solid #ccc}h3{margin-bottom:0}
+code,pre{font:14px/1.4 monospace;background:#f4f4f4}
 pre{padding:.5em;white-space:pre-wrap;overflow-wrap:anywhere}dt{margin-top:.3em}"""
 
 
@@ -61,13 +67,29 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
     yield f"<style>{_STYLE}</style><h1>{escape(info['title'])} API</h1>"
     yield _prose(info["description"])
     yield '<p><a href="/doc/api/openapi.json">The same for programs: OpenAPI 3.1</a></p>'
+    by_tag = _by_tag(document)
+    places = {tag: re.sub(r"\W+", "-", tag.lower()) for tag in by_tag}
+    links = (f'<a href="#{place}">{escape(tag)}</a>' for tag, place in places.items())
+    yield f"<p>{' · '.join(links)}</p>"
+    for tag, operations in by_tag.items():
+        yield f'<h2 id="{places[tag]}">{escape(tag)}</h2>'
+        for method, path, operation in operations:
+            yield from _section(document, method.upper(), path, operation)
+
+
+def _by_tag(document: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """The operations under the name of what they are about, in the document's order."""
+    found = defaultdict(list)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            yield from _section(method.upper(), path, operation)
+            found[operation["tags"][0]].append((method, path, operation))
+    return found
 
 
-def _section(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"<h2><code>{method} {escape(path)}</code></h2>"
+def _section(
+    document: dict[str, Any], method: str, path: str, operation: dict[str, Any]
+) -> Iterator[str]:
+    yield f"<h3><code>{method} {escape(path)}</code></h3>"
     yield f"{_prose(operation.get('description', ''))}<dl>"
     for parameter in operation.get("parameters", ()):
         said = parameter.get("description", "")
@@ -75,9 +97,27 @@ def _section(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]
         yield f"<dd>{escape(said)}" if said else ""
     yield "</dl>"
     for kind in operation.get("requestBody", {}).get("content", {}).values():
-        for example in kind["schema"].get("examples", ()):
+        schema = kind["schema"]
+        # An envelope is the same for all.
+        taken = _members(document, schema.get("properties", {}).get("params", schema))
+        yield f"<p>Takes {taken}:" if taken else ""
+        for example in schema.get("examples", ()):
             yield f"<pre>{escape(compact(example))}</pre>"
         break
+    answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+    answered = _members(document, answer.get("schema", {}))
+    yield f"<p>Answers {answered}." if answered else ""
+
+
+def _members(document: dict[str, Any], schema: dict[str, Any]) -> str:
+    """The names of an object's members, each with those of the object that it is."""
+    if (reference := schema.get("$ref")) is not None:
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+    names = []
+    for name, member in schema.get("properties", {}).items():
+        inner = _members(document, member)
+        names.append(f"<code>{escape(name)}</code>{f' ({inner})' if inner else ''}")
+    return ", ".join(names)
 
 
 def _prose(text: str) -> str:

@@ -2,7 +2,7 @@
 
 A request is an envelope of ``auth_info`` and ``params``, as JSON or as a form. Every answer is a
 JSON object; whatever goes wrong is a fault, ``{"faultcode", "faultstring"}`` with HTTP 500.
-Adding a method is one entry in ``METHODS``.
+The methods themselves are in ``methods``.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,29 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from espf import statuses
-from espf.billing import (
-    access_policies,
-    accessibility,
-    accounts,
-    aliases,
-    connections,
-    custom_fields,
-    customer_sites,
-    customers,
-    dids,
-    follow_me,
-    invoices,
-    ip_devices,
-    payment_transactions,
-    payments,
-    products,
-    quotas,
-    service_features,
-    sim_cards,
-)
-from espf.billing.custom_fields import CustomFields
-from espf.billing.fields import Key, Page, Params
+from espf.billing.fields import Key, Params
 from espf.billing.scope import Result, Scope
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -53,6 +31,7 @@ from espf.model import MAX_ENV, compact, format_time
 from espf.tokens import Forged
 from espf.users import ADMINISTER, READ, SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
+from espf.web.methods import METHODS, AuthInfo, Login, Method, OneSession, Refresh
 
 MAX_BODY = 1024 * 1024
 
@@ -63,275 +42,6 @@ P = TypeVar("P", bound=Params)
 
 _log = logging.getLogger(__name__)
 _key: TypeAdapter[int] = TypeAdapter(Key)
-
-
-@dataclass(frozen=True)
-class Method(Generic[P]):
-    """One method of the billing: the model of its parameters, and the function that serves it."""
-
-    params: type[P]
-    serve: Callable[[Scope, P], Result]
-    writes: bool = False
-
-
-_ACCOUNT_FIELDS, _CUSTOMER_FIELDS = CustomFields("account"), CustomFields("customer")
-_CARD_FIELDS = CustomFields("sim_card")
-
-
-def _get_account_info(scope: Scope, params: accounts.GetAccount) -> Result:
-    """What the billing knows of an account, and what applications have reported about it."""
-    result = accounts.get_info(scope, params)
-    info = result["account_info"]
-    info["provisioning_statuses"] = [
-        {
-            "i_group": str(one.group.i_group),
-            "group": one.group.name,
-            "status": one.status,
-            "message": one.message,
-            "reported_at": one.reported_at,
-        }
-        for one in statuses.of_account(scope.connection, scope.i_env, info["i_account"])
-    ]
-    return result
-
-
-METHODS: Mapping[str, Method[Any]] = {
-    "Account/add_account": Method(accounts.AddAccount, accounts.add, writes=True),
-    "Account/update_account": Method(accounts.UpdateAccount, accounts.update_fields, writes=True),
-    "Account/terminate_account": Method(accounts.TerminateAccount, accounts.terminate, writes=True),
-    "Account/move_account": Method(accounts.MoveAccount, accounts.move, writes=True),
-    "Account/get_account_info": Method(accounts.GetAccount, _get_account_info),
-    "Account/get_account_list": Method(accounts.ListAccounts, accounts.get_list),
-    "Account/make_transaction": Method(
-        payments.MakeTransaction, payments.make_transaction, writes=True
-    ),
-    "Account/add_alias": Method(aliases.AddAlias, aliases.add, writes=True),
-    "Account/get_alias_list": Method(aliases.ListAliases, aliases.get_list),
-    "Account/delete_alias": Method(aliases.DeleteAlias, aliases.remove, writes=True),
-    "Account/get_account_followme": Method(follow_me.GetFollowMe, follow_me.get),
-    "Account/update_account_followme": Method(
-        follow_me.UpdateFollowMe, follow_me.update_settings, writes=True
-    ),
-    "Account/add_followme_number": Method(follow_me.AddNumber, follow_me.add_number, writes=True),
-    "Account/update_followme_number": Method(
-        follow_me.UpdateNumber, follow_me.update_number, writes=True
-    ),
-    "Account/delete_followme_number": Method(
-        follow_me.DeleteNumber, follow_me.delete_number, writes=True
-    ),
-    "Account/get_full_vd_counter_info": Method(quotas.OfAccount, quotas.get_full_vd_counter_info),
-    "Account/get_service_features": Method(service_features.OfAccount, service_features.get),
-    "Account/update_service_features": Method(
-        service_features.UpdateOfAccount, service_features.update_fields, writes=True
-    ),
-    "Account/add_custom_field": Method(custom_fields.NewField, _ACCOUNT_FIELDS.add, writes=True),
-    "Account/get_custom_fields_schema": Method(custom_fields.NoParams, _ACCOUNT_FIELDS.get_schema),
-    "Account/get_custom_fields_values": Method(custom_fields.OfAccount, _ACCOUNT_FIELDS.get_values),
-    "Account/update_custom_fields_values": Method(
-        custom_fields.UpdateOfAccount, _ACCOUNT_FIELDS.update_values, writes=True
-    ),
-    "Customer/add_customer": Method(customers.AddCustomer, customers.add, writes=True),
-    "Customer/update_customer": Method(
-        customers.UpdateCustomer, customers.update_fields, writes=True
-    ),
-    "Customer/terminate_customer": Method(
-        customers.TerminateCustomer, customers.terminate, writes=True
-    ),
-    "Customer/make_transaction": Method(
-        payments.MakeCustomerTransaction, payments.make_customer_transaction, writes=True
-    ),
-    "Customer/get_customer_info": Method(customers.GetCustomer, customers.get_info),
-    "Customer/get_customer_list": Method(customers.ListCustomers, customers.get_list),
-    "Customer/get_service_features": Method(service_features.OfCustomer, service_features.get),
-    "Customer/update_service_features": Method(
-        service_features.UpdateOfCustomer, service_features.update_fields, writes=True
-    ),
-    "Customer/add_custom_field": Method(custom_fields.NewField, _CUSTOMER_FIELDS.add, writes=True),
-    "Customer/get_custom_fields_schema": Method(
-        custom_fields.NoParams, _CUSTOMER_FIELDS.get_schema
-    ),
-    "Customer/get_custom_fields_values": Method(
-        custom_fields.OfCustomer, _CUSTOMER_FIELDS.get_values
-    ),
-    "Customer/update_custom_fields_values": Method(
-        custom_fields.UpdateOfCustomer, _CUSTOMER_FIELDS.update_values, writes=True
-    ),
-    "Customer/add_customer_site": Method(customer_sites.AddSite, customer_sites.add, writes=True),
-    "Customer/get_customer_site_list": Method(customer_sites.ListSites, customer_sites.get_list),
-    "Customer/get_site_service_features": Method(service_features.OfSite, service_features.get),
-    "Customer/update_site_service_features": Method(
-        service_features.UpdateOfSite, service_features.update_fields, writes=True
-    ),
-    "DiscountPlan/add_discount_plan": Method(
-        products.NewDiscountPlan, products.add_discount_plan, writes=True
-    ),
-    "DiscountPlan/get_discount_plan_list": Method(Page, products.get_discount_plan_list),
-    "Product/add_product": Method(products.AddProduct, products.add, writes=True),
-    "Product/update_product": Method(products.UpdateProduct, products.update_fields, writes=True),
-    "Product/get_service_features": Method(service_features.OfProduct, service_features.get),
-    "Product/update_service_features": Method(
-        service_features.UpdateOfProduct, service_features.update_fields, writes=True
-    ),
-    "Product/get_product_info": Method(products.GetProduct, products.get_info),
-    "Product/get_product_list": Method(products.ListProducts, products.get_list),
-    "Product/add_accessibility": Method(
-        accessibility.AddAccessibility, accessibility.add, writes=True
-    ),
-    "Product/get_accessibility_list": Method(
-        accessibility.ListAccessibility, accessibility.get_list
-    ),
-    "Product/delete_accessibility": Method(
-        accessibility.DeleteAccessibility, accessibility.remove, writes=True
-    ),
-    "AccessPolicy/add_access_policy": Method(
-        access_policies.AddPolicy, access_policies.add, writes=True
-    ),
-    "AccessPolicy/update_access_policy": Method(
-        access_policies.UpdatePolicy, access_policies.update_fields, writes=True
-    ),
-    "AccessPolicy/get_access_policy_info": Method(
-        access_policies.GetPolicy, access_policies.get_info
-    ),
-    "AccessPolicy/get_access_policy_list": Method(
-        access_policies.ListPolicies, access_policies.get_list
-    ),
-    "AccessPolicy/add_phase": Method(
-        access_policies.AddPhase, access_policies.add_phase, writes=True
-    ),
-    "AccessPolicy/update_phase": Method(
-        access_policies.UpdatePhase, access_policies.update_phase, writes=True
-    ),
-    "AccessPolicy/delete_phase": Method(
-        access_policies.DeletePhase, access_policies.delete_phase, writes=True
-    ),
-    "Connection/add_connection": Method(connections.AddConnection, connections.add, writes=True),
-    "Connection/update_connection": Method(
-        connections.UpdateConnection, connections.update_fields, writes=True
-    ),
-    "Connection/delete_connection": Method(
-        connections.OneConnection, connections.remove, writes=True
-    ),
-    "Connection/get_connection_info": Method(connections.OneConnection, connections.get_info),
-    "Connection/get_connection_list": Method(connections.ListConnections, connections.get_list),
-    "DID/add_number": Method(dids.AddNumber, dids.add, writes=True),
-    "DID/delete_number": Method(dids.OneNumber, dids.remove, writes=True),
-    "DID/update_number": Method(dids.UpdateNumber, dids.update_fields, writes=True),
-    "DID/get_number_info": Method(dids.OneNumber, dids.get_info),
-    "DID/get_number_list": Method(dids.ListNumbers, dids.get_list),
-    "DID/get_customer_numbers": Method(dids.ListOfCustomer, dids.get_customer_numbers),
-    "DID/assign_did_to_customer": Method(
-        dids.AssignToCustomer, dids.assign_to_customer, writes=True
-    ),
-    "DID/assign_did_to_account": Method(dids.AssignToAccount, dids.assign_to_account, writes=True),
-    "DID/release_did_from_customer": Method(
-        dids.OneNumber, dids.release_from_customer, writes=True
-    ),
-    "DID/release_did_from_account": Method(dids.OneNumber, dids.release_from_account, writes=True),
-    "Invoice/add_invoice": Method(invoices.AddInvoice, invoices.add, writes=True),
-    "Invoice/get_invoice_info": Method(invoices.OneInvoice, invoices.get_info),
-    "Invoice/get_invoice_list": Method(invoices.ListInvoices, invoices.get_list),
-    "Invoice/pay_invoice": Method(invoices.Pay, invoices.pay, writes=True),
-    "Invoice/apply_invoice_adjustment": Method(
-        invoices.Adjust, invoices.apply_adjustment, writes=True
-    ),
-    "Invoice/void_invoice": Method(invoices.OneInvoice, invoices.void, writes=True),
-    "IPDevice/add_ip_device": Method(ip_devices.AddDevice, ip_devices.add, writes=True),
-    "IPDevice/get_ip_device_info": Method(ip_devices.OneDevice, ip_devices.get_info),
-    "IPDevice/get_ip_device_list": Method(ip_devices.ListDevices, ip_devices.get_list),
-    "IPDevice/assign_ip_device": Method(ip_devices.AssignDevice, ip_devices.assign, writes=True),
-    "IPDevice/release_ip_device": Method(ip_devices.OneDevice, ip_devices.release, writes=True),
-    "IPDevice/delete_ip_device": Method(ip_devices.OneDevice, ip_devices.remove, writes=True),
-    "IPDevice/add_ip_device_profile": Method(
-        ip_devices.AddProfile, ip_devices.add_profile, writes=True
-    ),
-    "IPDevice/get_ip_device_profile_list": Method(
-        ip_devices.ListProfiles, ip_devices.get_profile_list
-    ),
-    "PaymentTransaction/add_payment_transaction": Method(
-        payment_transactions.AddTransaction, payment_transactions.add, writes=True
-    ),
-    "PaymentTransaction/update_payment_transaction": Method(
-        payment_transactions.UpdateTransaction, payment_transactions.update_fields, writes=True
-    ),
-    "PaymentTransaction/get_payment_transaction_info": Method(
-        payment_transactions.OneTransaction, payment_transactions.get_info
-    ),
-    "PaymentTransaction/get_payment_transaction_list": Method(
-        payment_transactions.ListTransactions, payment_transactions.get_list
-    ),
-    "SIMCard/add_sim_card": Method(sim_cards.AddCard, sim_cards.add, writes=True),
-    "SIMCard/update_sim_card": Method(sim_cards.UpdateCard, sim_cards.update_fields, writes=True),
-    "SIMCard/update_sim_card_list": Method(
-        sim_cards.UpdateCards, sim_cards.update_list, writes=True
-    ),
-    "SIMCard/upload_sim_cards": Method(sim_cards.Upload, sim_cards.upload, writes=True),
-    "SIMCard/delete_sim_card": Method(sim_cards.OneCard, sim_cards.remove, writes=True),
-    "SIMCard/add_custom_field": Method(custom_fields.NewField, _CARD_FIELDS.add, writes=True),
-    "SIMCard/get_custom_fields_schema": Method(custom_fields.NoParams, _CARD_FIELDS.get_schema),
-    "SIMCard/get_custom_fields_values": Method(custom_fields.OfCard, _CARD_FIELDS.get_values),
-    "SIMCard/update_custom_fields_values": Method(
-        custom_fields.UpdateOfCard, _CARD_FIELDS.update_values, writes=True
-    ),
-    "SIMCard/assign_sim_card": Method(sim_cards.AssignCard, sim_cards.assign, writes=True),
-    "SIMCard/release_sim_card": Method(sim_cards.OneCard, sim_cards.release, writes=True),
-    "SIMCard/get_card_info": Method(sim_cards.GetCard, sim_cards.get_info),
-    "SIMCard/get_card_list": Method(sim_cards.ListCards, sim_cards.get_list),
-    "Usage/authorise": Method(quotas.Authorise, quotas.authorise, writes=True),
-    "Usage/record": Method(quotas.Record, quotas.record, writes=True),
-    "Usage/top_up": Method(quotas.Record, quotas.top_up, writes=True),
-}
-
-Text = Annotated[str, Field(max_length=4096)]
-
-
-class AuthInfo(Params):
-    """Who calls, in the body: a session, a token, or login and password."""
-
-    session_id: Text | None = None
-    access_token: Text | None = None
-    login: Text | None = None
-    password: Text | None = None
-
-    @model_validator(mode="after")
-    def _is_one_way(self) -> "AuthInfo":
-        if (
-            self.model_fields_set
-            not in (
-                {"session_id"},
-                {"access_token"},
-                {"login", "password"},
-            )
-            or None in self.model_dump(exclude_unset=True).values()
-        ):
-            raise ValueError("session_id, or access_token, or login and password is expected")
-        return self
-
-
-class Login(Params):
-    """Parameters of Session/login. ``scopes`` makes a token that may do less."""
-
-    login: Text
-    password: Text
-    scopes: Text | None = None
-
-
-class Refresh(Params):
-    """Parameters of Session/refresh_access_token."""
-
-    refresh_token: Text
-
-
-class OneSession(Params):
-    """Parameters of Session/ping and Session/logout: a session by its token or its number."""
-
-    access_token: Text | None = None
-    session_id: Text | None = None
-
-    @model_validator(mode="after")
-    def _names_one(self) -> "OneSession":
-        if (self.access_token is None) == (self.session_id is None):
-            raise ValueError("exactly one of access_token and session_id is expected")
-        return self
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from espf.billing import (
     accounts,
     customer_sites,
     customers,
+    discount_plans,
     payments,
     products,
     sim_cards,
@@ -265,7 +266,7 @@ def _owner(scope: Scope, name: str) -> int:
 
 
 def _edit_parts(_visit: Visit, scope: Scope, info: Result) -> Parts:
-    plans = products.get_discount_plan_list(scope, Page())["discount_plan_list"]
+    plans = discount_plans.get_list(scope, Page())["discount_plan_list"]
     params = customer_sites.ListSites(i_customer=info["i_customer"])
     sites = customer_sites.get_list(scope, params)["customer_site_list"]
     status = {code: STATUSES[code] for code in (info["bill_status"], "O", "S", "E")}

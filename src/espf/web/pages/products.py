@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
-from espf.billing import products, service_features
+from espf.billing import discount_plans, products, service_features
 from espf.billing.fields import Page
 from espf.billing.products import AddProduct, ChangedProduct, GetProduct, NewProduct, UpdateProduct
 from espf.billing.scope import Result, Scope
@@ -58,7 +58,7 @@ def _info(scope: Scope, i_product: int) -> Result:
 
 
 def _fields(scope: Scope) -> list[Field]:
-    rows = products.get_discount_plan_list(scope, Page())["discount_plan_list"]
+    rows = discount_plans.get_list(scope, Page())["discount_plan_list"]
     plans = [("", "none"), *((str(row["i_vd_plan"]), row["name"]) for row in rows)]
     return [
         Field("name", "Name", help="As people will know it; unique here."),
