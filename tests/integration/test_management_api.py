@@ -534,6 +534,36 @@ def test_an_event_is_given_up_with_a_reason(api, sender):
 # Handlers
 
 
+@pytest.mark.databases("sqlite")
+def test_a_handler_is_tried_out(api, sender, monkeypatch):
+    monkeypatch.setattr("espf.trial.REST_SECONDS", 0)
+    path = f"/handler/{sender}/test"
+    body = {"event_type": "Account/Blocked", "variables": {"i_account": 541}}
+    said = api("POST", path, body)
+    assert said["reached"] is False
+    assert said["found"] == said["sent"]["reason"]
+    assert "no connection to http://127.0.0.1:1" in said["found"]
+    assert (said["sent"]["event_type"], said["sent"]["verdict"]) == ("Account/Blocked", "retry")
+    assert said["sent"]["variables"]["i_account"] == 541
+    assert '"i_event":0' in said["sent"]["request"]
+    assert api("POST", path)["sent"]["event_type"] == "Custom/Test"
+    assert api("POST", path, {"check_only": True})["sent"] is None
+    assert api("GET", "/events")["event_list"] == []
+    for wrong, field in [
+        ({"event_type": "Account/Nope"}, "event_type"),
+        ({"variables": {"i_account": 9999}}, "variables.i_account"),
+        ({"variables": []}, "variables"),
+        ({"type": "Account/Blocked"}, "type"),
+    ]:
+        assert api.fault(400, "POST", path, wrong) == field
+    api.fault(404, "POST", "/handler/99/test", {})
+    made = api("POST", "/handler/create", {"name": "B", "type": "EventSender"})
+    assert "not configured" in api.fault(409, "POST", f"/handler/{made['i_event_handler']}/test")
+    monkeypatch.setattr("espf.trial.REST_SECONDS", 600)
+    api("POST", path, {"check_only": True})
+    assert "in a moment" in api.fault(429, "POST", path, {"check_only": True})
+
+
 def test_a_handler_is_made_changed_switched_and_deleted(api):
     new = {"name": "B/2", "type": "EventSender", "settings": {"EventSender.BasicAuth.Key": "k"}}
     made = api("POST", "/handler/create", new)
