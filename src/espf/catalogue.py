@@ -28,6 +28,19 @@ _NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way in which events come about in the reference billing.
+
+    ``by_api`` names methods with their parameters, ``by_sql`` statements that do the same, both as
+    texts for people. ``events`` are all types that follow, in their order, where somebody hears.
+    """
+
+    by_api: str
+    by_sql: str
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class EventType:
     """One entry of the catalogue.
 
@@ -35,7 +48,8 @@ class EventType:
     event carries beside ``i_env``, ``i_event`` and ``event_time``; a custom type's are up to who
     creates the event. ``inherited``: CustomerToAccountsDispatcher makes it of a change of the
     customer, too. ``version_2`` is None where no simplified form exists. ``source`` says how the
-    type is known: handbook, vendor docs, observed (in public client code) or inferred.
+    type is known: handbook, vendor docs, observed (in public client code) or inferred. ``ways``:
+    how it comes about; none where only applications make it.
     """
 
     name: str
@@ -47,6 +61,7 @@ class EventType:
     version_2: str | None
     latest_only: bool
     source: str
+    ways: tuple[Way, ...] = ()
 
     def facts(self) -> dict[str, object]:
         """The entry as a JSON object, the same for the command line and the APIs."""
@@ -78,6 +93,10 @@ def catalogue() -> Mapping[str, EventType]:
             version_2=name if is_custom(name) else entry.get("version_2"),
             latest_only=entry.get("latest_only", False),
             source=entry["source"],
+            ways=tuple(
+                Way(way["by_api"], way["by_sql"], tuple(way["events"]))
+                for way in entry.get("ways", ())
+            ),
         )
         for name, entry in entries.items()
     }

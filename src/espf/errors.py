@@ -6,6 +6,7 @@ EspfError
 ├─ InvalidRequest         a parameter is missing or malformed; names the field
 ├─ NotFound               no such event type, handler, account, event
 ├─ Conflict               the name is taken, the state does not allow it
+├─ TooOften               not so soon again; nothing is wrong with it
 ├─ Denied                 not logged in, or not allowed
 ├─ DatabaseUnavailable    the database is away or locked; try again
 ├─ LeaseLost              another worker owns the handler now; its results count, ours do not
@@ -75,6 +76,13 @@ class Conflict(EspfError):
 
     exit_code = 4
     http_status = 409
+
+
+class TooOften(EspfError):
+    """It is under way, or was a moment ago; try again in a moment."""
+
+    exit_code = 4
+    http_status = 429
 
 
 class Denied(EspfError):

@@ -267,24 +267,14 @@ class Queue:
         Raises NotFound for an unknown type, InvalidRequest for variables that cannot be sent.
         """
         event_type = require_type(connection, event_type.strip())
-        if variables.get("i_env", i_env) != i_env:
-            raise InvalidRequest("variables.i_env: another environment than yours", "variables")
-        if "i_event" in variables:
-            raise InvalidRequest("variables.i_event: the number is given by the queue", "variables")
         now = self._database.now(connection)
-        if not is_custom(event_type):
-            variables = {"i_env": i_env, "event_time": format_time(now), **variables}
-        payload = _payload(variables)
-        if len(payload) > MAX_VARIABLES:
-            raise InvalidRequest(
-                f"variables: {len(payload)} characters, at most {MAX_VARIABLES}", "variables"
-            )
+        key, payload = written(i_env, event_type, variables, now)
         self._database.dialect.begin_numbering(connection)
         result = connection.execute(
             insert(event_queue).values(
                 i_env=i_env,
                 event_type=event_type,
-                ordering_key=ordering_key(variables),
+                ordering_key=key,
                 variables=payload,
                 created_at=now,
                 start_time=start_time,
@@ -850,6 +840,27 @@ def _end_dispatches(connection: Connection, results: Iterable[Result]) -> None:
                     dispatches.c.position == notification.position,
                 )
             )
+
+
+def written(
+    i_env: int, event_type: str, variables: Mapping[str, object], now: datetime
+) -> tuple[str | None, str]:
+    """The ordering key and the variables of an event that somebody creates, as they are stored.
+
+    Raises InvalidRequest for variables that cannot be sent.
+    """
+    if variables.get("i_env", i_env) != i_env:
+        raise InvalidRequest("variables.i_env: another environment than yours", "variables")
+    if "i_event" in variables:
+        raise InvalidRequest("variables.i_event: the number is given by the queue", "variables")
+    if not is_custom(event_type):
+        variables = {"i_env": i_env, "event_time": format_time(now), **variables}
+    payload = _payload(variables)
+    if len(payload) > MAX_VARIABLES:
+        raise InvalidRequest(
+            f"variables: {len(payload)} characters, at most {MAX_VARIABLES}", "variables"
+        )
+    return ordering_key(variables), payload
 
 
 def _payload(variables: Mapping[str, object]) -> str:

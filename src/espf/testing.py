@@ -193,6 +193,7 @@ async def check_handler(
     assert _names(event, first) == _names(event, second), (
         "an event that comes again does not carry the same unique id"
     )
+    await _check_check(handler_class(read_settings(handler_class.Settings, settings)), billing)
     if first.sent:
         verdict = await attempt(1, _StandIn(_no_answer))
         assert verdict.outcome == "try later", f"no answer is taken for an answer: {verdict}"
@@ -209,6 +210,23 @@ async def _verdict(handler: Handler, event: Event, context: Context) -> Verdict:
             outcome, str(error), error.after if isinstance(error, TryLater | CheckLater) else None
         )
     return Verdict("finished")
+
+
+async def _check_check(handler: Handler, billing: Billing) -> None:
+    """A check may say whatever it finds, but must not do what an event does."""
+
+    async def answered() -> Reply:
+        return Reply(200, {}, "")
+
+    stand_in = _StandIn(answered)
+    await handler.open()
+    try:
+        await handler.check(Context(stand_in, billing, 1, FakeOutlet()))
+    except (HandlerError, BillingFault):
+        pass
+    finally:
+        await handler.close()
+    assert not stand_in.sent, "check() has posted something"
 
 
 def _check_settings(handler_class: type[Handler], options: Mapping[str, object]) -> None:
@@ -283,6 +301,20 @@ class _StandIn:
         self.sent.append("\n".join([url, *headers.values(), body.decode("utf-8", "replace")]))
         self.reached.set()
         return await self._answer()
+
+    async def get(
+        self,
+        url: str,  # noqa: ARG002
+        headers: Mapping[str, str],  # noqa: ARG002
+        timeout_seconds: float,
+        route: Route = STRAIGHT,  # noqa: ARG002
+    ) -> Reply:
+        assert timeout_seconds > 0, "a request needs a time-out"
+        return await self._answer()
+
+    async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:  # noqa: ARG002
+        assert timeout_seconds > 0, "a connection needs a time-out"
+        return url
 
 
 async def _no_answer() -> Reply:

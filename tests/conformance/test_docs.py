@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from espf.capture.rules import shipped_rules
-from espf.catalogue import catalogue
+from espf.catalogue import Way, catalogue
 from espf.cli import main
 from espf.cli.support import page
 from espf.db.tables import metadata
@@ -99,8 +99,17 @@ def test_the_page_of_event_types_is_what_the_command_prints():
     assert (REFERENCE / "event-types.md").read_text() == printed.output
 
 
+def test_the_page_of_event_types_says_how_each_type_comes_about():
+    text = (REFERENCE / "event-types.md").read_text().partition("## How they come about")[2]
+    row = r"^\| `([\w/]+)` \| `(.+)` \| `(.+)` \| (.+) \|$"
+    assert [
+        (name, Way(by_api, by_sql, tuple(re.findall(r"`(.+?)`", events))))
+        for name, by_api, by_sql, events in re.findall(row, text, re.MULTILINE)
+    ] == [(name, way) for name, entry in catalogue().items() for way in entry.ways]
+
+
 def test_the_page_of_event_types_says_what_the_catalogue_says():
-    text = (REFERENCE / "event-types.md").read_text()
+    text = (REFERENCE / "event-types.md").read_text().partition("## How they come about")[0]
     rows = re.findall(r"^\| `([\w/]+)` \| (.+) \|$", text, re.MULTILINE)
     assert [name for name, _ in rows] == list(catalogue())
     for name, row in rows:

@@ -188,6 +188,31 @@ async def come(hook, event_type, count=1):
             await asyncio.sleep(0.05)
 
 
+async def test_over_the_api_a_connector_is_tried_out_with_what_the_billing_knows(desk):
+    async with Webhook() as hook:
+        (desk.folder / "token").write_text(TOKEN)
+        desk(
+            *("handler", "create", 3, "HSS", "--type", "ConnectorSender", "--disabled"),
+            *("--set", f"ConnectorSender.URL={hook.url}/process-event"),
+            *("--set-file", "ConnectorSender.Token=token"),
+        )
+        desk("handler", "disable", 3, "EventSender")
+        async with desk.running() as base:
+            billing = await asyncio.to_thread(Billing, base)
+            owner = {"i_customer": 1, "i_product": one(desk, products.c.i_product)}
+            info = {"id": "380441234567", "billing_model": -1, **owner}
+            made = await asyncio.to_thread(billing, "Account/add_account", account_info=info)
+            body = {"event_type": "Account/New", "variables": {"i_account": made["i_account"]}}
+            url = f"{base}/espf/v1/handler/2/test"
+            status, said = await asyncio.to_thread(post, url, body, billing.token)
+    assert (status, said["reached"], said["sent"]["verdict"]) == (200, True, "finished"), said
+    health, event = hook.requests
+    assert health.line == "GET /health HTTP/1.1"
+    assert event.json["pb_data"]["account_info"]["id"] == "380441234567"
+    shapes.check(shapes.ENRICHED, event.json)
+    assert TOKEN not in json.dumps(said)
+
+
 def by_type(requests):
     return zip(types(requests), requests, strict=True)
 

@@ -6,6 +6,8 @@ import re
 import socket
 import stat
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import click
 import pytest
@@ -887,6 +889,8 @@ def test_an_instance_that_there_is_not_is_an_error_at_the_start(desk, command):
         if any(p.name == "as_json" for p in c.params)
         # Most of them are about a draft.
         if w[0] != "config"
+        # A handler that is tried out needs somebody who takes the event.
+        if w != ("handler", "test")
     ],
     ids=" ".join,
 )
@@ -954,3 +958,47 @@ def test_an_event_is_planned_in_a_zone_under_a_key(desk):
     )
     for words in ((), ("5", "--key", "a", "--env", 3), ("--key", "a"), ("--env", 3)):
         desk.fails(2, "event", "cancel", *words)
+
+
+@whatever_the_database
+def test_a_handler_is_tried_out(desk):
+    def tried(*words, code):
+        result = desk.run("handler", "test", 3, "EventSender", *words)
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    got = []
+
+    class Application(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    desk("handler", "set", 3, "EventSender", f"EventSender.URL={URL}")
+    assert f"no connection to {URL}" in tried(code=1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Application) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        desk("handler", "set", 3, "EventSender", f"EventSender.URL={url}")
+        said = json.loads(
+            tried("--json", "--type", "Customer/Blocked", "--var", "i_customer=1", code=0)
+        )
+        assert said["reached"] is True
+        assert said["sent"]["verdict"] == "finished"
+        assert "verdict" not in tried("--check", code=0)
+        text = tried("--var", "x=[1]", "--type", "Custom/Any", code=0)
+        server.shutdown()
+    assert re.search(r"^verdict +finished$", text, re.MULTILINE)
+    assert f"    > POST {url}" in text
+    assert "    < HTTP 200 OK" in text
+    first, second = (each["variables"] for each in got)
+    assert (first["i_env"], first["i_customer"], first["i_event"]) == (3, 1, 0)
+    assert second == {"x": [1], "i_event": 0}
+    assert "no handler" in desk.fails(3, "handler", "test", 3, "Nobody")
+    wrong = ("handler", "test", 3, "EventSender")
+    assert "Account/Nope" in desk.fails(3, *wrong, "--type", "Account/Nope")
+    assert "i_account" in desk.fails(2, *wrong, "--var", "i_account=77")

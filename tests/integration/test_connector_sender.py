@@ -13,8 +13,8 @@ from espf.handlers.base import Context
 from espf.handlers.connector_sender import ConnectorSender, event_id
 from espf.handlers.registry import read_settings
 from espf.model import Event, compact
+from espf.retry import RetryPolicy
 from espf.testing import FakeBilling, run_handler
-from espf.worker.retry import RetryPolicy
 from webhook import Answer, Webhook
 
 TOKEN = "t0ken-of-the-connector"

@@ -4,10 +4,16 @@ import asyncio
 import json
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from espf import subscriptions
+from espf.billing import environments, tables
+from espf.billing.scope import Scope
+from espf.capture import triggers
+from espf.capture.rules import shipped_rules
 from espf.db.dialect import Dialect
 from espf.dispatches import Dispatches
 from espf.errors import LeaseLost
@@ -15,6 +21,7 @@ from espf.handlers import fan_out
 from espf.leases import Leases
 from espf.model import SHARDS
 from espf.queue import Start, Wanted
+from espf.web.rest import METHODS, validated
 from house import House
 from webhook import Answer, Webhook
 
@@ -22,6 +29,7 @@ whatever_the_database = pytest.mark.databases("sqlite")
 
 SUSPENDED, UNSUSPEND = "Customer/Status/Suspended", "Customer/Status/Unsuspend"
 ENV, OTHER_ENV = 1, 2
+SOONER, LATER = datetime(2020, 1, 1, tzinfo=UTC), datetime(2037, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -65,16 +73,69 @@ def account(i_account, i_customer=42, i_env=ENV):
     }
 
 
-def dispatcher(house, **options):
+def dispatcher(house, kind="CustomerToAccountsDispatcher", **options):
     with house.database.begin() as connection:
-        return subscriptions.create_handler(
-            connection,
-            house.sealer,
-            ENV,
-            "Dispatcher",
-            "CustomerToAccountsDispatcher",
-            options,
-        )
+        return subscriptions.create_handler(connection, house.sealer, ENV, kind, kind, options)
+
+
+class Reference:
+    """The reference billing with its triggers, in the database of a house."""
+
+    def __init__(self, house):
+        self.house = house
+        with house.database.begin() as connection:
+            tables.metadata.create_all(connection)
+        with house.database.begin() as connection:
+            environments.add(connection, ENV, "one")
+            wanted = triggers.compile_rules(shipped_rules())
+            triggers.apply(connection, house.database.dialect, wanted)
+            self.now = house.database.now(connection)
+
+    def call(self, name, **params):
+        """A method of the billing's API."""
+        method = METHODS[name]
+        with self.house.database.begin() as connection:
+            now = self.house.database.now(connection)
+            scope = Scope(connection, ENV, now, self.house.sealer)
+            return method.serve(scope, validated(method.params, params))
+
+    def add(self, table, **values):
+        """A row, with all that its columns want."""
+        dates = {"Accounts": "issue_date", "Customers": "creation_date"}
+        dated = {dates[table.name]: self.now} if table.name in dates else {}
+        with self.house.database.begin() as connection:
+            connection.execute(insert(table).values(i_env=ENV, **dated, **values))
+
+    def account(self, i_account, i_customer, i_product, **values):
+        fields = {"i_customer": i_customer, "i_product": i_product, "billing_model": -1}
+        name = f"account-{i_account}"
+        self.add(tables.accounts, i_account=i_account, id=name, **fields, **values)
+
+    @asynccontextmanager
+    async def served(self):
+        """Its API over HTTP, as dispatchers ask it."""
+
+        def answer(request):
+            if request.path == "/rest/Session/login":
+                return Answer(body=json.dumps({"access_token": "t"}))
+            params = {k: v for k, v in request.json["params"].items() if k != "i_env"}
+            answer = self.call(request.path.removeprefix("/rest/"), **params)
+            return Answer(body=json.dumps(answer, default=str))
+
+        async with Webhook() as hook:
+            hook.always = answer
+            yield hook
+
+
+@pytest.fixture
+def reference(house):
+    made = Reference(house)
+    for i_customer in (42, 43):
+        made.add(tables.customers, i_customer=i_customer, name=f"customer-{i_customer}")
+    for i_product in (5, 6):
+        made.add(tables.products, i_product=i_product, name=f"product-{i_product}")
+    made.add(tables.customer_sites, i_customer_site=8, i_customer=42, name="Prague")
+    return made
 
 
 def sender(house, hook, **options):
@@ -195,6 +256,77 @@ async def test_no_more_is_made_than_the_subscribers_work_on(house):
                 subscriptions.set_handler_paused(connection, handler, paused=False)
             await over(house)
     assert sorted(told(hook)) == list(range(1, 201))
+
+
+async def test_with_all_dispatchers_an_account_hears_of_a_service_attribute_once(house, reference):
+    reference.account(1, 42, 5, i_customer_site=8)
+    reference.account(2, 42, 6)
+    reference.account(3, 43, 6)
+    reference.add(tables.account_addons, i_account=3, i_product=5, addon_effective_from=SOONER)
+    for kind in ("Customer", "Product"):
+        dispatcher(house, f"{kind}ToAccountsDispatcher")
+    dispatcher(house, "ServiceAttributeDispatcher")
+    owners = {
+        "of_account": ("Account/update_service_features", {"i_account": 2}, [2]),
+        "of_customer": ("Customer/update_service_features", {"i_customer": 42}, [1, 2]),
+        "of_site": ("Customer/update_site_service_features", {"i_customer_site": 8}, [1]),
+        "of_product": ("Product/update_service_features", {"i_product": 5}, [1, 3]),
+    }
+    async with Webhook() as hook, reference.served() as bills:
+        # Subscribed to whatever a new handler is subscribed to.
+        quick = {"EventSender__TokenRate": 10_000, "EventSender__TokenBurstiness": 1000}
+        house.handler(hook.url, **quick)
+        for feature, (method, owner, _) in owners.items():
+            switched = [{"name": feature, "flag_value": "Y"}]
+            reference.call(method, **owner, service_features=switched)
+        # By an application, or a billing whose rules capture nothing else.
+        house.event("ServiceAttribute/Changed", i_customer=43, service_feature="alone")
+        async with house.working(billing_url=bills.url):
+            await over(house)
+    heard = Counter(
+        (variables["service_feature"], variables["i_account"])
+        for variables in {
+            request.i_event: request.json["variables"]
+            for request in hook.requests
+            if request.json["event_type"] == "Account/ServiceAttribute/Changed"
+        }.values()
+    )
+    told = [(feature, number) for feature, (_, _, all_) in owners.items() for number in all_]
+    assert heard == dict.fromkeys([*told, ("alone", 3)], 1)
+
+
+async def test_an_account_hears_of_its_product_once_main_product_or_add_on(house, reference):
+    has = []
+    for number in range(1, 101):
+        main, begin, end = [
+            (5, None, None),
+            (6, SOONER, LATER),
+            (5, SOONER, None),
+            (6, LATER, None),
+            (6, SOONER, SOONER + timedelta(days=1)),
+            (6, None, None),
+        ][number % 6]
+        reference.account(number, 42, main)
+        if begin is not None:
+            dates = {"addon_effective_from": begin, "addon_effective_to": end}
+            reference.add(tables.account_addons, i_account=number, i_product=5, **dates)
+        if number % 6 < 3:
+            has.append(number)
+    reference.account(101, 42, 5, bill_status="C")
+    dispatcher(house, "ProductToAccountsDispatcher")
+    async with Webhook() as hook, reference.served() as bills:
+        sender(house, hook)
+        # What was added has told of itself.
+        async with house.working(billing_url=bills.url):
+            await over(house)
+        hook.requests.clear()
+        features = [{"name": "clir", "flag_value": "Y"}]
+        reference.call("Product/update_service_features", i_product=5, service_features=features)
+        async with house.working("another", billing_url=bills.url):
+            await over(house)
+    heard = told(hook)
+    assert sorted(heard) == has
+    assert {len(events) for events in heard.values()} == {1}
 
 
 @whatever_the_database

@@ -15,7 +15,7 @@ from espf.billing import clock, environments
 from espf.billing.scope import Scope
 from espf.billing.tables import metadata
 from espf.capture.rules import shipped_rules
-from espf.catalogue import catalogue, is_custom
+from espf.catalogue import Way, catalogue, is_custom
 from espf.crypto import Sealer
 from espf.model import ordering_key
 from espf.web.methods import METHODS
@@ -27,6 +27,7 @@ from scenarios import (
     Step,
     Tick,
     filled,
+    in_short,
     inventory,
     set_account,
     subscribers,
@@ -232,3 +233,12 @@ def test_every_type_of_the_catalogue_has_a_scenario():
     # What is custom is not captured: applications put it into the queue.
     assert there | missing == {name for name in catalogue() if not is_custom(name)}
     assert not there & missing
+
+
+def test_the_catalogue_states_each_way_in_which_a_type_comes_about():
+    shown: dict[str, list[Way]] = {}
+    for one in SCENARIOS:
+        told = tuple(event_type for event_type, _ in one.told)
+        way = Way(in_short(one.api), in_short(one.sql), told)
+        shown.setdefault(one.event_type, []).append(way)
+    assert {name: list(entry.ways) for name, entry in catalogue().items() if entry.ways} == shown

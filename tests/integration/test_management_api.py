@@ -372,6 +372,7 @@ def test_the_plan_is_in_the_order_of_time_and_comes_in_pages(api):
     found, after = [], {}
     for _ in range(4):
         page = api("GET", "/events/scheduled", params={"limit": 2, **after})
+        assert len(page["event_list"]) <= 2
         found += [one["i_event"] for one in page["event_list"]]
         if page["next"] is None:
             break
@@ -413,6 +414,8 @@ def test_events_are_listed_in_pages_and_each_event_is_whole(api, sender):
     found, before = [], {}
     for _ in range(6):
         page = api("GET", "/events", params={"limit": 2, **before})
+        # Two would do, and an event that has begun is there with all of its handlers.
+        assert len(page["event_list"]) <= 3
         found += [(one["i_event"], one["handler"]) for one in page["event_list"]]
         if page["next"] is None:
             break
@@ -434,6 +437,7 @@ def test_events_are_found_by_what_they_are(api, sender):
     assert found(status="failed") == [two]
     assert found(handler="B") == found(to="2000-01-01 00:00:00") == []
     assert found(**{"from": "2000-01-01 00:00:00", "handler": "A"}) == [two, one]
+    assert found(**{"from": FAR}) == []
 
 
 @pytest.mark.databases("sqlite")
@@ -514,6 +518,50 @@ def test_events_are_restarted_by_filter_some_at_a_time(api, sender):
 
 
 @pytest.mark.databases("sqlite")
+def test_only_what_was_chosen_and_has_failed_by_now_is_restarted(api, sender):
+    failed, waits, untried = (api.event() for _ in range(3))
+    fail(api, failed)
+    fail(api, waits, status="queued", next_attempt_at=datetime(2037, 1, 1, tzinfo=UTC))
+
+    def count(**chosen):
+        return api("POST", "/events/restart", {"dry_run": True, **chosen})["restarted"]
+
+    assert count(handler="A") == count(status="retrying") == 1
+    assert count(handler="B") == count(status="rejected") == 0
+    assert count(handler="A", to="2000-01-01 00:00:00") == 0
+    assert count(handler="A", after=failed) == 0
+    for limit in (0, 10_001):
+        assert (
+            api.fault(400, "POST", "/events/restart", {"handler": "A", "limit": limit}) == "limit"
+        )
+    said = api("POST", "/events/restart", {"status": "retrying"})
+    assert (said["restarted"], said["next"]) == (1, None)
+    events = {i: api("GET", f"/event/{i}")["handlers"][0] for i in (failed, waits, untried)}
+    assert {i: one["status"] for i, one in events.items()} == {
+        failed: "failed",
+        waits: "queued",
+        untried: "queued",
+    }
+    assert events[waits]["attempts"] == 0
+
+
+@pytest.mark.databases("sqlite")
+def test_what_fails_while_others_are_restarted_is_not_restarted(api, sender, monkeypatch):
+    first, second = api.event(), api.event()
+    fail(api, first)
+    restart_next = restarts.restart_next
+
+    def another_fails(connection, database, wanted):
+        assert wanted.until is not None
+        assert wanted.until <= database.now(connection)
+        return restart_next(connection, database, wanted)
+
+    monkeypatch.setattr(restarts, "restart_next", another_fails)
+    assert api("POST", "/events/restart", {"handler": "A"})["restarted"] == 1
+    assert api("GET", f"/event/{second}")["handlers"][0]["status"] == "queued"
+
+
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("body", [{}, {"dry_run": True}, {"limit": 5, "after": 3}])
 def test_a_restart_of_nothing_in_particular_is_refused(api, body):
     assert api.fault(400, "POST", "/events/restart", body) == "body"
@@ -532,6 +580,36 @@ def test_an_event_is_given_up_with_a_reason(api, sender):
 
 
 # Handlers
+
+
+@pytest.mark.databases("sqlite")
+def test_a_handler_is_tried_out(api, sender, monkeypatch):
+    monkeypatch.setattr("espf.trial.REST_SECONDS", 0)
+    path = f"/handler/{sender}/test"
+    body = {"event_type": "Account/Blocked", "variables": {"i_account": 541}}
+    said = api("POST", path, body)
+    assert said["reached"] is False
+    assert said["found"] == said["sent"]["reason"]
+    assert "no connection to http://127.0.0.1:1" in said["found"]
+    assert (said["sent"]["event_type"], said["sent"]["verdict"]) == ("Account/Blocked", "retry")
+    assert said["sent"]["variables"]["i_account"] == 541
+    assert '"i_event":0' in said["sent"]["request"]
+    assert api("POST", path)["sent"]["event_type"] == "Custom/Test"
+    assert api("POST", path, {"check_only": True})["sent"] is None
+    assert api("GET", "/events")["event_list"] == []
+    for wrong, field in [
+        ({"event_type": "Account/Nope"}, "event_type"),
+        ({"variables": {"i_account": 9999}}, "variables.i_account"),
+        ({"variables": []}, "variables"),
+        ({"type": "Account/Blocked"}, "type"),
+    ]:
+        assert api.fault(400, "POST", path, wrong) == field
+    api.fault(404, "POST", "/handler/99/test", {})
+    made = api("POST", "/handler/create", {"name": "B", "type": "EventSender"})
+    assert "not configured" in api.fault(409, "POST", f"/handler/{made['i_event_handler']}/test")
+    monkeypatch.setattr("espf.trial.REST_SECONDS", 600)
+    api("POST", path, {"check_only": True})
+    assert "in a moment" in api.fault(429, "POST", path, {"check_only": True})
 
 
 def test_a_handler_is_made_changed_switched_and_deleted(api):
@@ -554,9 +632,46 @@ def test_a_handler_is_made_changed_switched_and_deleted(api):
         ("disable", "enabled", False),
         ("enable", "enabled", True),
     ]:
-        assert api("POST", f"{path}/{action}")[member] is value
+        other = {"paused": "enabled", "enabled": "paused"}[member]
+        before = api("GET", path)
+        said = api("POST", f"{path}/{action}")
+        assert said[member] is value
+        assert said[other] is before[other]
     assert api("DELETE", path) == {"cancelled": 0}
     api.fault(404, "GET", path)
+
+
+@pytest.mark.databases("sqlite")
+def test_a_handler_may_be_made_switched_off(api):
+    new = {"name": "B", "type": "EventSender", "enabled": False, "settings": SENDER}
+    made = api("POST", "/handler/create", new)
+    assert (made["enabled"], made["state"]) == (False, "disabled")
+    i_event = api.event()
+    assert api("GET", f"/event/{i_event}")["handlers"][0]["handler"] is None
+
+
+@pytest.mark.databases("sqlite")
+def test_how_a_handler_stands_is_counted(api, sender):
+    waiting, again, failed = (api.event() for _ in range(3))
+    fail(api, again, status="queued", next_attempt_at=datetime(2037, 1, 1, tzinfo=UTC))
+    fail(api, failed)
+    with api.database.begin() as connection:
+        now = api.database.now(connection)
+        long_ago = now - timedelta(hours=1)
+        its = event_queue.c.i_event == waiting
+        connection.execute(update(event_queue).where(its).values(created_at=long_ago))
+        alive = {"worker": "w", "started_at": now, "expires_at": now + timedelta(hours=1)}
+        connection.execute(insert(tables.workers).values(alive))
+        connection.execute(
+            insert(tables.handler_breakers).values(
+                i_event_handler=sender, worker="w", state="open", since=now, reason="no answer"
+            )
+        )
+    stands = api("GET", f"/handler/{sender}")
+    assert (stands["waiting"], stands["retrying"], stands["failed"]) == (1, 1, 1)
+    assert 3600 <= stands["oldest_waiting_seconds"] < 4200
+    (breaker,) = stands["breakers"]
+    assert (breaker["worker"], breaker["state"], breaker["reason"]) == ("w", "open", "no answer")
 
 
 @pytest.mark.databases("sqlite")
@@ -613,6 +728,38 @@ def test_a_handler_with_work_is_deleted_only_by_force(api, sender):
     assert "12 notifications" in api.fault(409, "DELETE", f"/handler/{sender}")
     assert api("DELETE", f"/handler/{sender}?force=true") == {"cancelled": 12}
     assert api("GET", f"/event/{made[0]}")["handlers"][0]["status"] == "cancelled"
+
+
+@pytest.mark.databases("sqlite")
+def test_what_is_deleted_by_force_hears_of_nothing_while_it_is_being_deleted(
+    api, sender, monkeypatch
+):
+    api.event()
+    cancel_next = restarts.cancel_next
+
+    def switched_off(connection, database, handler):
+        assert not subscriptions.find_handler(connection, 3, sender).enabled
+        return cancel_next(connection, database, handler)
+
+    monkeypatch.setattr(restarts, "cancel_next", switched_off)
+    assert api("DELETE", f"/handler/{sender}?force=true") == {"cancelled": 1}
+
+
+@pytest.mark.databases("sqlite")
+def test_a_subscription_keeps_the_name_that_was_used(api, sender):
+    path = f"/handler/{sender}/subscriptions"
+    assert api("PUT", path, {"event_type": "Account/Id/Changed"})["event_type"]
+    listed = {one["event_type"] for one in api("GET", path)["subscription_list"]}
+    assert "Account/Id/Changed" in listed
+    assert "Account/ID/Changed" not in listed
+
+
+@pytest.mark.databases("sqlite")
+def test_a_handler_that_is_not_configured_yet_can_be_subscribed(api):
+    made = api("POST", "/handler/create", {"name": "B", "type": "EventSender"})
+    path = f"/handler/{made['i_event_handler']}/subscriptions"
+    said = api("PUT", path, {"event_type": "Custom/NextMonth"})
+    assert (said["subscribed"], said["remark"]) == (True, None)
 
 
 @pytest.mark.databases("sqlite")
@@ -701,8 +848,10 @@ def test_maintenance_is_switched_and_workers_are_listed(api, sender):
         connection.execute(insert(tables.workers).values(worker="host/1/x", **alive))
         mine = tables.handler_leases.c.i_event_handler == sender
         connection.execute(update(tables.handler_leases).where(mine).values(worker="host/1/x"))
-    (worker,) = api("GET", "/workers")["worker_list"]
-    assert worker["alive"]
+        gone = {"started_at": now, "expires_at": now - timedelta(minutes=1)}
+        connection.execute(insert(tables.workers).values(worker="host/2/y", **gone))
+    worker, dead = api("GET", "/workers")["worker_list"]
+    assert (worker["alive"], dead["alive"], dead["shards"]) == (True, False, [])
     assert worker["instance"] is None
     assert worker["shards"] == [{"i_env": 3, "handler": "A", "shards": 16}]
     assert api("GET", f"/handler/{sender}")["workers"] == {"host/1/x": 16}

@@ -52,6 +52,7 @@ REQUESTS = {
     "POST /espf/v1/handler/{i_event_handler}/disable": None,
     "POST /espf/v1/handler/{i_event_handler}/pause": None,
     "POST /espf/v1/handler/{i_event_handler}/resume": None,
+    "POST /espf/v1/handler/{i_event_handler}/test": {"event_type": "Account/Blocked"},
     "GET /espf/v1/handler/{i_event_handler}/settings": None,
     "PUT /espf/v1/handler/{i_event_handler}/settings": {"settings": {"Concurrency": 9}},
     "GET /espf/v1/handler/{i_event_handler}/subscriptions": None,

@@ -398,6 +398,46 @@ async def test_a_proxy_that_is_away(client):
     assert reason == said
 
 
+# A connection alone
+
+
+async def test_a_connection_is_tried_with_all_that_a_request_needs(
+    client, tls, aged, trusted, proxy
+):
+    async def tried(url, route=trusted, verdict=Unreachable):
+        with pytest.raises(verdict) as caught:
+            await client.connect(url, 10.0, route)
+        return str(caught.value)
+
+    url = f"https://one.test:{tls}"
+    assert await client.connect(f"{url}/x?y=z", 10.0, trusted) == url
+    assert await client.connect(f"http://127.0.0.1:{tls}/x", 10.0) == f"http://127.0.0.1:{tls}"
+    through = Route(proxy)
+    assert await client.connect("https://some.invalid", 10.0, through) == f"the proxy {proxy}"
+    for host, why in [
+        ("old.test", "certificate has expired"),
+        ("other.test", "Hostname mismatch, certificate is not valid for 'other.test'."),
+    ]:
+        said = f"no connection to https://{host}:{tls}: its certificate is not trusted: {why}"
+        assert await tried(f"https://{host}:{tls}") == said
+    assert "unable to get local issuer" in await tried(url, Route())
+    assert "TLS: " in await tried(f"https://aged.test:{aged}")
+    assert "cannot read /no/file" in await tried(url, Route(ca_file="/no/file"), Misconfigured)
+    async with Webhook() as gone:
+        nobody = gone.url
+    assert await tried(nobody, Route()) == f"no connection to {nobody}: connection refused"
+    said = f"no connection to the proxy {nobody}: connection refused"
+    assert await tried(url, Route(nobody)) == said
+    assert "the host name is not known" in await tried("http://no.invalid", Route())
+
+
+async def test_a_server_that_says_nothing_is_no_connection_with_tls(client):
+    async with Webhook() as silent:
+        url = silent.url.replace("http", "https")
+        with pytest.raises(Unreachable, match=r"no connection to https://.* within 0.2 s"):
+            await client.connect(url, 0.2)
+
+
 # EventSender
 
 

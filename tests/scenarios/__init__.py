@@ -6,7 +6,8 @@ same, and which events exactly follow, in order, with which variables. In all of
 and so on, and what steps have found since. Tables stand in double quotes in SQL.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -92,3 +93,40 @@ def set_account(columns: str) -> str:
 def set_customer(columns: str) -> str:
     """An UPDATE of the world's customer."""
     return f'UPDATE "Customers" SET {columns} WHERE i_customer = {{i_customer}}'
+
+
+def in_short(steps: tuple[Step, ...]) -> str:
+    """What is done, as the documents tell it."""
+    return "; ".join(text for step in steps if (text := _short(step)))
+
+
+def _short(step: Step) -> str:
+    match step:
+        case Call():
+            return " ".join((step.method, *dict.fromkeys(_members(step.params))))
+        case str():
+            return _statement(" ".join(step.replace('"', "").split()))
+        case Tick():
+            return "the billing clock"
+        case New():
+            return ""
+
+
+def _members(params: object, name: str = "") -> Iterator[str]:
+    """The parameters, by name, and with their values where these are short."""
+    if isinstance(params, Mapping):
+        for key, value in params.items():
+            yield from _members(value, key)
+    elif isinstance(params, (list, tuple)) and params:
+        for value in params:
+            yield from _members(value, name)
+    else:
+        text = "null" if params is None else str(params)
+        yield f"{name}={text}" if len(text) <= 14 and "{" not in text else name
+
+
+def _statement(sql: str) -> str:
+    """As far as it says what is done: an UPDATE up to its WHERE, the table of any other."""
+    if sql.startswith("UPDATE"):
+        return re.sub(r"'?[^' ]*\{\w+\}[^') ]*'?", "…", re.sub(r"(.*) WHERE .*", r"\1", sql))
+    return " ".join(sql.split()[:3])

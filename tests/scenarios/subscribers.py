@@ -452,7 +452,8 @@ def insert_value(key: str, feature: str, attribute: str, column: str, value: obj
 def attribute_told(event_type: str, owner: Mapping[str, Any], *names: str) -> tuple[Told, ...]:
     """What a value tells: its owner's event, and that there was a change at all."""
     words = dict(zip(("service_feature", "attribute"), names, strict=True))
-    general = {**{name: owner.get(name) for name in NOBODY}, **words}
+    owners = {name: owner.get(name) for name in NOBODY}
+    general = {**owners, **words, "told_as": event_type}
     return ((event_type, {**owner, **words}), ("ServiceAttribute/Changed", general))
 
 

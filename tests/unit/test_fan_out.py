@@ -26,18 +26,26 @@ class Billing:
         assert (service, method) == ("Account", "get_account_list")
         self.calls.append(params)
         owners = {name: params[name] for name in ("i_customer", "i_product") if name in params}
+        addons = params.get("with_addons") == 1
         after = params.get("after_i_account", 0) if self.keys else 0
         found = [
             account
             for account in self.accounts
             if account["i_account"] > after
-            and all(account[name] == value for name, value in owners.items())
+            and all(
+                account[name] == value or (addons and value in of_addons(account))
+                for name, value in owners.items()
+            )
         ]
         start = params.get("offset", 0)
         return {"account_list": found[start : start + min(params["limit"], self.most)]}
 
     async def get_account_info(self, i_account):
         raise BillingFault("Server.Test", f"nobody asks for {i_account}")
+
+
+def of_addons(account):
+    return [addon["i_product"] for addon in account.get("assigned_addons", ())]
 
 
 def account(i_account, **fields):
@@ -116,6 +124,35 @@ async def test_what_happens_to_a_product_reaches_the_accounts_that_have_it():
     )
 
 
+@pytest.mark.parametrize("paging", ["key", "offset"])
+async def test_an_add_on_product_counts_where_the_billing_tells_of_it(paging):
+    addons = [{"i_product": 7}, {"i_product": 5}]
+    accounts = [
+        account(1),
+        account(2, i_product=6, assigned_addons=addons),
+        account(3, assigned_addons=addons),
+        account(4, i_product=6, assigned_addons=addons, bill_status="C"),
+        account(5, i_product=6),
+    ]
+    event = sample_event("Product/ServiceAttribute/Changed", i_product=5)
+    options = {"Dispatcher.Paging": paging}
+    _, events = await made(ProductToAccountsDispatcher, event, Billing(accounts), **options)
+    found = [variables["i_account"] for _, variables in events]
+    assert found == ([1, 2, 3] if paging == "key" else [1, 3])
+
+
+@pytest.mark.parametrize("told", [None, 7, "x", [None, "x", {}, {"i_product": 8}]])
+async def test_what_a_billing_tells_of_add_ons_is_taken_with_care(told):
+    class Careless(Billing):
+        async def call(self, service, method, params):
+            return {"account_list": [] if params.get("after_i_account") else self.accounts}
+
+    accounts = [account(1, assigned_addons=told), account(2, i_product=6, assigned_addons=told)]
+    event = sample_event("Product/ServiceAttribute/Changed", i_product=5)
+    _, events = await made(ProductToAccountsDispatcher, event, Careless(accounts))
+    assert [variables["i_account"] for _, variables in events] == [1]
+
+
 async def test_a_billing_that_does_not_know_the_filter_makes_no_other_account_hear_of_it():
     class Careless(Billing):
         async def call(self, service, method, params):
@@ -146,6 +183,14 @@ async def test_a_service_attribute_is_an_event_of_its_owner(variables, entity):
     known = {name: value for name, value in variables.items() if value is not None}
     # The second time nothing was left to do.
     assert events == [(f"{entity}/ServiceAttribute/Changed", {**known, "attribute": "address"})]
+
+
+async def test_a_service_attribute_that_was_told_as_its_owners_is_not_told_once_more():
+    told = "Customer/ServiceAttribute/Changed"
+    event = sample_event("ServiceAttribute/Changed", i_customer=42, told_as=told)
+    verdict, events = await made(ServiceAttributeDispatcher, event)
+    assert (verdict.outcome, verdict.reason) == ("skipped", f"the same change was told as {told}")
+    assert events == []
 
 
 @pytest.mark.parametrize("handler", [CustomerToAccountsDispatcher, ServiceAttributeDispatcher])

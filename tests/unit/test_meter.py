@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from espf.model import Decision, Event, Notification, Result, Settled, Status
+from espf.retry import FINISHED
 from espf.statistics import BOUNDS, Figures
 from espf.subscriptions import EventHandler
 from espf.worker.meter import DURATION_BOUNDS, Meters
-from espf.worker.retry import FINISHED
 
 AT = datetime(2026, 3, 1, 12, 30, 59, 500_000, tzinfo=UTC)
 MINUTE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

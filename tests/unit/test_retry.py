@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
 from espf.model import Status
-from espf.worker.retry import LONGEST_DELAY, RetryPolicy, decide
+from espf.retry import LONGEST_DELAY, RetryPolicy, decide
 
 policies = st.builds(
     RetryPolicy,

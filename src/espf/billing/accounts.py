@@ -164,6 +164,8 @@ class ListAccounts(Page):
     """Parameters of get_list. ``id``, ``companyname`` and ``did_number`` may hold ``%``.
 
     ``after_i_account`` begins behind this account: however far that is, it takes no time.
+    ``with_addons``: with ``i_product`` also those that have it as an add-on now; each account comes
+    with the add-ons that are effective.
     """
 
     i_customer: Key | None = None
@@ -177,6 +179,7 @@ class ListAccounts(Page):
     get_not_closed_accounts: Switch = 0
     get_only_real_accounts: Switch = 0
     after_i_account: Key | None = None
+    with_addons: Switch = 0
 
 
 def add(scope: Scope, params: AddAccount) -> Result:
@@ -314,9 +317,30 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
 
 def get_list(scope: Scope, params: ListAccounts) -> Result:
     """The environment's accounts, in the order in which they were added; without passwords."""
-    query = _with_names(scope)
+    query = _chosen(_with_product(_with_names(scope), params, scope.now), params)
+    rows = scope.connection.execute(
+        query.order_by(accounts.c.i_account).limit(params.limit).offset(params.offset)
+    )
+    listed = [_described(row, scope.now) for row in rows]
+    if params.with_addons:
+        found = addons.effective(scope, [account["i_account"] for account in listed])
+        for account in listed:
+            account["assigned_addons"] = found.get(account["i_account"], [])
+    return {"account_list": listed}
+
+
+def _with_product(query: Select[Any], params: ListAccounts, now: datetime) -> Select[Any]:
+    if params.i_product is None:
+        return query
+    has_it = accounts.c.i_product == params.i_product
+    if params.with_addons:
+        has_it |= addons.has(accounts.c.i_account, params.i_product, now)
+    return query.where(has_it)
+
+
+def _chosen(query: Select[Any], params: ListAccounts) -> Select[Any]:
     exact = params.model_dump(
-        include={"i_customer", "i_customer_site", "i_product", "bill_status", "billing_model"},
+        include={"i_customer", "i_customer_site", "bill_status", "billing_model"},
         exclude_none=True,
     )
     for name, value in exact.items():
@@ -333,10 +357,7 @@ def get_list(scope: Scope, params: ListAccounts) -> Result:
         query = query.where(accounts.c.bill_status != "C")
     if params.get_only_real_accounts:
         query = query.where(accounts.c.billing_model != 2)
-    rows = scope.connection.execute(
-        query.order_by(accounts.c.i_account).limit(params.limit).offset(params.offset)
-    )
-    return {"account_list": [_described(row, scope.now) for row in rows]}
+    return query
 
 
 def leaf(scope: Scope, wanted: Leaf) -> Found[Result]:

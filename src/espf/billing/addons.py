@@ -4,11 +4,22 @@ An add-on whose time has not begun is there, but not effective. The billing cloc
 effective, and removes it when its time is over.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from espf.billing.fields import Code, Comment, Key, Money, Params, Search, Time
 from espf.billing.scope import Result, Scope
@@ -95,7 +106,35 @@ def _write_one(scope: Scope, i_account: int, addon: Addon, row: Row[Any] | None)
 
 def of_account(scope: Scope, i_account: int) -> list[Result]:
     """The add-ons of an account, highest priority first; in no product group."""
-    rows = scope.connection.execute(
+    rows = scope.connection.execute(_with_products().where(table.c.i_account == i_account))
+    return [_described(row) for row in rows]
+
+
+def effective(scope: Scope, accounts: Sequence[int]) -> Mapping[int, list[Result]]:
+    """The add-ons of many accounts that are effective now, by account, as ``of_account`` has it."""
+    found: dict[int, list[Result]] = defaultdict(list)
+    query = _with_products().where(table.c.i_account.in_(accounts), _is_effective(scope.now))
+    for row in scope.connection.execute(query):
+        found[row.i_account].append(_described(row))
+    return found
+
+
+def has(i_account: ColumnElement[int], i_product: int, now: datetime) -> ColumnElement[bool]:
+    """Whether an account of a query has a product as an add-on that is effective now."""
+    # One value, which is looked up by its key for each account: databases do not plan it otherwise.
+    found = select(table.c.i_product).where(
+        table.c.i_account == i_account, table.c.i_product == i_product, _is_effective(now)
+    )
+    return found.scalar_subquery() == i_product
+
+
+def _is_effective(now: datetime) -> ColumnElement[bool]:
+    end = table.c.addon_effective_to
+    return (table.c.addon_effective_from <= now) & (end.is_(None) | (end > now))
+
+
+def _with_products() -> Select[Any]:
+    return (
         select(
             table,
             *(products.c[name] for name in ("name", "description", "i_vd_plan", "i_subscription")),
@@ -104,21 +143,20 @@ def of_account(scope: Scope, i_account: int) -> list[Result]:
         )
         .join(products, products.c.i_product == table.c.i_product)
         .outerjoin(subscriptions, subscriptions.c.i_subscription == products.c.i_subscription)
-        .where(table.c.i_account == i_account)
         .order_by(table.c.addon_priority.desc(), table.c.i_account_addon)
     )
+
+
+def _described(row: Row[Any]) -> Result:
     names = (
         *("i_product", "name", "description", "i_vd_plan", "i_subscription", "addon_priority"),
         *("addon_effective_from", "addon_effective_to"),
     )
-    return [
-        {
-            **{name: getattr(row, name) for name in names},
-            "i_product_group": None,
-            "product_subscription": _subscription(row),
-        }
-        for row in rows
-    ]
+    return {
+        **{name: getattr(row, name) for name in names},
+        "i_product_group": None,
+        "product_subscription": _subscription(row),
+    }
 
 
 def _subscription(row: Row[Any]) -> Result | None:

@@ -64,7 +64,7 @@ def create(
       evctl event create 3 Custom/NextMonth --var i_account=541 --key next-month-541 \\
         --start-time '2027-03-01 00:00:00' --time-zone Europe/Prague
     """  # noqa: D301
-    values = dict(_variable(word) for word in variables)
+    values = dict(variable(word) for word in variables)
     at_time = schedule.start_time(start_time, time_zone)
     with office() as at, at.database.begin() as connection:
         references.check(connection, i_env, values)
@@ -380,7 +380,8 @@ def _print_attempt(entry: journal.Entry) -> None:
             click.echo(f"    {mark} {line}")
 
 
-def _variable(word: str) -> tuple[str, object]:
+def variable(word: str) -> tuple[str, object]:
+    """Read ``K=V``; what reads as JSON is taken as such. Raises InvalidRequest."""
     name, equals, value = word.partition("=")
     if not equals or not name:
         raise InvalidRequest(f"--var {word!r}: expected NAME=VALUE, e.g. i_account=541", "var")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from espf import overview, restarts, standing, subscriptions
-from espf.cli import support
+from espf.cli import support, trial
 from espf.cli.group import (
     Office,
     environment,
@@ -33,6 +33,7 @@ def handler() -> None:
 
 
 handler.add_command(support.types)
+handler.add_command(trial.test)
 
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="K=V", help="Set an option; may be repeated."

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import uvicorn
@@ -79,6 +80,12 @@ class _Part:
     watching: socket.socket | None
     log: ProvisioningLog | None
     instance: str
+
+    @property
+    def served_at(self) -> tuple[str, int]:
+        """The address, with the port that was taken."""
+        host, port = self.address
+        return host, port if self.listening is None else self.listening.getsockname()[1]
 
 
 def run_until_stopped(at: Office, *, serve: bool, work: bool, instance: str = "") -> None:
@@ -168,7 +175,8 @@ async def _run(at: Office, part: _Part) -> None:
     async with asyncio.TaskGroup() as group:
         # They answer that the database is away, when it is.
         if part.listening is not None:
-            app = build_app(at.database, at.sealer, at.settings.rules, operation)
+            way = partial(_way, at, part.served_at)
+            app = build_app(at.database, at.sealer, at.settings.rules, operation, way)
             servers.append((_server(app), part.listening))
         if part.watching is not None:
             servers.append((_server(build_operation(operation)), part.watching))
@@ -205,7 +213,7 @@ async def _work(at: Office, part: _Part, operation: Operation, stop: asyncio.Eve
             await stop.wait()
         else:
             chores.append(group.create_task(Janitor(at.database).run()))
-            billing = _billing(at, client, part)
+            billing = way_to_billing(at, client, part.served_at)
             with _traced(at) as tracer:
                 worker = Worker(
                     at.database,
@@ -342,15 +350,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _billing(at: Office, client: HttpClient, part: _Part) -> Callable[[int], Billing]:
-    """The way of the handlers to the billing API: the one configured, or our own."""
+def _way(at: Office, address: tuple[str, int], client: HttpClient) -> Callable[[int], Billing]:
+    return way_to_billing(at, client, address)
+
+
+def way_to_billing(
+    at: Office, client: HttpClient, address: tuple[str, int]
+) -> Callable[[int], Billing]:
+    """The way of the handlers to the billing API: the one configured, or our own at an address.
+
+    Raises SettingsError when nothing says where it is.
+    """
     settings = at.settings
     if settings.billing_url and settings.billing_login and settings.billing_password:
         login, password = settings.billing_login, settings.billing_password.get_secret_value()
         return BillingClient(client, settings.billing_url, login, password).for_environment
-    host, port = part.address
-    if part.listening is not None:
-        port = part.listening.getsockname()[1]
+    host, port = address
     if port == 0:
         raise SettingsError(
             "ESPF_BILLING_URL: where do the handlers reach the billing API? It is not set, and "

@@ -6,7 +6,7 @@ import click
 
 from espf import subscriptions
 from espf.capture import triggers
-from espf.catalogue import EventType, catalogue
+from espf.catalogue import EventType, Way, catalogue
 from espf.cli.group import json_option, office, show
 
 
@@ -90,20 +90,39 @@ be put into the queue over the [ESPF API](espf-api.md).
   public only for the balance events and those of SIM cards; the others are what a subscriber needs.
 
 One change may be several events. They come in the order of the rules: who the subscriber is, then
-the money, what it does, the blocks, the status, and the end last.
+the money, what it does, the blocks, the status, and the end last. [How they come
+about](#how-they-come-about) tells what makes each type, and what comes with it.
 
 `Custom/…` types are yours: [`evctl type create`](evctl.md#evctl-type-create) makes them, they carry
 the variables that you give them, and are the same in both versions.
 """
 
 
+_WAYS = """## How they come about
+
+What makes each type in the reference billing: a call of its [API](rest-api.md), and statements of
+any other program that come to the same. A parameter stands there with its value where that is what
+counts; … is any value. All that follows is listed, in its order, of types that somebody is
+subscribed to; what dispatchers make of it comes on top.
+
+| Type | By API | By SQL | Events |
+|---|---|---|---|
+"""
+
+
 def _page() -> str:
-    """The catalogue as a page: a table for each group of names that begin alike."""
+    """The catalogue as a page: a table for each group of names that begin alike, and of ways."""
     lines = [_HEAD]
     for group, entries in groupby(catalogue().values(), lambda entry: entry.name.split("/")[0]):
         lines += [f"## {group}", "", "| Type | When | Variables | Version 2 | Notes | Source |"]
         lines += ["|---|---|---|---|---|---|", *map(_row, entries), ""]
-    return "\n".join(lines[:-1]) + "\n"
+    ways = [_way(entry.name, way) for entry in catalogue().values() for way in entry.ways]
+    return "\n".join(lines) + "\n" + _WAYS + "".join(ways)
+
+
+def _way(name: str, way: Way) -> str:
+    events = ", ".join(f"`{each}`" for each in way.events)
+    return f"| `{name}` | `{way.by_api}` | `{way.by_sql}` | {events} |\n"
 
 
 def _row(entry: EventType) -> str:

@@ -33,6 +33,9 @@ DEFAULT_DELAYS = "5s 30s 2m 10m 30m 1hx23"
 DEFAULT_LONG_TAIL = "4h 8h 16h 24hx28"
 DEFAULT_RETRY_DELAYS = f"{DEFAULT_DELAYS} {DEFAULT_LONG_TAIL}"
 
+#: How long a ``check`` waits for a connection or an answer; whoever asks is waiting, too.
+CHECK_SECONDS = 10.0
+
 
 def parse_delays(value: object) -> object:
     """Read ``5s 30s 2m 1hx23`` (or a list of seconds) as a tuple of seconds."""
@@ -259,6 +262,24 @@ class Http(Protocol):
         """
         ...
 
+    async def get(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
+    ) -> Reply:
+        """GET, for a ``check``; raises as ``post``."""
+        ...
+
+    async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
+        """Connect to the server of a URL, with TLS where the URL says so, and hang up.
+
+        Nothing is sent. Returns whom it reached, which is the proxy where the way leads through
+        one: what lies behind it cannot be told. Raises as ``post``.
+        """
+        ...
+
 
 class Billing(Protocol):
     """The billing API as handlers have it, in the environment of the event."""
@@ -367,6 +388,14 @@ class Handler(ABC):
 
     async def close(self) -> None:  # noqa: B027
         """Close connections, after the last event."""
+
+    async def check(self, context: Context) -> str | None:  # noqa: ARG002  (subclasses use it)
+        """Find out whether the external system can be reached and used, and change nothing there.
+
+        Returns what was found, in one line that also says what cannot be told; None: nothing can be
+        told without an event. Raises what ``handle`` would raise.
+        """
+        return None
 
     @abstractmethod
     async def handle(self, event: Event, context: Context) -> None:

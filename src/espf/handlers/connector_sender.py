@@ -8,12 +8,14 @@ billing itself; its answer decides: taken, refused for good, or to be sent again
 import json
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, get_args
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4, uuid5
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 
 from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.base import (
+    CHECK_SECONDS,
     Answer,
     Context,
     Delays,
@@ -124,6 +126,18 @@ class ConnectorSender(Handler):
     def time_limit_seconds(self) -> float:
         """The time-outs of all that is asked and sent, and a little more."""
         return self.settings.request_timeout + _ASKING_SECONDS
+
+    async def check(self, context: Context) -> str:
+        """Ask for the health of the connector, which by its protocol changes nothing."""
+        url = urlsplit(self.settings.url)._replace(path="/health", query="", fragment="").geturl()
+        headers = {"Authorization": custom("Bearer", self.settings.token.get_secret_value())}
+        reply = await context.http.get(url, headers, CHECK_SECONDS)
+        if reply.status in UNKNOWN_SENDER:
+            raise Misconfigured(f"{url}: {status_line(reply.status)}")
+        if not reply.ok and reply.status not in _WRONG_URL:
+            raise TryLater(f"{url}: {status_line(reply.status)}")
+        found = "is well" if reply.ok else "answers, and has no /health"
+        return f"the connector {found}; whether it takes events, only an event tells"
 
     async def handle(self, event: Event, context: Context) -> None:
         """Ask the billing, send the enriched event, judge the answer."""

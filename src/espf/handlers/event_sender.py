@@ -24,7 +24,17 @@ from pydantic import (
 
 from espf.catalogue import VERSION_2_OPTIONAL, VERSION_2_VARIABLES, fits_any, version_2
 from espf.errors import Misconfigured, Rejected, Skipped, TryLater
-from espf.handlers.base import Answer, HandlerSettings, Pacing, Patterns, Post, PostHandler, Route
+from espf.handlers.base import (
+    CHECK_SECONDS,
+    Answer,
+    Context,
+    HandlerSettings,
+    Pacing,
+    Patterns,
+    Post,
+    PostHandler,
+    Route,
+)
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import (
     Credentials,
@@ -300,6 +310,12 @@ class EventSender(PostHandler):
         """Why the events of a type will be skipped, if they will be."""
         reason = self._unsent(event_type)
         return f"its events will be skipped: {reason}" if reason else None
+
+    async def check(self, context: Context) -> str:
+        """Connect, with TLS where the URL says so: any request would be an event."""
+        settings = self.settings
+        reached = await context.http.connect(settings.url, CHECK_SECONDS, self._route)
+        return f"{reached} can be reached; whether it takes events, only an event tells"
 
     def post(self, event: Event) -> Post:
         """One event as JSON."""

@@ -8,12 +8,13 @@ speaks the API.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from espf.catalogue import canonical
-from espf.errors import Misconfigured, Rejected, TryLater
+from espf.errors import Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import Billing, Context, Handler, HandlerSettings
 from espf.model import Event
 
@@ -42,8 +43,8 @@ class DispatcherSettings(HandlerSettings):
         default="key",
         alias="Dispatcher.Paging",
         description="How the billing lists many accounts. key: behind the last one, by the "
-        "parameter after_i_account, which the reference billing has. offset: after so many, which "
-        "every billing has, and which gets slower with each page.",
+        "parameter after_i_account, and with_addons, which the reference billing has. offset: "
+        "after so many, which every billing has, and which gets slower with each page.",
     )
 
 
@@ -89,6 +90,14 @@ class AccountsDispatcher(Handler):
 
     outputs: ClassVar[Mapping[str, Output]]
 
+    #: What else the reference billing is asked for.
+    asks: ClassVar[Mapping[str, Any]] = {}
+
+    async def check(self, context: Context) -> str:
+        """Ask the billing for one account."""
+        await context.billing.call("Account", "get_account_list", {"limit": 1})
+        return "the billing API lists accounts"
+
     async def handle(self, event: Event, context: Context) -> None:
         """See Handler."""
         output = self.outputs[canonical(event.event_type)]
@@ -104,7 +113,7 @@ class AccountsDispatcher(Handler):
             events = [
                 (str(place), {**_names(account), **carried})
                 for place, account in zip(places, accounts, strict=True)
-                if account.get(output.owner) == owner and output.affects(account)
+                if _belongs_to(account, output.owner, owner) and output.affects(account)
             ]
             at = places[-1]
             await context.outlet.emit(output.event_type, events, str(at))
@@ -112,8 +121,11 @@ class AccountsDispatcher(Handler):
     async def _page(self, billing: Billing, owner: str, number: int, at: int) -> list[Account]:
         """The next accounts; none: that was all."""
         params: dict[str, Any] = {owner: number, "limit": PAGE}
+        by_key = self.settings.paging == "key"
+        if by_key:
+            params |= self.asks
         if at:
-            params["after_i_account" if self.settings.paging == "key" else "offset"] = at
+            params["after_i_account" if by_key else "offset"] = at
         answer = await billing.call("Account", "get_account_list", params)
         accounts = answer.get("account_list")
         if not isinstance(accounts, list) or not all(
@@ -135,6 +147,18 @@ class AccountsDispatcher(Handler):
                 "the billing does not list accounts after_i_account; set Dispatcher.Paging=offset"
             )
         return numbers
+
+
+def _belongs_to(account: Account, owner: str, number: int) -> bool:
+    """Whether an account is one of those that were asked for: a billing may list others, too."""
+    return number == account.get(owner) or (owner == "i_product" and number in _addons(account))
+
+
+def _addons(account: Account) -> list[object]:
+    """The add-on products of an account, as far as the billing tells."""
+    listed = account.get("assigned_addons")
+    addons = listed if isinstance(listed, list) else []
+    return [addon.get("i_product") for addon in addons if isinstance(addon, dict)]
 
 
 def _names(account: Account) -> dict[str, Any]:
@@ -178,7 +202,10 @@ class CustomerToAccountsDispatcher(AccountsDispatcher):
 
 
 class ProductToAccountsDispatcher(AccountsDispatcher):
-    """What happens to a product, for the accounts whose main product it is."""
+    """What happens to a product, for the accounts that have it, as main product or as add-on."""
+
+    #: They come in one list, so that who has it twice is told once.
+    asks = MappingProxyType({"with_addons": 1})
 
     outputs: ClassVar[Mapping[str, Output]] = {
         "Product/AccessPolicy/Changed": Output(
@@ -197,6 +224,9 @@ class ProductToAccountsDispatcher(AccountsDispatcher):
     supports = tuple(outputs)
 
 
+#: The variable by which a capture rule says that it tells the event of the owner, too.
+_TOLD_AS = "told_as"
+
 #: Who may own a service attribute, by the variable that names the owner: the nearest first.
 _OWNERS = {
     "i_account": "Account",
@@ -207,13 +237,18 @@ _OWNERS = {
 
 
 class ServiceAttributeDispatcher(Handler):
-    """A change of a service attribute, whoever owns it, as the event of that owner."""
+    """A change of a service attribute, whoever owns it, as the event of that owner.
+
+    Where the capture rules tell the owner's event themselves, there is nothing to do.
+    """
 
     supports = ("ServiceAttribute/Changed",)
 
     async def handle(self, event: Event, context: Context) -> None:
         """See Handler."""
         known = {name: value for name, value in event.variables.items() if value is not None}
+        if told := known.get(_TOLD_AS):
+            raise Skipped(f"the same change was told as {told}")
         owner = next((entity for name, entity in _OWNERS.items() if name in known), None)
         if owner is None:
             raise Rejected(f"the event names no owner: none of {', '.join(_OWNERS)}")

@@ -6,10 +6,12 @@ shared by all handlers of a process and keeps the connections; an ``Http`` belon
 and remembers what was said, for the journal.
 """
 
+import asyncio
 import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -19,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohappyeyeballs import start_connection
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -146,15 +149,62 @@ class HttpClient:
             if to is not None:
                 plain = await self.plain.post(to, headers, body, timeout_seconds, reply_limit)
                 return Reply(plain.status, plain.headers, plain.text)
-            ask = partial(self._ask, url, body, headers, timeout_seconds, route, reply_limit)
+            ask = partial(
+                self._ask, "POST", url, body, headers, timeout_seconds, route, reply_limit
+            )
             return await _once_more(ask)
         except (aiohttp.ClientError, lean_http.Fault, OSError) as error:
             raise self.told(error, url, timeout_seconds, route) from error
 
+    async def get(
+        self, url: str, headers: Mapping[str, str], timeout_seconds: float, route: Route = STRAIGHT
+    ) -> Reply:
+        """GET and read the reply; raises as ``post``."""
+        ask = partial(self._ask, "GET", url, None, headers, timeout_seconds, route, REPLY_LIMIT)
+        try:
+            return await _once_more(ask)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self.told(error, url, timeout_seconds, route) from error
+
+    async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
+        """See the contract of handlers."""
+        at = route.proxy or url
+        to = f"the proxy {_origin(at)}" if route.proxy else _origin(at)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._connect(at, route.ca_file)
+        except TimeoutError:
+            raise Unreachable(f"no connection to {to} within {timeout_seconds:g} s") from None
+        except ssl.SSLError as error:
+            raise Unreachable(f"no connection to {to}: {_tls_fault(error)}") from None
+        except OSError as error:
+            raise Unreachable(f"no connection to {to}: {_os_fault(error)}") from None
+        except lean_http.UnknownHostError:
+            raise Unreachable(f"no connection to {to}: the host name is not known") from None
+        return to
+
+    async def _connect(self, url: str, ca_file: str | None) -> None:
+        parts = URL(url)
+        assert parts.raw_host is not None, "the option takes no such URL"
+        assert parts.port is not None
+        tls = self._authorities.trusted(ca_file) if parts.scheme == "https" else None
+        assert self._names is not None, "the client is not open"
+        try:
+            addresses = await self._names.look_up(parts.raw_host, parts.port)
+        except OSError:
+            raise lean_http.UnknownHostError from None
+        connected = await start_connection(addresses)
+        name = parts.raw_host if tls else None
+        _, writer = await asyncio.open_connection(sock=connected, ssl=tls, server_hostname=name)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
     async def _ask(
         self,
+        method: str,
         url: str,
-        body: bytes,
+        body: bytes | None,
         headers: Mapping[str, str],
         timeout_seconds: float,
         route: Route,
@@ -166,7 +216,8 @@ class HttpClient:
         known = _known_to_proxy(route)
         # Through a tunnel, nobody but the proxy may see it.
         tunnel = url[:5].lower() == "https"
-        async with self._session.post(
+        async with self._session.request(
+            method,
             url,
             data=body,
             headers=headers if tunnel else {**headers, **known},
@@ -245,11 +296,25 @@ class Http:
     ) -> Reply:
         """See the contract."""
         self._request = f"{message_head(url, headers)}\n\n{body.decode('utf-8', 'replace')}"
-        self._response = ""
         if self._traceparent is not None:
             headers = {**headers, "traceparent": self._traceparent}
+        return await self._heard(self._client.post(url, body, headers, timeout_seconds, route))
+
+    async def get(
+        self, url: str, headers: Mapping[str, str], timeout_seconds: float, route: Route = STRAIGHT
+    ) -> Reply:
+        """See the contract."""
+        self._request = message_head(url, headers, "GET")
+        return await self._heard(self._client.get(url, headers, timeout_seconds, route))
+
+    async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
+        """See the contract."""
+        return await self._client.connect(url, timeout_seconds, route)
+
+    async def _heard(self, asked: Awaitable[Reply]) -> Reply:
+        self._response = ""
         try:
-            reply = await self._client.post(url, body, headers, timeout_seconds, route)
+            reply = await asked
         except (TryLater, Misconfigured) as error:
             self._response = f"({error})"
             raise
@@ -272,13 +337,13 @@ def status_line(status: int) -> str:
         return f"HTTP {status}"
 
 
-def message_head(url: str, headers: Mapping[str, str]) -> str:
+def message_head(url: str, headers: Mapping[str, str], method: str = "POST") -> str:
     """How a request begins, for people: what may be secret in it is masked."""
     shown = (
         f"{name}: {value if name.lower() in _HARMLESS else _MASK}"
         for name, value in headers.items()
     )
-    return "\n".join((f"POST {masked_url(url)} HTTP/1.1", *shown))
+    return "\n".join((f"{method} {masked_url(url)} HTTP/1.1", *shown))
 
 
 def masked(text: str, secrets: Collection[str]) -> str:
@@ -457,15 +522,25 @@ def _unconnected(error: aiohttp.ClientConnectorError | lean_http.UnknownHostErro
         case aiohttp.ClientConnectorDNSError() | lean_http.UnknownHostError():
             return "the host name is not known"
         case aiohttp.ClientConnectorCertificateError():
-            fault = error.certificate_error
-            said = getattr(fault, "verify_message", "") or str(fault)
-            return f"its certificate is not trusted: {said}"
-        case aiohttp.ClientSSLError(os_error=ssl.SSLError(reason=str(reason))):
-            return f"TLS: {reason.lower().replace('_', ' ')}"
+            return _untrusted(error.certificate_error)
         case aiohttp.ClientSSLError():
-            return f"TLS: {_os_fault(error.os_error)}"
+            return _tls_fault(error.os_error)
         case _:
             return _os_fault(error.os_error)
+
+
+def _tls_fault(error: OSError) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _untrusted(error)
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS: {reason.lower().replace('_', ' ')}"
+        case _:
+            return f"TLS: {_os_fault(error)}"
+
+
+def _untrusted(error: Exception) -> str:
+    return f"its certificate is not trusted: {getattr(error, 'verify_message', '') or str(error)}"
 
 
 def _os_fault(error: OSError) -> str:

@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 from espf.crypto import Sealer
 from espf.db.database import Database
 from espf.errors import Denied, EspfError, InvalidRequest
+from espf.trial import Trials, WayToBilling
 from espf.users import Users
 from espf.web import (
     configuration_api,
@@ -71,10 +72,12 @@ def build_app(
     sealer: Sealer,
     rules: Path | None = None,
     operation: Operation | None = None,
+    way_to_billing: WayToBilling | None = None,
 ) -> FastAPI:
     """The application over an open database; ``rules`` is the setting.
 
-    ``operation``: of a process that does more than to serve.
+    ``operation``: of a process that does more than to serve. ``way_to_billing`` is for handlers
+    that are tried out.
     """
     users = Users(database, sealer)
     app = _App(
@@ -87,7 +90,7 @@ def build_app(
         openapi_url="/doc/api/openapi.json",
         redirect_slashes=False,
     )
-    app.state.site = Site(database, sealer, users, rules)
+    app.state.site = Site(database, sealer, users, Trials(sealer, way_to_billing), rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
     for part in (espf_api, events_api, handlers_api, configuration_api):

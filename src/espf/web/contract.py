@@ -37,6 +37,7 @@ from espf.db.database import Database
 from espf.errors import Denied, InvalidRequest, NotFound
 from espf.model import format_time
 from espf.queue import Queue
+from espf.trial import Trials
 from espf.users import ADMINISTER, READ, User, Users
 from espf.web import security
 
@@ -116,6 +117,7 @@ class Site:
     database: Database
     sealer: Sealer
     users: Users
+    trials: Trials
     rules: Path | None = None
 
     @cached_property

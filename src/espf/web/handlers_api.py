@@ -3,26 +3,30 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from sqlalchemy import Connection
 
 from espf import configuration, maintenance, restarts, standing, subscriptions
 from espf.capture import rules, triggers
 from espf.catalogue import canonical
 from espf.handlers import registry
+from espf.model import Event
 from espf.subscriptions import EventHandler
+from espf.trial import Sent, event_for
 from espf.users import HANDLERS_SCOPE, OPERATE
 from espf.web.contract import (
     FAULTS,
     Body,
     Call,
     Caller,
+    Fault,
     Gate,
     RequestBody,
     Scheme,
     SmallPathNumber,
     Text,
     Time,
+    blaming,
 )
 
 api = APIRouter(
@@ -277,6 +281,100 @@ def _standings(
         HandlerStanding(**one.fields(now))
         for one in standing.handlers(connection, database, *handlers)
     ]
+
+
+# A trial
+
+
+class TryOut(RequestBody):
+    """What a handler is tried out with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"event_type": "Account/Blocked", "variables": {"i_account": 541}}]
+        },
+    )
+
+    event_type: Annotated[
+        Text | None, Field(description="Default: Custom/Test, or the first that it supports.")
+    ] = None
+    variables: Annotated[
+        dict[str, JsonValue],
+        Field(default_factory=dict, description="What the event tells."),
+        WithJsonSchema({"type": "object"}),
+    ]
+    check_only: Annotated[bool, Field(description="Send no event.")] = False
+
+
+class SentEvent(BaseModel):
+    """The event of a trial, and what a worker would make of the answer.
+
+    ``retry_seconds`` null: it would not be tried again. ``makes`` counts the events that a
+    dispatcher would have made.
+    """
+
+    event_type: str
+    variables: JsonValue
+    verdict: str
+    reason: str | None
+    retry_seconds: int | None
+    duration_ms: int
+    request: str | None
+    response: str | None
+    makes: dict[str, int]
+
+
+class TriedOut(BaseModel):
+    """Whether the external system can be reached, null where only an event tells; what was found.
+
+    ``sent`` null: there was to be no event.
+    """
+
+    reached: bool | None
+    found: str | None
+    sent: SentEvent | None
+
+
+_try_out = Body(TryOut)
+
+
+@api.post(
+    "/handler/{i_event_handler:int}/test",
+    tags=["Handlers"],
+    openapi_extra=_try_out.openapi,
+    responses={429: {"model": Fault, "description": "It is being tried out already"}},
+)
+async def try_handler(
+    call: Administrator,
+    i_event_handler: SmallPathNumber,
+    new: Annotated[TryOut, Depends(_try_out)],
+) -> TriedOut:
+    """Try a handler out, at once: check its way, and send one event, outside of the queue.
+
+    The event has the number 0. Nothing is stored, nothing is tried again.
+    """
+
+    def prepare(connection: Connection) -> tuple[EventHandler, Event | None]:
+        found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
+        if new.check_only:
+            return found, None
+        with blaming("event_type"):
+            words = (new.event_type, new.variables)
+            return found, event_for(connection, call.site.database, found, *words)
+
+    found, event = await call.fetch(prepare)
+    trial = await call.site.trials.run(found, event, call.user.login)
+    return TriedOut(
+        reached=trial.check.reached,
+        found=trial.check.found,
+        sent=None if trial.sent is None else _sent(trial.sent),
+    )
+
+
+def _sent(one: Sent) -> SentEvent:
+    told = {name: value for name, value in vars(one).items() if name != "event"}
+    variables: JsonValue = dict(one.event.variables)
+    return SentEvent(event_type=one.event.event_type, variables=variables, **told)
 
 
 # Settings

@@ -8,10 +8,10 @@ as many at a time with each success, until the usual number is reached.
 
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal
 
 from espf.errors import CheckLater, HandlerError, Misconfigured, Rejected, Skipped, Unreachable
+from espf.retry import REST
 
 #: It opens after so many connections in a row that did not come about.
 UNREACHABLE = 5
@@ -24,9 +24,6 @@ WINDOW_SECONDS = 60.0
 #: How long it stays open at first, and at most; each probe that fails doubles it.
 FIRST_SECONDS = 5.0
 LONGEST_SECONDS = 300.0
-
-#: How long a handler rests whose own settings are refused.
-REST = timedelta(seconds=30)
 
 #: With so many at a time the usual number is as good as reached.
 RAMPED = 64

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from espf.model import Result, Settled, Status
+from espf.retry import FINISHED
 from espf.statistics import BOUNDS, Figures, Step
 from espf.subscriptions import EventHandler
-from espf.worker.retry import FINISHED
 
 #: Sizes of batches, seconds that it took to store one, and that the loop was late.
 BATCH_BOUNDS = (1, 2, 5, 10, 25, 50, 100, 250, 500)

@@ -5,9 +5,11 @@ import logging
 import math
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from espf.attempt import presentable, run_once
 from espf.catalogue import LatestOnly
 from espf.handlers.base import Billing, Handler, Pacing, PostHandler
 from espf.handlers.http import HttpClient
@@ -15,15 +17,15 @@ from espf.handlers.post import Poster, Posting
 from espf.leases import Lease
 from espf.model import SHARDS, Decision, Notification, Result, Said, Settled, Status
 from espf.queue import Found, Wanted
+from espf.retry import FINISHED, RetryPolicy, decide
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker
-from espf.worker.delivery import Batch, deliver, presentable
+from espf.worker.delivery import Batch
 from espf.worker.frontier import Frontier
 from espf.worker.lanes import Lanes
 from espf.worker.limits import TokenBucket
 from espf.worker.meter import Meter
 from espf.worker.outlet import QueueOutlet
-from espf.worker.retry import FINISHED, RetryPolicy, decide
 from espf.worker.settler import Settler
 
 if TYPE_CHECKING:
@@ -591,23 +593,26 @@ class Runner:
         batch: Batch | None,
         traceparent: str | None,
     ) -> None:
-        delivery = await deliver(
+        outlet = self._tools.outlet(notification, epoch)
+        made = await run_once(
             handler,
-            notification,
+            notification.event,
+            notification.attempts + 1,
             self._tools.client,
             self._tools.billing(notification.event.i_env),
-            self._tools.outlet(notification, epoch),
-            batch,
+            outlet,
+            handler.time_limit_seconds(),
+            nullcontext if batch is None else batch.member,
             traceparent,
         )
         self._delivered(
             notification,
             epoch,
-            delivery.outcome,
-            delivery.duration_ms,
-            delivery.request,
-            delivery.response,
-            emits=delivery.emits,
+            made.outcome,
+            made.duration_ms,
+            made.request,
+            made.response,
+            emits=outlet.is_used,
         )
 
     def _delivered(

@@ -6,11 +6,12 @@ from datetime import timedelta
 from espf.errors import CheckLater, Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.base import HandlerSettings
 from espf.model import Decision, Status
-from espf.worker.breaker import REST
 
 #: No wait is longer, whatever a server asks for in Retry-After.
 LONGEST_DELAY = timedelta(days=31)
 
+#: How long a handler rests whose own settings are refused.
+REST = timedelta(seconds=30)
 
 #: What becomes of nearly every attempt.
 FINISHED = Decision(Status.FINISHED)
