@@ -275,7 +275,10 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
     """One account, with its SIM card and the quotas of the current month."""
     criteria = params.model_dump(include={"i_account", "id"}, exclude_none=True)
     row = scope.connection.execute(
-        _with_names(scope).where(*(accounts.c[name] == criteria[name] for name in criteria))
+        _with_names().where(
+            accounts.c.i_env == scope.i_env,
+            *(accounts.c[name] == criteria[name] for name in criteria),
+        )
     ).first()
     if row is None:
         raise not_found(ENTITY)
@@ -300,7 +303,7 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
 
 def get_list(scope: Scope, params: ListAccounts) -> Result:
     """The environment's accounts, in the order in which they were added; without passwords."""
-    query = _with_names(scope)
+    query = _with_names().where(accounts.c.i_env == scope.i_env)
     exact = params.model_dump(
         include={"i_customer", "i_customer_site", "i_product", "bill_status", "billing_model"},
         exclude_none=True,
@@ -341,7 +344,7 @@ def leaf_of_customer(
 
 
 def _shown(scope: Scope, found: Found[int]) -> Found[Result]:
-    leaf = browse.rows_of(scope, _with_names(scope), accounts.c.i_account, found)
+    leaf = browse.rows_of(scope, _with_names(), accounts.c.i_account, found)
     described = [_described(row, scope.now) for row in leaf.rows]
     return Found(described, leaf.has_earlier, leaf.has_later)
 
@@ -438,8 +441,8 @@ def _status_by_dates(values: dict[str, Any], now: datetime) -> Literal["O", "I"]
     )
 
 
-def _with_names(scope: Scope) -> Select[Any]:
-    """Accounts of the environment with what they inherit from customer and product."""
+def _with_names() -> Select[Any]:
+    """Accounts with what they inherit from customer and product."""
     customer = customer_table.c
     return (
         select(
@@ -457,7 +460,6 @@ def _with_names(scope: Scope) -> Select[Any]:
         .join(product_table, product_table.c.i_product == accounts.c.i_product)
         # Another program may have added the account.
         .outerjoin(subscriber_table, subscriber_table.c.i_account == accounts.c.i_account)
-        .where(accounts.c.i_env == scope.i_env)
     )
 
 
