@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from billing_api import Api
 from console import console
@@ -382,9 +382,11 @@ def test_a_customer_is_created_changed_blocked_paid_for_and_closed(desk, account
     assert desk.customer()["blocked"] == "Y"
     assert "Acme is closed" in desk.does("customers/1/terminate").text
     assert desk.api.info(account)["bill_status"] == "C"
-    # Who is closed may still pay.
+    # Who is closed may still pay, here as through the API.
+    paid = desk.api("Customer/make_transaction", i_customer=1, action="Manual charge", amount=3)
+    assert paid["balance"] == 10
     desk.does("customers/1/top-up", action="Manual payment", amount="7")
-    assert desk.customer()["balance"] == 0
+    assert desk.customer()["balance"] == 3
     page = desk.refused("accounts/new", **{**ACCOUNT, "id": "2"})
     assert page.error_at("customer") == "the customer is closed"
     assert [action for action, _, _ in reversed(desk.audit())] == [
@@ -534,3 +536,38 @@ def test_the_inventory_is_filtered_by_status_and_found_by_iccid(desk, account):
     (row,) = desk.csv("sim-cards?format=csv&status=used")
     assert (row["imsi"], row["status"], row["msisdn"]) == (IMSIS[0], "in use", NUMBER)
     assert row.keys() == {"imsi", "iccid", "status", "msisdn", "description"}
+
+
+@whatever_the_database
+def test_a_list_reads_a_page_along_an_index_and_never_passes_by_what_is_before(desk, account):
+    """However long a list is, no page of it counts, sorts or skips rows."""
+    for number in range(60):
+        desk.api.account(f"380{number}")
+    lists = [
+        *("accounts?page=after:1", "accounts?sort=-id&page=before:9", "accounts?q=380"),
+        *("customers/1/accounts?page=after:0", "customers/1/accounts?q=380"),
+        *("customers?page=after:A", "customers/pick?q=A", "products?q=L"),
+        *("sim-cards?q=00101", "sim-cards?status=used", "sim-cards/pick", "sim-cards?q=89000101"),
+    ]
+    asked = []
+
+    def note(_connection, _cursor, statement, parameters, *_rest):
+        asked.append((statement, parameters))
+
+    engine = desk.database._engine
+    event.listen(engine, "before_cursor_execute", note)
+    for path in lists:
+        desk.get(path)
+    event.remove(engine, "before_cursor_execute", note)
+    long = [one for one in asked if re.search('FROM main."(Acc|Cust|Prod|SIM)', one[0])]
+    assert len(long) >= 2 * len(lists)
+    for statement, parameters in long:
+        with desk.database.read() as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [row.detail for row in plan]
+        assert all(step.startswith("SEARCH ") for step in steps), (statement, steps)
+        # All rows of the environment only where they are read in order, up to a limit.
+        is_short = "LIMIT" in statement or not any("(i_env=?)" in step for step in steps)
+        assert is_short, (statement, steps)
+        offset = parameters[-1] if "OFFSET" in statement else 0
+        assert offset == 0

@@ -288,7 +288,10 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
     """
     criteria = params.model_dump(include={"i_account", "id"}, exclude_none=True)
     row = scope.connection.execute(
-        _with_names(scope).where(*(accounts.c[name] == criteria[name] for name in criteria))
+        _with_names().where(
+            accounts.c.i_env == scope.i_env,
+            *(accounts.c[name] == criteria[name] for name in criteria),
+        )
     ).first()
     if row is None:
         raise not_found(ENTITY)
@@ -317,7 +320,8 @@ def get_info(scope: Scope, params: GetAccount) -> Result:
 
 def get_list(scope: Scope, params: ListAccounts) -> Result:
     """The environment's accounts, in the order in which they were added; without passwords."""
-    query = _chosen(_with_product(_with_names(scope), params, scope.now), params)
+    mine = _with_names().where(accounts.c.i_env == scope.i_env)
+    query = _chosen(_with_product(mine, params, scope.now), params)
     rows = scope.connection.execute(
         query.order_by(accounts.c.i_account).limit(params.limit).offset(params.offset)
     )
@@ -376,7 +380,7 @@ def leaf_of_customer(
 
 
 def _shown(scope: Scope, found: Found[int]) -> Found[Result]:
-    leaf = browse.rows_of(scope, _with_names(scope), accounts.c.i_account, found)
+    leaf = browse.rows_of(scope, _with_names(), accounts.c.i_account, found)
     described = [_described(row, scope.now) for row in leaf.rows]
     return Found(described, leaf.has_earlier, leaf.has_later)
 
@@ -459,8 +463,8 @@ def _status_by_dates(values: dict[str, Any], now: datetime) -> Literal["O", "I"]
     )
 
 
-def _with_names(scope: Scope) -> Select[Any]:
-    """Accounts of the environment with what they inherit from customer and product."""
+def _with_names() -> Select[Any]:
+    """Accounts with what they inherit from customer and product."""
     customer = customer_table.c
     return (
         select(
@@ -478,7 +482,6 @@ def _with_names(scope: Scope) -> Select[Any]:
         .join(product_table, product_table.c.i_product == accounts.c.i_product)
         # Another program may have added the account.
         .outerjoin(subscriber_table, subscriber_table.c.i_account == accounts.c.i_account)
-        .where(accounts.c.i_env == scope.i_env)
     )
 
 

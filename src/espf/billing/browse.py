@@ -66,8 +66,11 @@ def numbers(
 def rows_of(
     scope: Scope, query: Select[Any], key: Column[int], found: Found[int]
 ) -> Found[Row[Any]]:
-    """The rows of a query that have these keys, in their order."""
-    there = scope.connection.execute(query.where(key.in_(found.rows)))
+    """The rows of a query that have these keys, in their order.
+
+    The query has no condition of its own: a database might go along that one's index instead.
+    """
+    there = scope.connection.execute(query.where(key.in_(found.rows))) if found.rows else ()
     by_key = {getattr(row, key.name): row for row in there}
     rows = [by_key[number] for number in found.rows if number in by_key]
     return Found(rows, found.has_earlier, found.has_later)
