@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from espf.model import Result, Settled, Status
-from espf.statistics import BOUNDS, Figures, Step
+from espf.statistics import BOUNDS, Figures
 from espf.subscriptions import EventHandler
 from espf.worker.retry import FINISHED
 
@@ -66,7 +66,7 @@ class Meter:
         self._time_attempts(tried, figures)
         _time_deliveries(delivered, at.timestamp(), figures)
         self.total.add(figures)
-        minute = Step.MINUTE.start(at)
+        minute = at.replace(second=0, microsecond=0)
         if minute in self.fresh:
             self.fresh[minute].add(figures)
         else:
