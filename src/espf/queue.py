@@ -901,9 +901,8 @@ def _notifications(
 
 def _notification(i_event_handler: int, row: Sequence[Any]) -> Notification:
     """A row of ``_COLUMNS``."""
-    position, attempts, shard, notified, *of_event, since = row[:10]
-    i_event, i_env, event_type, variables, key = of_event
-    event = Event(i_event, i_env, event_type, variables or "{}", key)
+    position, attempts, shard, notified, i_event, i_env, kind, variables, key, since = row[:10]
+    event = Event(i_event, i_env, kind, variables or "{}", key)
     return Notification(i_event_handler, position, attempts, event, notified, shard, since)
 
 

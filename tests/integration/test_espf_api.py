@@ -431,7 +431,7 @@ def test_an_id_that_is_no_plain_text_makes_no_lane(api):
         ("POST", f"{PATH}/", 404),
         ("POST", "/espf/v1/event/destroy", 404),
         ("POST", "/espf/v2/event/create", 404),
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("GET", "/%00/../../etc/passwd", 404),
     ],
 )

@@ -9,8 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from espf.model import Result, Settled, Status
+<<<<<<< HEAD
 from espf.retry import FINISHED
 from espf.statistics import BOUNDS, Figures, Step
+=======
+from espf.statistics import BOUNDS, Figures
+>>>>>>> w-metrics
 from espf.subscriptions import EventHandler
 
 #: Sizes of batches, seconds that it took to store one, and that the loop was late.
@@ -66,7 +70,7 @@ class Meter:
         self._time_attempts(tried, figures)
         _time_deliveries(delivered, at.timestamp(), figures)
         self.total.add(figures)
-        minute = Step.MINUTE.start(at)
+        minute = at.replace(second=0, microsecond=0)
         if minute in self.fresh:
             self.fresh[minute].add(figures)
         else:
