@@ -9,12 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from espf.model import Result, Settled, Status
-<<<<<<< HEAD
 from espf.retry import FINISHED
-from espf.statistics import BOUNDS, Figures, Step
-=======
 from espf.statistics import BOUNDS, Figures
->>>>>>> w-metrics
 from espf.subscriptions import EventHandler
 
 #: Sizes of batches, seconds that it took to store one, and that the loop was late.
