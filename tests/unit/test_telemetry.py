@@ -1,12 +1,22 @@
 """provisioning.log: one line per verdict, whatever is said, wherever logrotate has put the file."""
 
+import json
+import logging
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from espf.errors import SettingsError
-from espf.telemetry import LONGEST_VALUE, ProvisioningLog, logged
+from espf.model import Decision, Event, Notification, Result, Settled, Status
+from espf.telemetry import (
+    LONGEST_VALUE,
+    ProvisioningLog,
+    about,
+    configure_diagnostics,
+    logged,
+)
+from espf.worker import settler
 
 
 def write(log, verdict, **fields):
@@ -114,3 +124,65 @@ def test_a_log_that_cannot_be_written_is_refused_at_the_start(tmp_path):
     for path in (tmp_path / "file" / "log", tmp_path):
         with pytest.raises(SettingsError, match="ESPF_LOG: "):
             ProvisioningLog(path)
+
+
+def settled(decision):
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    event = Event(623623, 1, "Custom/NextMonth", "{}", "account:541")
+    result = Result(Notification(7, 1, 0, event), "Event Sender", 1, decision, 12)
+    return Settled(result, True, at + timedelta(seconds=5), at)
+
+
+def test_in_json_a_verdict_has_the_members_of_the_line(path):
+    retry = settled(Decision(Status.QUEUED, 'said "no"\n\u2028', delay=timedelta(seconds=5)))
+    log = ProvisioningLog(path, as_json=True)
+    log.write([settler._json_line(retry), settler._json_line(settled(Decision(Status.FINISHED)))])
+    log.close()
+    lines = path.read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    moment = datetime.fromisoformat(told[0].pop("time"))
+    assert datetime.now(UTC) - moment < timedelta(minutes=1)
+    assert told[0] == {
+        "verdict": "retry",
+        "i_event": 623623,
+        "type": "Custom/NextMonth",
+        "key": "account:541",
+        "handler": "Event Sender",
+        "attempt": 1,
+        "reason": 'said "no"\n\u2028',
+        "next_try": "2026-03-01T00:00:05Z",
+    }
+    assert told[1].keys() == {"time", "verdict", "i_event", "type", "key", "handler", "attempt"}
+    # In the order of the text, and not longer.
+    assert list(told[0]) == re.findall(r"(?:^| )(\w+)=", settler._line(retry))
+    long = settler._json_line(settled(Decision(Status.FAILED, "x" * 10_000)))
+    assert len(json.loads(f"{{{long}")["reason"]) == LONGEST_VALUE + 1
+
+
+@pytest.fixture
+def diagnostics():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield logging.getLogger("espf.test")
+    root.handlers[:], root.level = handlers, level
+
+
+def test_in_json_a_message_says_what_it_is_about(diagnostics, capsys):
+    configure_diagnostics(as_json=True)
+    diagnostics.error("no\n%s", "answer", extra=about("Sender", 623623, 2))
+    try:
+        int("broken")
+    except ValueError:
+        diagnostics.exception("a fault")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    datetime.fromisoformat(first.pop("time"))
+    assert first == {
+        "level": "error",
+        "logger": "espf.test",
+        "message": "no\nanswer",
+        "handler": "Sender",
+        "i_event": 623623,
+        "attempt": 2,
+    }
+    assert "ValueError: " in second["trace"]
+    assert "i_event" not in second
