@@ -28,7 +28,6 @@ from pydantic import (
     WithJsonSchema,
 )
 from sqlalchemy import Connection
-from starlette.requests import ClientDisconnect
 
 from espf import audit
 from espf.billing import references
@@ -40,6 +39,7 @@ from espf.queue import Queue
 from espf.trial import Trials
 from espf.users import ADMINISTER, READ, User, Users
 from espf.web import security
+from espf.web.body import read_body
 
 MAX_BODY = 256 * 1024
 
@@ -286,7 +286,7 @@ class Body(Generic[M]):
 
     async def __call__(self, request: Request, _user: Annotated[User, Depends(authenticated)]) -> M:
         """What the body holds. Raises InvalidRequest that names what is wrong."""
-        body = await read_body(request)
+        body = await read_body(request, MAX_BODY)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             # What curl says of any body, unless it is told otherwise.
@@ -331,19 +331,6 @@ class Scheme(SecurityBase):
 
     async def __call__(self) -> None:
         """Check nothing."""
-
-
-async def read_body(request: Request) -> bytes:
-    """The body of a request. Raises InvalidRequest when it is too long, or ends too early."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise InvalidRequest(f"the body is larger than {MAX_BODY} bytes", "body")
-    except ClientDisconnect:
-        raise InvalidRequest("the body ends too early", "body") from None
-    return bytes(body)
 
 
 def _fields(body: bytes) -> dict[str, str]:

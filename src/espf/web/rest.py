@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
@@ -31,6 +31,7 @@ from espf.model import MAX_ENV, compact, format_time
 from espf.tokens import Forged
 from espf.users import ADMINISTER, READ, SCOPES, SIM_KEYS, Tokens, User, Users
 from espf.web import security
+from espf.web.body import TooLarge, read_body
 from espf.web.methods import METHODS, AuthInfo, Login, Method, OneSession, Refresh
 
 MAX_BODY = 1024 * 1024
@@ -287,17 +288,12 @@ async def read_envelope(request: Request) -> Envelope:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise BillingFault(
-                    "Client.request_too_large", f"a request may have {MAX_BODY} bytes"
-                )
-    except ClientDisconnect:
-        raise _malformed("the body ends too early") from None
-    return bytes(body)
+        return await read_body(request, MAX_BODY)
+    except TooLarge as error:
+        raise BillingFault("Client.request_too_large", str(error)) from None
+    except InvalidRequest as error:
+        raise _malformed(str(error)) from None
 
 
 async def _form(request: Request, body: bytes) -> dict[str, str]:

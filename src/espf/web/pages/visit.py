@@ -21,7 +21,8 @@ from espf.billing.environments import is_reference_billing
 from espf.errors import Denied, InvalidRequest, NotFound
 from espf.sessions import Session
 from espf.users import READ, User
-from espf.web.contract import SAFE_METHODS, Call, Forbidden, Site, SmallPathNumber, read_body
+from espf.web.body import read_body
+from espf.web.contract import MAX_BODY, SAFE_METHODS, Call, Forbidden, Site, SmallPathNumber
 from espf.web.pages import shell
 
 #: The cookie of a session, and the one that carries a word to the next page.
@@ -132,7 +133,7 @@ class Visit(Call):
 
 async def read_form(request: Request) -> Form:
     """The fields of a form, a file among them as its text. Raises InvalidRequest."""
-    body = await read_body(request)
+    body = await read_body(request, MAX_BODY)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "multipart/form-data":
