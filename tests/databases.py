@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from sqlalchemy import Connection
 
 from servers import MariaDB, PostgreSQL
 
@@ -124,6 +125,31 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
             return known[kind]
 
         yield store
+
+
+def rows_read(connection: Connection, work: Callable[[], object]) -> int:
+    """How many rows the database looks at; in SQLite, what its machine could do with so many."""
+    if connection.dialect.name == "sqlite":
+        count = 0
+
+        def tick() -> None:
+            nonlocal count
+            count += 1
+
+        raw = connection.connection.driver_connection
+        raw.set_progress_handler(tick, 10)
+        work()
+        raw.set_progress_handler(None, 10)
+        return count
+    query = {
+        "postgresql": "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) "
+        "FROM pg_stat_xact_user_tables",
+        "mysql": "SELECT sum(VARIABLE_VALUE) FROM information_schema.SESSION_STATUS "
+        "WHERE VARIABLE_NAME LIKE 'Handler_read%%'",
+    }[connection.dialect.name]
+    before = connection.exec_driver_sql(query).scalar_one()
+    work()
+    return int(connection.exec_driver_sql(query).scalar_one() - before)
 
 
 @pytest.fixture

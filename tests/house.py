@@ -4,16 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, insert, select
+
 from espf import overview, restarts, subscriptions
+from espf.backlog import Backlog
 from espf.crypto import Sealer
 from espf.db.database import Database
+from espf.db.tables import event_notifications, event_queue
 from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.leases import Leases
+from espf.model import shard_of
 from espf.overview import Filter, Overview
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
@@ -33,6 +38,7 @@ class House:
         self.database = database
         self.sealer = sealer
         self.queue = Queue(database)
+        self.backlog = Backlog(database)
         self.log_path = folder / "provisioning.log"
         self.url = database._engine.url.render_as_string(hide_password=False)
         self._running: dict[Worker, asyncio.Task[None]] = {}
@@ -75,6 +81,49 @@ class House:
         Lists of events have what is not done before what is.
         """
         return {one.i_event: one.status for one in reversed(self.events())}
+
+    def flood(
+        self,
+        handler: EventHandler,
+        count: int,
+        accounts: int = 1000,
+        due_from: datetime | None = None,
+    ) -> list[int]:
+        """Many events in one transaction, as triggers make them; returns their numbers.
+
+        With ``due_from`` they have been restarted, and are due from then on, one every 5 ms.
+        """
+        q = event_queue.c
+        with self.database.begin() as connection:
+            before = connection.execute(select(func.max(q.i_event))).scalar_one() or 0
+            now = self.database.now(connection)
+            one = {"i_env": 1, "event_type": "Account/Blocked", "created_at": now, "notified": 1}
+            made = [
+                {
+                    **one,
+                    "ordering_key": f"account:{n % accounts}",
+                    "variables": f'{{"i_env":1,"i_account":{n % accounts}}}',
+                }
+                for n in range(count)
+            ]
+            connection.execute(insert(event_queue), made)
+            rows = connection.execute(
+                select(q.i_event, q.ordering_key).where(q.i_event > before).order_by(q.i_event)
+            ).all()
+            notifications = [
+                {
+                    "i_event_handler": handler.i_event_handler,
+                    "position": i_event,
+                    "i_event": i_event,
+                    "shard": shard_of(key),
+                    "ordering_key": due_from and key,
+                    "next_attempt_at": due_from and due_from + timedelta(milliseconds=5 * n),
+                }
+                for n, (i_event, key) in enumerate(rows)
+            ]
+            connection.execute(insert(event_notifications), notifications)
+            self.database.announce(connection)
+        return [i_event for i_event, _ in rows]
 
     def restart(self, i_event: int, handler: EventHandler | None = None) -> list[str]:
         with self.database.begin() as connection:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from espf import subscriptions
+from espf.backlog import Start, Wanted
 from espf.billing import environments, tables
 from espf.billing.scope import Scope
 from espf.capture import triggers
@@ -20,7 +21,6 @@ from espf.errors import LeaseLost
 from espf.handlers import fan_out
 from espf.leases import Leases
 from espf.model import SHARDS
-from espf.queue import Start, Wanted
 from espf.web.rest import METHODS, validated
 from house import House
 from webhook import Answer, Webhook
@@ -365,7 +365,7 @@ def test_a_step_is_stored_only_by_the_owner_and_only_once(house):
         leases = Leases(house.database)
         leases.sign_of_life(connection, "w", 600)
         leases.acquire(connection, "w", [(number, shard) for shard in range(SHARDS)])
-        (found,) = house.queue.read(
+        (found,) = house.backlog.read(
             connection, [Wanted(number, (1 << SHARDS) - 1, Start(0), 10, None)]
         )
         one = found.new[0][0]

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from espf import journal, subscriptions
+from espf.backlog import Backlog, Start, Wanted
 from espf.errors import InvalidRequest
 from espf.journal import LONGEST_BODY
 from espf.leases import Leases
 from espf.model import SHARDS, Decision, Status, compact
-from espf.queue import Queue, Result, Start, Wanted
+from espf.queue import Queue, Result
 from house import House
 from webhook import Answer, Webhook
 
@@ -25,6 +26,7 @@ class Desk:
     def __init__(self, database, sealer):
         self.database = database
         self.queue = Queue(database)
+        self.backlog = Backlog(database)
         settings_ = {"EventSender.URL": "http://127.0.0.1:1", "EventSender.AuthMethod": "None"}
         with database.begin() as connection:
             self.handler = subscriptions.create_handler(
@@ -42,7 +44,7 @@ class Desk:
     def notifications(self):
         wanted = Wanted(self.handler.i_event_handler, (1 << SHARDS) - 1, Start(0), 1000, 1000)
         with self.database.read() as connection:
-            (found,) = self.queue.read(connection, [wanted])
+            (found,) = self.backlog.read(connection, [wanted])
         return {n.event.i_event: n for n, _ in found.new}
 
     def settle(self, *said):

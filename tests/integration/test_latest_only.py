@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import update
 
 from espf import restarts
+from espf.backlog import Start, Wanted
 from espf.db.tables import event_notifications
 from espf.leases import Leases
 from espf.model import SHARDS, Decision, Result, Status
 from espf.overview import Filter
-from espf.queue import Start, Wanted
 from house import House
 from webhook import Answer, Webhook
 
@@ -84,7 +84,7 @@ async def test_a_new_worker_finds_that_one_was_superseded(house):
 async def test_the_newest_is_found_in_a_backlog_that_does_not_fit_in_memory(house, monkeypatch):
     monkeypatch.setattr("espf.worker.runner.WINDOW", 30)
     monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 3)
-    monkeypatch.setattr("espf.queue.AHEAD", 25)
+    monkeypatch.setattr("espf.backlog.AHEAD", 25)
     async with Webhook() as hook:
         house.handler(hook.url, EventSender__TokenRate=10000, EventSender__TokenBurstiness=1000)
         old = [house.event(LATEST_ONLY, i_account=n % 3) for n in range(9)]
@@ -140,7 +140,7 @@ async def test_one_whose_newer_one_was_taken_away_meanwhile_is_tried_after_all(h
         leases.sign_of_life(connection, "w", 600)
         leases.acquire(connection, "w", [(number, shard) for shard in range(SHARDS)])
         wanted = Wanted(number, (1 << SHARDS) - 1, Start(0), 10, None)
-        (found,) = house.queue.read(connection, [wanted])
+        (found,) = house.backlog.read(connection, [wanted])
         one = found.new[0][0]
         connection.execute(
             update(event_notifications)
@@ -180,7 +180,7 @@ async def test_only_what_a_handler_waits_for_is_looked_through(house, monkeypatc
 
     monkeypatch.setattr("espf.worker.runner.WINDOW", 30)
     monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 3)
-    monkeypatch.setattr("espf.queue.Queue._read_ahead", staticmethod(looked))
+    monkeypatch.setattr("espf.backlog.Backlog._read_ahead", staticmethod(looked))
     async with Webhook() as hook:
         house.handler(hook.url, EventSender__TokenRate=10000, EventSender__TokenBurstiness=1000)
         made = [house.event(i_account=n) for n in range(100)]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from databases import whatever_the_database
+from databases import rows_read, whatever_the_database
 from desk import COMMANDS, Desk
 from espf import (
     configuration,
@@ -632,31 +632,6 @@ def filled(house, live, past):
         with house.database.begin() as connection:
             connection.exec_driver_sql("ANALYZE")
     return handler
-
-
-def rows_read(connection, work):
-    """How many rows the database looks at; in SQLite, what its machine could do with so many."""
-    if connection.dialect.name == "sqlite":
-        count = 0
-
-        def tick():
-            nonlocal count
-            count += 1
-
-        raw = connection.connection.driver_connection
-        raw.set_progress_handler(tick, 10)
-        work()
-        raw.set_progress_handler(None, 10)
-        return count
-    query = {
-        "postgresql": "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) "
-        "FROM pg_stat_xact_user_tables",
-        "mysql": "SELECT sum(VARIABLE_VALUE) FROM information_schema.SESSION_STATUS "
-        "WHERE VARIABLE_NAME LIKE 'Handler_read%%'",
-    }[connection.dialect.name]
-    before = connection.exec_driver_sql(query).scalar_one()
-    work()
-    return int(connection.exec_driver_sql(query).scalar_one() - before)
 
 
 def test_a_page_costs_the_same_however_much_there_is(house):

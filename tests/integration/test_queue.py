@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sqlalchemy import event, update
 
 from espf import journal, overview, restarts, subscriptions
+from espf.backlog import Backlog, Start, Wanted
 from espf.db.dialect import MANY
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.leases import Leases
 from espf.model import SHARDS, Status, shard_of
 from espf.overview import Filter
-from espf.queue import NO_SUBSCRIBER, Decision, Queue, Result, Start, Wanted
+from espf.queue import NO_SUBSCRIBER, Decision, Queue, Result
 from espf.worker.frontier import Frontier
 
 FINISHED = Decision(Status.FINISHED)
@@ -40,6 +41,7 @@ class Books:
         self.database = database
         self.sealer = sealer
         self.queue = Queue(database)
+        self.backlog = Backlog(database)
 
     def handler(self, name="A", i_env=1, **options):
         settings = {"EventSender.URL": "http://127.0.0.1:1", "EventSender.AuthMethod": "None"}
@@ -89,7 +91,7 @@ class Books:
     def read(self, handler, after=0, room=100, refill=(), shards=ALL):
         wanted = Wanted(handler.i_event_handler, shards, Start(after), room, room, refill)
         with self.database.read() as connection:
-            (found,) = self.queue.read(connection, [wanted])
+            (found,) = self.backlog.read(connection, [wanted])
         return found
 
     def followers(self, handler, *i_events):
@@ -600,7 +602,7 @@ def test_several_handlers_are_read_in_one_picture_each_with_its_own(books):
     with books.database.read() as connection:
         books.settle(one, FINISHED)
         books.create(i_account=1)
-        found = books.queue.read(connection, wanted)
+        found = books.backlog.read(connection, wanted)
     # On some databases the picture is taken when the transaction begins, on others a moment later.
     mine, its, none = ([n.event.i_event for n, _ in one.new] for one in found)
     assert set(mine) <= {first, second + 1}
@@ -824,7 +826,7 @@ class Reading:
     def read(self):
         wanted = Wanted(self._handler.i_event_handler, ALL, self.frontier.start, 5, 0)
         with self._books.database.read() as connection:
-            (found,) = self._books.queue.read(connection, [wanted])
+            (found,) = self._books.backlog.read(connection, [wanted])
         reached = found.new[-1][0].position if found.new else 0
         complete = len(found.new) < wanted.room
         now = time.monotonic()

@@ -24,10 +24,11 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 
 from espf import restarts, subscriptions
+from espf.backlog import Backlog, Start, Wanted
 from espf.db.tables import event_handlers, event_notifications, event_queue, provisioning_log
 from espf.leases import Leases
 from espf.model import DONE, SHARDS, Decision, Result, Status
-from espf.queue import Queue, Start, Wanted
+from espf.queue import Queue
 
 #: More for ``make chaos``, and then other ones each time.
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "0"))
@@ -111,6 +112,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = database
         self.queue = Queue(database)
+        self.backlog = Backlog(database)
         self.leases = Leases(database)
         self.known: dict[int, Known] = {}
         self.epochs = dict.fromkeys("AB", 0)
@@ -405,7 +407,7 @@ class QueueMachine(RuleBasedStateMachine):
             follow_room=2,
         )
         with self.database.read() as connection:
-            (found,) = self.queue.read(connection, [wanted])
+            (found,) = self.backlog.read(connection, [wanted])
         return found
 
     @invariant()

@@ -339,6 +339,28 @@ async def test_what_is_due_all_at_once_goes_out_as_fast_as_it_fits_in_memory(hou
             await house.until("finished")
 
 
+async def test_a_retry_has_its_turn_while_very_many_wait(house, monkeypatch):
+    monkeypatch.setattr("espf.worker.runner.WINDOW", 200)
+    monkeypatch.setattr("espf.worker.runner.READ_AT_LEAST", 50)
+    pace = {"EventSender__TokenRate": 500, "EventSender__TokenBurstiness": 16}
+    async with Webhook() as hook:
+        handler = house.handler(hook.url, RetryDelays="1s", RetryJitter=0, **pace)
+        refused = house.event(i_account=1_000_000)
+        house.flood(handler, 2000, 2000)
+        times = 0
+
+        def answer(request: Request) -> Answer:
+            nonlocal times
+            times += request.i_event == refused
+            return Answer(503 if times == 1 and request.i_event == refused else 200)
+
+        hook.always = answer
+        async with house.working():
+            await house.come_true(lambda: times == 2)
+            place = len(hook.requests)
+    assert place < 1500, "it was sent when everything else was through"
+
+
 @whatever_the_database
 async def test_a_stopping_worker_finishes_what_is_in_flight_and_starts_nothing_more(house):
     async with Webhook() as hook:

@@ -8,10 +8,9 @@ from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
-from sqlalchemy import insert, select
 
 from databases import whatever_the_database
-from espf.db.tables import event_notifications, event_queue
+from espf.backlog import Backlog
 from espf.errors import DatabaseUnavailable
 from espf.model import shard_of
 from espf.queue import Queue
@@ -33,46 +32,6 @@ def brief(monkeypatch):
     monkeypatch.setattr("espf.worker.worker.HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr("espf.worker.worker.ROSTER_SECONDS", 0.1)
     monkeypatch.setattr("espf.worker.worker.ORPHAN_SECONDS", 0.5)
-
-
-def flood(house, handler, count, accounts=1000):
-    """Many events in one transaction, as triggers make them; returns their numbers."""
-    with house.database.begin() as connection:
-        before = connection.execute(
-            select(event_queue.c.i_event).order_by(event_queue.c.i_event.desc()).limit(1)
-        ).scalar_one_or_none()
-        now = house.database.now(connection)
-        event = {"i_env": 1, "event_type": "Account/Blocked", "created_at": now, "notified": 1}
-        connection.execute(
-            insert(event_queue),
-            [
-                {
-                    **event,
-                    "ordering_key": f"account:{n % accounts}",
-                    "variables": f'{{"i_env":1,"i_account":{n % accounts}}}',
-                }
-                for n in range(count)
-            ],
-        )
-        rows = connection.execute(
-            select(event_queue.c.i_event, event_queue.c.ordering_key).where(
-                event_queue.c.i_event > (before or 0)
-            )
-        ).all()
-        connection.execute(
-            insert(event_notifications),
-            [
-                {
-                    "i_event_handler": handler.i_event_handler,
-                    "position": row.i_event,
-                    "i_event": row.i_event,
-                    "shard": shard_of(row.ordering_key),
-                }
-                for row in rows
-            ],
-        )
-        house.database.announce(connection)
-    return [row.i_event for row in rows]
 
 
 def by_account(requests):
@@ -250,14 +209,14 @@ async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(
     house, brief, monkeypatch
 ):
     """However far the new owner had read for its own shards before, or is reading just now."""
-    read = Queue.read
+    read = Backlog.read
 
     def read_slowly(*args):
         found = read(*args)
         time.sleep(0.1)
         return found
 
-    monkeypatch.setattr(Queue, "read", read_slowly)
+    monkeypatch.setattr(Backlog, "read", read_slowly)
     async with Webhook() as hook:
         handler = house.handler(
             hook.url, EventSender__TokenRate=2000, EventSender__TokenBurstiness=100
@@ -265,7 +224,7 @@ async def test_the_backlog_of_a_shard_that_is_taken_over_is_delivered_whole(
         async with house.working("w1"), house.working("w2") as second:
             await house.come_true(lambda: share(house, "w1") == share(house, "w2") == 8)
             await house.kill(second)
-            made = flood(house, handler, 2000, accounts=400)
+            made = house.flood(handler, 2000, accounts=400)
             await hook.wait_for(500)
             async with traffic(house) as more:
                 await house.come_true(lambda: share(house, "w1") == 16)
@@ -378,7 +337,7 @@ async def test_events_of_a_transaction_that_commits_late_are_delivered_in_order(
                     for _ in range(3)
                 ]
                 await hook.wait_for(len(hook.requests) + 100)
-                made = flood(house, handler, 3000)
+                made = house.flood(handler, 3000)
                 while len(hook.requests) < len(made) + len(others):
                     # The server ends a transaction of ours that does nothing.
                     slow.exec_driver_sql("SELECT 1")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espf.backlog import Start
 from espf.db.dialect import MANY
-from espf.queue import Start
 from espf.worker import frontier as frontier_module
 from espf.worker.frontier import AGAIN_SECONDS, Frontier
 

@@ -1,8 +1,7 @@
 """The lanes against a model of the database, under every interleaving that hypothesis finds."""
 
 import os
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, takewhile
 
 import pytest
@@ -55,6 +54,11 @@ class Database:
     rows: dict[int, Row] = field(default_factory=dict)
     # The shards that are asked for.
     shards: set[int] = field(default_factory=set)
+
+    def picture(self, shards: set[int]) -> "Database":
+        """What a read sees that begins now."""
+        rows = {position: replace(row) for position, row in self.rows.items()}
+        return Database(rows, set(shards))
 
     def asked_for(self) -> list[Row]:
         return [row for row in self.rows.values() if shard_of(row.key) in self.shards]
@@ -258,8 +262,7 @@ class Simulation:
         self.lanes.read_begins()
         self.taken_meanwhile.clear()
         # The picture of now; what is settled before the read ends is not in it.
-        picture = deepcopy(self.database)
-        picture.shards = set(self.owned)
+        picture = self.database.picture(self.owned)
         running = picture.running()
         start = self.frontier.start
         after = min([start.reached, *(p for t, p in start.suspects.items() if t not in running)])
@@ -599,6 +602,44 @@ def test_one_goes_out_after_all_when_the_newer_one_was_taken_away():
     run.drain()
     assert run.superseded == []
     assert [position for position, _ in run.delivered] == [1]
+
+
+@pytest.mark.parametrize("newer_still", [False, True])
+def test_one_goes_out_when_the_newer_one_is_gone_unless_another_is_newer_still(newer_still):
+    lanes = Lanes(window=10)
+    old = notification(1, "a", LATEST_ONLY)
+    lanes.offer(old, behind=False)
+    lanes.note_ahead([("a", LATEST_ONLY, 5)])
+    lanes.knows(read_all=False, looked_ahead=True)
+    assert lanes.take() is None
+    assert lanes.superseded() == [(old, 5)]
+    if newer_still:
+        lanes.note_ahead([("a", LATEST_ONLY, 7)])
+    lanes.is_gone(old, 5)
+    lanes.settled(old, waits=True)
+    lanes.read_begins()
+    lanes.read_ended()
+    lanes.offer_due(old)
+    assert lanes.take() is (None if newer_still else old)
+    assert lanes.superseded() == ([(old, 7)] if newer_still else [])
+
+
+@pytest.mark.parametrize("shown", ["further on", "among those that have been tried"])
+def test_what_a_read_shows_and_is_settled_by_now_supersedes_nothing(shown):
+    lanes = Lanes(window=10)
+    newest, old = notification(2, "a", LATEST_ONLY), notification(1, "a", LATEST_ONLY)
+    lanes.offer(newest, behind=False)
+    lanes.knows(read_all=True, looked_ahead=False)
+    lanes.read_begins()
+    assert lanes.take() is newest
+    lanes.settled(newest, waits=False)
+    lanes.read_ended()
+    lanes.offer_due(old)
+    if shown == "further on":
+        lanes.note_ahead([("a", LATEST_ONLY, 2)])
+    else:
+        lanes.offer_tried(["a"], [(newest, False)])
+    assert lanes.take() is old
 
 
 def test_what_followed_one_that_failed_again_waits_behind_it():

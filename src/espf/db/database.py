@@ -8,7 +8,7 @@ billing application that shares the database is never held up by our event loop.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from espf.db.dialect import READERS, Dialect, to_moment
+from espf.db.dialect import READERS, Dialect, ReadOn, to_moment
 from espf.db.sqlite import SqliteDialect
 from espf.errors import DatabaseUnavailable, SettingsError
 
@@ -122,16 +122,10 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, transaction)
 
-    async def ask_on(
-        self,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int]],
-        suspects: Sequence[Mapping[int, int]],
-    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+    async def ask_on(self, asked: ReadOn) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
         """See Dialect."""
         with self._translated():
-            return await self.dialect.ask_on(select, names, items, suspects)
+            return await self.dialect.ask_on(asked)
 
     def now(self, connection: Connection) -> datetime:
         """The database's clock: the only one that decides when something is due."""

@@ -6,6 +6,7 @@ One file per database implements this; nothing outside ``espf.db`` knows which o
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -22,6 +23,20 @@ READERS = 4
 
 #: Stands for running transactions that are too many to name; no transaction has this number.
 MANY = 0
+
+
+@dataclass(frozen=True)
+class ReadOn:
+    """A SELECT of what comes after ``{after}``, to be run once per item: see ``for_each``.
+
+    ``suspects``, for each item: of transactions that ran once, where to read from when they do not
+    any more. ``{after}`` is lowered to the least of these.
+    """
+
+    select: str
+    names: Mapping[str, str]
+    items: Sequence[Sequence[int]]
+    suspects: Sequence[Mapping[int, int]]
 
 
 class Dialect(ABC):
@@ -132,28 +147,19 @@ class Dialect(ABC):
         return found
 
     def read_on(
-        self,
-        connection: Connection,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int]],
-        suspects: Sequence[Mapping[int, int]],  # noqa: ARG002  (for those that name some)
+        self, connection: Connection, asked: ReadOn
     ) -> tuple[list[Sequence[Any]], frozenset[int]]:
-        """What ``for_each`` gives, and who is running, in one picture.
+        """The rows for each item, and who is running, in one picture.
 
         Running are the transactions whose events, numbered already, are not to be seen yet, and
         perhaps some others; ``MANY`` stands for too many to name. None are named where commits come
-        in the order of numbers. ``suspects``, for each item: of transactions that ran once, where
-        to read from when they do not any more. ``{after}`` is lowered to the least of these.
+        in the order of numbers.
         """
-        return self.for_each(connection, select, names, items), frozenset()
+        return self.for_each(connection, asked.select, asked.names, asked.items), frozenset()
 
     async def ask_on(
         self,
-        select: str,  # noqa: ARG002  (for those that can)
-        names: Mapping[str, str],  # noqa: ARG002
-        items: Sequence[Sequence[int]],  # noqa: ARG002
-        suspects: Sequence[Mapping[int, int]],  # noqa: ARG002
+        asked: ReadOn,  # noqa: ARG002  (for those that can)
     ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
         """What ``read_on`` gives, in one round trip and without a thread; None: not here."""
         return None

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import MANY, READERS, Dialect
+from espf.db.dialect import MANY, READERS, Dialect, ReadOn
 from espf.db.postgresql_triggers import PostgresqlTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
@@ -199,32 +199,21 @@ class PostgresqlDialect(Dialect):
         return _by_item(rows, len(items))
 
     def read_on(
-        self,
-        connection: Connection,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int]],
-        suspects: Sequence[Mapping[int, int]],
+        self, connection: Connection, asked: ReadOn
     ) -> tuple[list[Sequence[Any]], frozenset[int]]:
         """See Dialect: all in one statement, which has one picture of the database by itself."""
         # Straight from the driver: an event that has just been committed waits for this.
         cursor = connection.connection.cursor()
-        cursor.execute(*_read_on(select, names, items, suspects))
-        return self._found(cursor.fetchall(), len(items))
+        cursor.execute(*_read_on(asked))
+        return self._found(cursor.fetchall(), len(asked.items))
 
-    async def ask_on(
-        self,
-        select: str,
-        names: Mapping[str, str],
-        items: Sequence[Sequence[int]],
-        suspects: Sequence[Mapping[int, int]],
-    ) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
+    async def ask_on(self, asked: ReadOn) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
         """See Dialect: on a connection of its own."""
         try:
             if self._asking is None:
                 self._asking = await self._async_connection()
-            cursor = await self._asking.execute(*_read_on(select, names, items, suspects))
-            return self._found(await cursor.fetchall(), len(items))
+            cursor = await self._asking.execute(*_read_on(asked))
+            return self._found(await cursor.fetchall(), len(asked.items))
         except BaseException:
             self._ask_no_more()
             raise
@@ -426,18 +415,13 @@ def _of_w(select: str, names: Mapping[str, str]) -> str:
     return select
 
 
-def _read_on(
-    select: str,
-    names: Mapping[str, str],
-    items: Sequence[Sequence[int]],
-    suspects: Sequence[Mapping[int, int]],
-) -> tuple[str, list[Any]]:
+def _read_on(asked: ReadOn) -> tuple[str, list[Any]]:
     """A statement that reads on and tells who is running, and what is to be bound."""
-    wanted, values = _wanted(names, items)
-    select = _of_w(select, names)
+    wanted, values = _wanted(asked.names, asked.items)
+    select = _of_w(asked.select, asked.names)
     known = [
         (item, number, position)
-        for item, some in enumerate(suspects, 1)
+        for item, some in enumerate(asked.suspects, 1)
         for number, position in some.items()
     ]
     if known:

@@ -15,8 +15,8 @@ time, a little now and then.
 from collections import deque
 from collections.abc import Collection
 
+from espf.backlog import Start
 from espf.db.dialect import MANY
-from espf.queue import Start
 
 #: So many positions are asked for one by one.
 MOST_UNSEEN = 1000

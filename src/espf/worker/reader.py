@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from espf.queue import Queue
+from espf.backlog import Backlog
 from espf.worker.patience import PatientDatabase
 from espf.worker.runner import Runner
 
@@ -24,13 +24,13 @@ class Reader:
 
     def __init__(
         self,
-        queue: Queue,
+        backlog: Backlog,
         database: PatientDatabase,
         runners: Callable[[], Collection[Runner]],
         tracer: "Tracer | None" = None,
     ) -> None:
         self._tracer = tracer
-        self._queue = queue
+        self._backlog = backlog
         self._database = database
         self._runners = runners
         self._woken = asyncio.Event()
@@ -60,9 +60,9 @@ class Reader:
             runner.read_begins(wanted)
         everything = [wanted for _, wanted in asking]
         # An event that has just been committed waits for this.
-        found = await self._database.ask(self._queue.ask, everything)
+        found = await self._database.ask(self._backlog.ask, everything)
         if found is None:
-            found = await self._database.fetch(self._queue.read, everything)
+            found = await self._database.fetch(self._backlog.read, everything)
         if self._tracer is not None:
             self._tracer.read(found)
         for (runner, wanted), one in zip(asking, found, strict=True):

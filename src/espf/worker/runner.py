@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from espf.attempt import presentable, run_once
+from espf.backlog import Found, Wanted
 from espf.catalogue import LatestOnly
 from espf.handlers.base import Billing, Handler, Pacing, PostHandler
 from espf.handlers.http import HttpClient
 from espf.handlers.post import Poster, Posting
 from espf.leases import Lease
 from espf.model import SHARDS, Decision, Notification, Result, Said, Settled, Status
-from espf.queue import Found, Wanted
 from espf.retry import FINISHED, RetryPolicy, decide
 from espf.subscriptions import EventHandler
 from espf.worker.breaker import Breaker

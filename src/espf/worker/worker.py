@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection
 
 from espf import configuration, statistics
+from espf.backlog import Backlog
 from espf.configuration import Configuration
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -138,7 +139,7 @@ class Worker:
             lambda: sum(runner.under_way for runner in self._runners.values()),
             database.dialect,
         )
-        self._reader = Reader(self._queue, self.database, lambda: self.runners, tracer)
+        self._reader = Reader(Backlog(database), self.database, lambda: self.runners, tracer)
         self._tools = Tools(
             settler=self.settler,
             client=client,
