@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
+from sqlalchemy import MetaData
 
 from databases import (
     Store,
@@ -21,6 +22,7 @@ from databases import (
 )
 from desk import PASSWORD, Desk
 from espf import crypto, subscriptions, tokens
+from espf.billing.tables import metadata as billing_tables
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -55,7 +57,20 @@ def database(store: Store, key_file: Path) -> Iterator[Database]:
     if not store.holds("espf"):
         _set_up(store.empty(), Sealer.open(key_file))
         store.keep("espf")
-    opened = Database.open(store.restore("espf"))
+    yield from _opened(store.restore("espf"))
+
+
+@pytest.fixture
+def billing_database(store: Store, key_file: Path) -> Iterator[Database]:
+    """The same with the tables of the reference billing, which are empty."""
+    if not store.holds("billing"):
+        _set_up(store.empty(), Sealer.open(key_file), billing_tables)
+        store.keep("billing")
+    yield from _opened(store.restore("billing"))
+
+
+def _opened(url: str) -> Iterator[Database]:
+    opened = Database.open(url)
     yield opened
     # A read that nobody waits for any more may still be running in its thread.
     opened._readers.shutdown()
@@ -65,12 +80,14 @@ def database(store: Store, key_file: Path) -> Iterator[Database]:
     assert checked_out == 0, "a connection was not given back"
 
 
-def _set_up(url: str, sealer: Sealer) -> None:
+def _set_up(url: str, sealer: Sealer, more: MetaData | None = None) -> None:
     opened = Database.open(url)
     with opened.begin() as connection:
         schema.set_up(connection, opened.dialect)
         subscriptions.add_catalogue(connection)
         tokens.add_key(connection, sealer, opened.now(connection))
+        if more is not None:
+            more.create_all(connection)
     opened.close()
 
 

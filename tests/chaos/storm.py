@@ -182,8 +182,7 @@ class Storm:
         await self._come_to_rest()
         # The last one that was started has to know how to end in peace.
         await self._all_at_work()
-        for worker in range(WORKERS):
-            await self._end(f"worker {worker}")
+        await asyncio.gather(*(self._end(f"worker {worker}") for worker in range(WORKERS)))
         return await asyncio.to_thread(self._record)
 
     # Blows

@@ -9,7 +9,6 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from espf.billing import environments
-from espf.billing.tables import metadata as billing_tables
 from espf.crypto import hash_password
 from espf.db import tables
 from espf.users import Users
@@ -21,9 +20,9 @@ PASSWORD_HASH = hash_password(PASSWORD)
 
 
 @pytest.fixture
-def http(database, sealer):
+def http(billing_database, sealer):
+    database = billing_database
     with database.begin() as connection:
-        billing_tables.create_all(connection)
         environments.add(connection, 1, "Default")
         connection.execute(
             insert(tables.users).values(login=LOGIN, password_hash=PASSWORD_HASH, i_env=1)

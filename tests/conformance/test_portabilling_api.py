@@ -244,7 +244,7 @@ EXAMPLES = (
 )
 
 
-def test_the_examples_of_the_page_work(call, database):
+def test_the_examples_of_the_page_work(call, billing_database):
     blocks = re.findall(r"^```\n(\{\"params.+?)```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     requests = [block.split("\n\n") for block in blocks if "password" not in block]
     assert len(requests) == len(EXAMPLES)
@@ -259,7 +259,7 @@ def test_the_examples_of_the_page_work(call, database):
     for method, (request, reply) in zip(EXAMPLES, requests, strict=True):
         if method == "Usage/authorise":
             # The example is about a month in which the account was there already.
-            with database.begin() as connection:
+            with billing_database.begin() as connection:
                 connection.execute(update(accounts).values(activation_date=date(2026, 1, 1)))
         # The page's account has another number than the first one here.
         params = json.loads(request.replace("541", "1"))["params"]

@@ -102,12 +102,11 @@ class Billing:
 
 
 @pytest.fixture
-def billing(database, sealer) -> Billing:
-    with database.begin() as connection:
-        t.metadata.create_all(connection)
+def billing(billing_database, sealer) -> Billing:
+    with billing_database.begin() as connection:
         environments.add(connection, 3, "three")
         environments.add(connection, 4, "four")
-    billing = Billing(database, sealer)
+    billing = Billing(billing_database, sealer)
     billing.customer()
     billing.product(netaccess=1000)
     return billing

@@ -18,13 +18,12 @@ pytestmark = pytest.mark.databases("sqlite")
 
 
 @pytest.fixture
-def api(database, sealer):
+def api(billing_database, sealer):
     """Environment 3 with customers 1 and 2, product 1 and account 1 of customer 1; and another."""
-    with database.begin() as connection:
-        t.metadata.create_all(connection)
+    with billing_database.begin() as connection:
         environments.add(connection, 3, "three")
         environments.add(connection, 4, "four")
-    api = Api(database, sealer)
+    api = Api(billing_database, sealer)
     for name in ("Acme", "Beta"):
         api("Customer/add_customer", customer_info={"name": name, "time_zone_name": "Asia/Tokyo"})
     api("Product/add_product", product_info={"name": "LTE"})

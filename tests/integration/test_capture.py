@@ -52,6 +52,8 @@ class Bed:
         self.database = Database.open(f"sqlite:///{path}")
         self.dialect = self.database.dialect
         self.rules = shipped_rules()
+
+    def make(self) -> None:
         with self.database.begin() as connection:
             espf_tables.create_all(connection)
             billing_tables.create_all(connection)
@@ -112,18 +114,36 @@ class Bed:
         return found
 
 
-@pytest.fixture
-def empty(tmp_path):
-    bed = Bed(tmp_path / "espf.db")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The files of a bed with tables alone, and of one with all that there is: to be copied."""
+    folder = tmp_path_factory.mktemp("beds")
+    empty, whole = folder / "empty.db", folder / "whole.db"
+    bed = Bed(empty)
+    bed.make()
+    bed.database.close()
+    shutil.copyfile(empty, whole)
+    bed = Bed(whole)
+    bed.apply()
+    bed.subscribe()
+    bed.database.close()
+    return {"empty": empty, "whole": whole}
+
+
+def copied(template, folder):
+    bed = Bed(shutil.copyfile(template, folder / "espf.db"))
     yield bed
     bed.database.close()
 
 
 @pytest.fixture
-def bed(empty):
-    empty.apply()
-    empty.subscribe()
-    return empty
+def empty(made, tmp_path):
+    yield from copied(made["empty"], tmp_path)
+
+
+@pytest.fixture
+def bed(made, tmp_path):
+    yield from copied(made["whole"], tmp_path)
 
 
 ACCOUNT = {"i_account": 541, "i_customer": 7}

@@ -10,7 +10,6 @@ from starlette.testclient import TestClient
 from espf import journal, restarts, schedule, subscriptions
 from espf.billing import environments
 from espf.billing.tables import accounts, customers, products
-from espf.billing.tables import metadata as billing_tables
 from espf.capture import rules, triggers
 from espf.catalogue import catalogue
 from espf.db import tables
@@ -68,10 +67,8 @@ class Api:
 
 
 @pytest.fixture
-def api(database, sealer):
-    with database.begin() as connection:
-        billing_tables.create_all(connection)
-    # Apart from what is defined: a database may commit that at once.
+def api(billing_database, sealer):
+    database = billing_database
     with database.begin() as connection:
         now = database.now(connection)
         for i_env in (3, 4):

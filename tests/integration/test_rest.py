@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 from databases import whatever_the_database
 from espf.billing import environments
 from espf.billing.tables import accounts, custom_field_values, service_quotas
-from espf.billing.tables import metadata as billing_tables
 from espf.billing.tables import sim_cards as card_table
 from espf.crypto import hash_password
 from espf.db import mariadb as mariadb_dialect
@@ -72,9 +71,8 @@ def fault(reply):
 
 
 @pytest.fixture
-def users(database, sealer):
-    with database.begin() as connection:
-        billing_tables.create_all(connection)
+def users(billing_database, sealer):
+    with billing_database.begin() as connection:
         for i_env in (3, 4):
             environments.add(connection, i_env, f"Environment {i_env}")
         for user in (ADMIN, CLERK):
@@ -88,19 +86,19 @@ def users(database, sealer):
                     rights=" ".join(user.rights),
                 )
             )
-    return Users(database, sealer)
+    return Users(billing_database, sealer)
 
 
 @pytest.fixture
-def client(database, sealer, users):
-    app = Starlette(routes=rest.routes(database, users, sealer))
+def client(billing_database, sealer, users):
+    app = Starlette(routes=rest.routes(billing_database, users, sealer))
     with TestClient(app) as client:
         yield client
 
 
 @pytest.fixture
-def api(client, users, database):
-    return Api(client, users, database)
+def api(client, users, billing_database):
+    return Api(client, users, billing_database)
 
 
 @pytest.fixture
