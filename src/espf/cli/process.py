@@ -6,6 +6,7 @@ Only faults of the settings end a process: a database that is away is waited for
 import asyncio
 import errno
 import gc
+import importlib
 import ipaddress
 import logging
 import signal
@@ -37,7 +38,6 @@ from espf.maintenance import take_turn
 from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
-from espf.web.app import build_app
 from espf.web.operation import Operation, build_operation
 from espf.worker.gauges import Gauges
 from espf.worker.patience import PatientDatabase
@@ -101,6 +101,9 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool, instance: str = ""
     # waited for.
     with suppress(DatabaseUnavailable), at.database.read() as connection:
         schema.require_current(connection, at.database.dialect)
+    if serve:
+        # Slow to import, and large: a worker does without, and whoever serves has it by now.
+        importlib.import_module("espf.web.app")
     _tune()
     address = _address(at, instance, serve=serve)
     with ExitStack() as opened:
@@ -175,6 +178,8 @@ async def _run(at: Office, part: _Part) -> None:
     async with asyncio.TaskGroup() as group:
         # They answer that the database is away, when it is.
         if part.listening is not None:
+            from espf.web.app import build_app  # noqa: PLC0415  (see above)
+
             way = partial(_way, at, part.served_at)
             app = build_app(at.database, at.sealer, at.settings.rules, operation, way)
             servers.append((_server(app), part.listening))

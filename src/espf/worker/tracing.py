@@ -34,7 +34,7 @@ from opentelemetry.trace import (
 
 from espf import model
 from espf.model import Notification, Settled
-from espf.queue import Found
+from espf.backlog import Found
 
 _NOTHING = Context()
 
