@@ -33,8 +33,8 @@ from opentelemetry.trace import (
 )
 
 from espf import model
-from espf.model import Notification, Settled
 from espf.backlog import Found
+from espf.model import Notification, Settled
 
 _NOTHING = Context()
 
