@@ -246,8 +246,9 @@ def test_what_the_api_refuses_stands_beside_the_field_in_the_same_words(desk):
 def test_every_field_that_is_wrong_is_told_of_at_once(desk):
     page = desk.refused("accounts/new", **{**ACCOUNT, "id": "a b", "imsi": "1", "email": "x" * 300})
     assert all(page.error_at(field) for field in ("id", "imsi", "email"))
-    page = desk.refused("accounts/new", **{**ACCOUNT, "customer": "Nobody"})
+    page = desk.refused("accounts/new", **{**ACCOUNT, "customer": "Nobody", "id": "a b"})
     assert page.error_at("customer") == "Customer: there is no such record"
+    assert page.error_at("id")
     assert desk.refused("accounts/new", **{**ACCOUNT, "customer": ""}).error_at("customer")
 
 
@@ -523,6 +524,14 @@ def test_lists_are_walked_sorted_and_searched_by_beginnings_on_every_database(de
     for wrong in ("sort=balance", "page=x:1", "size=0", "size=1000", "q=a%00b"):
         assert desk.browser.get(f"/env/3/accounts?{wrong}").status == 400, wrong
     assert desk.browser.get("/env/3/customers/1/accounts?page=after:x").status == 400
+
+
+@whatever_the_database
+def test_a_list_has_a_cell_below_each_title(desk, account):
+    for path in ("customers", "customers/1/accounts", "accounts", "products", "sim-cards"):
+        page = desk.get(path).html
+        cells = page.partition("<tbody>")[2].partition("</tr>")[0].count("<td")
+        assert page.count('<th scope="col"') == cells > 0, path
 
 
 @whatever_the_database

@@ -192,7 +192,8 @@ accounts = _table(
     CheckConstraint("bill_status IN ('O', 'I', 'S', 'E', 'C')"),
     CheckConstraint("billing_model IN (-1, 0, 1, 2, 4)"),
     UniqueConstraint("i_env", "id"),
-    Index("Accounts_customer", "i_customer"),
+    # A customer's accounts as they were added, a leaf at a time.
+    Index("Accounts_customer", "i_customer", "i_account"),
     Index("Accounts_master", "i_master_account"),
     # The billing clock looks for what is due by status and dates, each minute.
     Index("Accounts_due", "bill_status", "expiration_date", "activation_date"),

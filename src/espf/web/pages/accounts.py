@@ -33,6 +33,7 @@ from espf.billing.customers import GetCustomer
 from espf.billing.fields import Page
 from espf.billing.scope import Result, Scope
 from espf.billing.service_features import UpdateOfAccount
+from espf.errors import BillingFault
 from espf.model import ordering_key
 from espf.statuses import Report
 from espf.web.contract import PathNumber
@@ -57,10 +58,15 @@ COLUMNS: Sequence[Column[Result]] = (
     Column("product_name", "Product", lambda one: one["product_name"], sortable=False),
     Column("type", "Type", lambda one: ALL_TYPES[one["billing_model"]], sortable=False),
     Column("status", "Status", lambda one: STATUSES[one["bill_status"]], sortable=False),
-    Column("blocked", "Blocked", lambda one: one["blocked"] == "Y", sortable=False),
     Column("balance", "Balance", lambda one: one["balance"], sortable=False),
-    Column("iso_4217", "Currency", lambda one: one["iso_4217"], sortable=False),
     Column("activation_date", "Activation date", lambda one: one["activation_date"], False),
+)
+
+#: What CSV has besides.
+MORE: Sequence[Column[Result]] = (
+    Column("blocked", "Blocked", lambda one: one["blocked"] == "Y"),
+    Column("iso_4217", "Currency", lambda one: one["iso_4217"]),
+    Column("i_account", "Number", lambda one: one["i_account"]),
 )
 
 
@@ -76,6 +82,7 @@ async def show_list(visit: Reader) -> Response:
         accounts.leaf,
         order="id",
         name="accounts",
+        more=MORE,
         types=ALL_TYPES,
         statuses=STATUSES,
     )
@@ -102,6 +109,7 @@ async def show_list_of_customer(visit: Visit, i_customer: int) -> Response:
         read,
         order="i_account",
         name="accounts",
+        more=MORE,
         types=ALL_TYPES,
         statuses=STATUSES,
         customer=await billing.fetch(visit, customer_of),
@@ -246,20 +254,31 @@ async def create(visit: Administrator) -> Response:
 
     def make(scope: Scope, sheet: Sheet, form: Form) -> int:
         given: dict[str, Any] = sheet.given(form)
-        given["i_customer"] = _owner(scope, given.pop("customer", ""))
-        params = validated(AddAccount, {"account_info": given})
+        owner, wrong = _owner(scope, given.pop("customer", ""))
+        if owner is not None:
+            given["i_customer"] = owner
+        try:
+            params = validated(AddAccount, {"account_info": given})
+        except InvalidParameters as error:
+            problems = [
+                ("customer", wrong) if place == "account_info.i_customer" else (place, what)
+                for place, what in error.problems
+            ]
+            raise InvalidParameters(problems) from None
         return int(accounts.add(scope, params)["i_account"])
 
     return await billing.create(visit, KIND, await _new_sheet(visit), make)
 
 
-def _owner(scope: Scope, name: str) -> int:
-    """The number of the customer with this name. Raises a fault, or InvalidParameters."""
+def _owner(scope: Scope, name: str) -> tuple[int | None, str]:
+    """The number of the customer with this name; or None, and what is wrong with the name."""
     try:
         named = validated(GetCustomer, {"name": name})
+        return int(customers.get_info(scope, named)["customer_info"]["i_customer"]), ""
     except InvalidParameters as error:
-        raise InvalidParameters([("customer", what) for _, what in error.problems]) from None
-    return int(customers.get_info(scope, named)["customer_info"]["i_customer"])
+        return None, error.problems[0][1]
+    except BillingFault as fault:
+        return None, str(fault)
 
 
 # What can be done with an account

@@ -487,14 +487,16 @@ async def show_list(
     *,
     order: str,
     name: str,
+    more: Sequence[Column[Result]] = (),
     **words: Any,
 ) -> Response:
     """A page of a long list, or all that fits as the CSV file ``name``.
 
-    ``order`` is the column that orders it.
+    ``order`` is the column that orders it; ``more`` columns are in the file only.
     """
     if listing.wants_csv(visit):
-        return listing.stream_csv(name, columns, _batches(visit, wanted, read, order))
+        batches = _batches(visit, wanted, read, order)
+        return listing.stream_csv(name, [*columns, *more], batches)
     found = await fetch(visit, lambda scope: read(scope, wanted))
     rows = found.rows
     page = Listing(

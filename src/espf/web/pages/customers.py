@@ -40,10 +40,14 @@ COLUMNS: Sequence[Column[Result]] = (
     Column("name", "Name", lambda one: one["name"]),
     Column("i_customer", "Number", lambda one: one["i_customer"], sortable=False),
     Column("status", "Status", lambda one: STATUSES[one["bill_status"]], sortable=False),
-    Column("blocked", "Blocked", lambda one: one["blocked"] == "Y", sortable=False),
     Column("balance", "Balance", lambda one: one["balance"], sortable=False),
     Column("credit_limit", "Credit limit", lambda one: one["credit_limit"], sortable=False),
-    Column("iso_4217", "Currency", lambda one: one["iso_4217"], sortable=False),
+)
+
+#: What CSV has besides.
+MORE: Sequence[Column[Result]] = (
+    Column("blocked", "Blocked", lambda one: one["blocked"] == "Y"),
+    Column("iso_4217", "Currency", lambda one: one["iso_4217"]),
 )
 
 
@@ -59,6 +63,7 @@ async def show_list(visit: Reader) -> Response:
         customers.leaf,
         order="name",
         name="customers",
+        more=MORE,
         statuses=STATUSES,
     )
 
