@@ -357,6 +357,7 @@ def test_a_service_feature_is_set_and_its_values_taken_away(desk, account):
     (feature,) = desk.api("Account/get_service_features", i_account=account)["service_features"]
     values = {one["name"]: one["values"] for one in feature["attributes"]}
     assert (feature["flag_value"], values) == ("N", {"mode": ["slow"]})
+    assert "required" not in re.search("<textarea[^>]*>", desk.get(here).html)[0]
     page = desk.refused(here, name="Clir!", flag_value="Y", attributes="x y = 1")
     assert page.error_at("name")
     assert page.error_at("attributes").startswith("line 1, name: ")

@@ -20,7 +20,6 @@ from espf.billing import service_features
 from espf.billing.browse import Found, Leaf
 from espf.billing.scope import Result, Scope
 from espf.billing.service_features import (
-    Feature,
     Owner,
     OwnerColumn,
     UpdateOfAccount,
@@ -548,7 +547,7 @@ def services(
             "flag_value": known.get("flag_value", "Y"),
             "attributes": _lines(known),
         }
-        return [("", with_values(of_model(Feature, *_FEATURE), shown))]
+        return [("", with_values(_FEATURE, shown))]
 
     def change(scope: Scope, info: Result, sheet: Sheet, form: Form) -> Outcome:
         feature = sheet.given(form)
@@ -567,7 +566,12 @@ def services(
 
 
 _FEATURE = (
-    Field("name", "Feature", help="Lower-case letters, digits and _, such as netaccess_policy."),
+    Field(
+        "name",
+        "Feature",
+        required=True,
+        help="Lower-case letters, digits and _, such as netaccess_policy.",
+    ),
     Field(
         "flag_value",
         "Switch",
