@@ -749,7 +749,9 @@ def test_an_administrator_from_making_to_a_new_password(desk):
         "login": "jane",
         "i_env": 3,
         "superuser": False,
+        "role": "administrator",
         "rights": "",
+        "enabled": True,
     }
     assert (listed["boss"]["superuser"], listed["boss"]["rights"]) == (True, "sim.keys")
     assert desk("user", "password", "jane", stdin="a new password\n").startswith("The password of")
