@@ -316,22 +316,26 @@ _index(
 )
 
 # On PostgreSQL the journal is in parts by the numbers of events, see `db/parts.py`; at first the
-# rest is all there is. A key of the whole would have to hold the number of the event, too: each part
-# has its own, and the sequence gives no number twice.
+# rest is all there is. A key of the whole would have to hold the number of the event, too: so each
+# part has its own, and the sequence gives no number twice.
 for _statement in (
     "ALTER TABLE provisioning_log RENAME TO provisioning_log_rest",
     *(
         f"ALTER INDEX provisioning_log_{end} RENAME TO provisioning_log_rest_{end}"
         for end in ("pkey", "event", "key", "verdict")
     ),
-    "CREATE TABLE provisioning_log (LIKE provisioning_log_rest INCLUDING DEFAULTS) "
-    "PARTITION BY RANGE (i_event)",
+    (
+        "CREATE TABLE provisioning_log (LIKE provisioning_log_rest INCLUDING DEFAULTS) "
+        "PARTITION BY RANGE (i_event)"
+    ),
     "ALTER SEQUENCE provisioning_log_i_log_seq OWNED BY provisioning_log.i_log",
     # Together these find those of the rest, which are alike.
     "CREATE INDEX provisioning_log_event ON provisioning_log (i_event)",
     "CREATE INDEX provisioning_log_key ON provisioning_log (ordering_key, i_event)",
-    "CREATE INDEX provisioning_log_verdict ON provisioning_log (verdict, i_event) "
-    f"WHERE verdict IN ({', '.join(map(repr, RARE_VERDICTS))})",
+    (
+        "CREATE INDEX provisioning_log_verdict ON provisioning_log (verdict, i_event) "
+        f"WHERE verdict IN ({', '.join(map(repr, RARE_VERDICTS))})"
+    ),
     "ALTER TABLE provisioning_log ATTACH PARTITION provisioning_log_rest DEFAULT",
 ):
     event.listen(provisioning_log, "after_create", DDL(_statement).execute_if(dialect="postgresql"))
