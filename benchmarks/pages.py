@@ -43,7 +43,7 @@ PAGES: Mapping[str, Page] = {
     "oldest first": f"{_EVENTS}&order=oldest",
     "in the middle": f"{_EVENTS}&before={{middle}}",
     "back from the middle": f"{_EVENTS}&after={{middle}}",
-    "of a day": f"{_EVENTS}&from=2026-01-05&to=2026-01-06",
+    "of a day": f"{_EVENTS}&from=2026-01-05T00:00:00&to=2026-01-06T00:00:00",
     "failed": f"{_EVENTS}&status=failed",
     "successful": f"{_EVENTS}&status=successful",
     "queued": f"{_EVENTS}&status=queued",

@@ -338,7 +338,8 @@ for _statement in (
     ),
     "ALTER TABLE provisioning_log ATTACH PARTITION provisioning_log_rest DEFAULT",
 ):
-    event.listen(provisioning_log, "after_create", DDL(_statement).execute_if(dialect="postgresql"))
+    _divided = DDL(_statement)  # type: ignore[no-untyped-call]
+    event.listen(provisioning_log, "after_create", _divided.execute_if(dialect="postgresql"))
 
 # What was said and heard, each text once: most requests of a handler differ only in what the event
 # itself holds, and most replies not at all. The number is made from the text.

@@ -336,7 +336,7 @@ class Worker:
                 handler = await self._build(configured)
                 if handler is not None:
                     runner = Runner(configured, handler, self._tools)
-                    runner.hold(await self._database.fetch(held_keys, i_event_handler))
+                    runner.hold(await self.database.fetch(held_keys, i_event_handler))
                     runner.pause(paused=configured.paused or roster.maintenance)
                     self._runners[i_event_handler] = runner
                     runner.start()
@@ -423,7 +423,7 @@ class Worker:
         else:
             await runner.reconfigure(configured, handler)
             await self._let_go(runner)
-            runner.hold(await self._database.fetch(held_keys, configured.i_event_handler))
+            runner.hold(await self.database.fetch(held_keys, configured.i_event_handler))
             runner.look_again()
 
     async def _build(self, configured: EventHandler) -> Handler | None:
