@@ -114,9 +114,7 @@ def running(connection: Connection, i_env: int) -> list[MassRestart]:
     """Those of an environment that have not ended, the oldest first."""
     c = mass_restarts.c
     rows = connection.execute(
-        select(mass_restarts)
-        .where(c.i_env == i_env, c.state == RUNNING)
-        .order_by(c.i_mass_restart)
+        select(mass_restarts).where(c.i_env == i_env, c.state == RUNNING).order_by(c.i_mass_restart)
     )
     return [_of_row(row) for row in rows]
 

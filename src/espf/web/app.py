@@ -22,13 +22,17 @@ from espf.web.pages import (
     audit,
     configurations,
     dashboard,
+    event,
     event_types,
+    events,
     handlers,
+    restarting,
     session,
     setup,
     shell,
     subscriptions,
     system,
+    timeline,
 )
 from espf.web.pages import (
     users as user_pages,
@@ -47,6 +51,10 @@ CONSOLE = (
     user_pages,
     audit,
     configurations,
+    events,
+    restarting,
+    event,
+    timeline,
 )
 
 

@@ -34,11 +34,6 @@ STATUSES = (
     ("cancelled", "Cancelled"),
 )
 
-#: From these there is something to restart.
-TRIED = tuple(
-    name for name, _ in (*VIEWS, *STATUSES) if name not in {"all", "queued", "scheduled"}
-)
-
 
 @dataclass(frozen=True)
 class Typed:
