@@ -47,7 +47,7 @@ class MassRestart:
 def prepare(connection: Connection, database: Database, wanted: Filter) -> tuple[Filter, int]:
     """What is meant at this moment, and how many notifications that are.
 
-    What fails from now on is not meant. Raises InvalidRequest for a status that nothing can be
+    Events from now on are not meant. Raises InvalidRequest for a status that nothing can be
     restarted from.
     """
     until = wanted.until or database.now(connection)

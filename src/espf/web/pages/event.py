@@ -10,14 +10,18 @@ from espf import overview, restarts, subscriptions
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.users import OPERATE
 from espf.web.contract import PathNumber
-from espf.web.pages import listing
+from espf.web.pages import forms, listing
 from espf.web.pages.event_lines import Told, number_of, tell
+from espf.web.pages.forms import Field
 from espf.web.pages.visit import Form, Visit, Visitor
 
 pages = APIRouter(prefix="/env/{i_env}/events")
 
 Reader = Annotated[Visit, Depends(Visitor())]
 Operator = Annotated[Visit, Depends(Visitor(OPERATE))]
+
+
+_REASON = (Field("reason", "Reason", help="The journal keeps it.", required=True),)
 
 
 @pages.post("/chosen/restart")
@@ -140,7 +144,7 @@ async def _ask_skip(
         told=told,
         part=mine[0],
         back=_ours(visit, back_to) or visit.path("events", i_event),
-        error=error,
+        fields=forms.filled(_REASON, Form([]), error),
     )
 
 
