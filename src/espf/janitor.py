@@ -15,7 +15,16 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from espf import configuration, journal, maintenance, restarts, schedule, statistics, users
+from espf import (
+    configuration,
+    journal,
+    maintenance,
+    mass_restarts,
+    restarts,
+    schedule,
+    statistics,
+    users,
+)
 from espf.db import parts
 from espf.db.database import Database
 from espf.db.walk import Progress
@@ -80,7 +89,9 @@ class Janitor:
         if removed:
             _log.info("%d rows of the journal were old, and are removed", removed)
         with self._database.begin() as connection:
-            users.forget_expired(connection, self._database.now(connection))
+            now = self._database.now(connection)
+            users.forget_expired(connection, now)
+            mass_restarts.forget_old(connection, now)
             maintenance.forget_breakers(connection)
             Dispatches.sweep(connection)
         self._forget_keys()

@@ -185,6 +185,9 @@ SHARDS = 16
 
 _PRINTABLE_ASCII = re.compile(r"[ -~]*")
 
+_SPAN = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
@@ -249,6 +252,12 @@ def parse_local_time(text: str, time_zone: str) -> datetime:
 @cache
 def _time_zones() -> frozenset[str]:
     return frozenset(available_timezones())
+
+
+def parse_span(text: str) -> timedelta | None:
+    """Read a span of time: 45s, 30m, 2h, 90d, 4w; None: it is something else."""
+    found = _SPAN.fullmatch(text.strip())
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 def _moment(text: str, zone: tzinfo) -> datetime | None:

@@ -793,7 +793,7 @@ def _fits(table: Table, wanted: Filter) -> list[ColumnElement[bool]]:
         if (value := getattr(wanted, name)) is not None
     ]
     if wanted.event_type is not None:
-        conditions.append(_of_type(table.c.event_type, wanted.event_type))
+        conditions.append(of_type(table.c.event_type, wanted.event_type))
     if wanted.since is not None:
         conditions.append(table.c.created_at >= wanted.since)
     if wanted.until is not None:
@@ -806,7 +806,7 @@ def _not(exist: ColumnElement[bool]) -> ColumnElement[bool]:
     return case((exist, 1), else_=0) == 0
 
 
-def _of_type(column: Column[Any], event_type: str) -> ColumnElement[bool]:
+def of_type(column: Column[Any], event_type: str) -> ColumnElement[bool]:
     """What is a type, by any of its names; or begins as the types that are meant."""
     if not event_type.endswith("*"):
         return column.in_(spellings(event_type))

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, or_, select, text, update
 
 from espf import restarts
 from espf.db.database import Database
 from espf.db.tables import event_queue, scheduled_keys
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.model import parse_local_time, parse_time
+from espf.overview import Filter, of_type
 from espf.queue import Queue
 
 LONGEST_KEY = 128
@@ -40,6 +41,7 @@ class Planned:
     i_event: int
     i_env: int
     event_type: str
+    ordering_key: str | None
     key: str | None
     start_time: datetime
     variables: str
@@ -47,7 +49,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class After:
-    """Where a list goes on: behind the event of this time and number."""
+    """Where a list goes on: behind the event of this time and number, or before it."""
 
     start_time: datetime
     i_event: int
@@ -122,15 +124,27 @@ def under(connection: Connection, i_env: int, key: str) -> int:
 
 
 def planned(
-    connection: Connection, i_env: int | None, limit: int, after: After | None = None
+    connection: Connection,
+    i_env: int | None,
+    limit: int,
+    after: After | None = None,
+    *,
+    before: After | None = None,
+    wanted: Filter | None = None,
 ) -> list[Planned]:
-    """The next events whose time has not come, in the order of their times."""
+    """The next events whose time has not come, in the order of their times.
+
+    Those behind ``after``, else the last ones ahead of ``before``. ``wanted`` may narrow them by
+    type, ordering key, and when they are due.
+    """
     q, k = event_queue.c, scheduled_keys.c
+    backward = after is None and before is not None
+    order = (q.start_time.desc(), q.i_event.desc()) if backward else (q.start_time, q.i_event)
     query = (
         select(event_queue, k.event_key)
         .outerjoin(scheduled_keys, and_(k.i_event == q.i_event, k.i_env == q.i_env))
-        .where(q.notified == 0, q.start_time.is_not(None))
-        .order_by(q.start_time, q.i_event)
+        .where(q.notified == 0, q.start_time.is_not(None), *_due(wanted or Filter()))
+        .order_by(*order)
         .limit(limit)
     )
     if i_env is not None:
@@ -138,7 +152,25 @@ def planned(
     if after is not None:
         same_time = and_(q.start_time == after.start_time, q.i_event > after.i_event)
         query = query.where(or_(q.start_time > after.start_time, same_time))
-    return [_planned(row) for row in connection.execute(query)]
+    elif before is not None:
+        same_time = and_(q.start_time == before.start_time, q.i_event < before.i_event)
+        query = query.where(or_(q.start_time < before.start_time, same_time))
+    found = [_planned(row) for row in connection.execute(query)]
+    return found[::-1] if backward else found
+
+
+def _due(wanted: Filter) -> list[ColumnElement[bool]]:
+    q = event_queue.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.event_type is not None:
+        conditions.append(of_type(q.event_type, wanted.event_type))
+    if wanted.ordering_key is not None:
+        conditions.append(q.ordering_key == wanted.ordering_key)
+    if wanted.since is not None:
+        conditions.append(q.start_time >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(q.start_time < wanted.until)
+    return conditions
 
 
 def forget_keys(connection: Connection) -> bool:
@@ -177,6 +209,7 @@ def _planned(row: Row[Any]) -> Planned:
         i_event=row.i_event,
         i_env=row.i_env,
         event_type=row.event_type,
+        ordering_key=row.ordering_key,
         key=row.event_key,
         start_time=row.start_time,
         variables=row.variables,

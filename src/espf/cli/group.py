@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
 from espf.errors import EspfError, InvalidRequest
-from espf.model import MAX_ENV, format_time, parse_time
+from espf.model import MAX_ENV, format_time, parse_span, parse_time
 from espf.settings import Settings
 
 
@@ -39,15 +38,12 @@ def environment(value: str) -> int:
     return i_env
 
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 def span(value: str) -> timedelta:
     """A span of time: 45s, 30m, 2h, 90d, 4w."""
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", value.strip(), re.ASCII)
+    found = parse_span(value)
     if found is None:
         raise click.BadParameter(f"{value!r:.50} is no span of time; expected 30m, 2h, 90d or so")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return found
 
 
 def roughly(span: timedelta) -> str:

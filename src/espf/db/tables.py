@@ -417,6 +417,22 @@ audit_log = _table(
 _index("Audit_Log_env", audit_log.c.i_env, audit_log.c.i_audit)
 _index("Audit_Log_time", audit_log.c.happened_at)
 
+# Restarts of many events: what is left to restart (a filter as JSON), and how far that has come.
+mass_restarts = _table(
+    "Mass_Restarts",
+    Column("i_mass_restart", Integer, primary_key=True),
+    Column("i_env", Integer, nullable=False),
+    Column("login", String(64), nullable=False),
+    Column("wanted", Text, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("restarted", BigInteger, nullable=False),
+    # running, done or cancelled
+    Column("state", String(12), nullable=False),
+    Column("begun_at", Moment, nullable=False),
+    Column("moved_at", Moment, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 # What signs access tokens. A key that was replaced has no private half any more.
 signing_keys = _table(
     "Signing_Keys",

@@ -33,15 +33,19 @@ from espf.web.pages import (
     configurations,
     customers,
     dashboard,
+    event,
     event_types,
+    events,
     handlers,
     products,
+    restarting,
     session,
     setup,
     shell,
     sim_cards,
     subscriptions,
     system,
+    timeline,
 )
 from espf.web.pages import (
     users as user_pages,
@@ -64,6 +68,10 @@ CONSOLE = (
     accounts,
     products,
     sim_cards,
+    events,
+    restarting,
+    event,
+    timeline,
 )
 
 

@@ -1,6 +1,6 @@
 // What pages need beyond htmx: questions before what cannot be undone, menus that close, "all".
 addEventListener("submit", (event) => {
-  const ask = event.target.dataset.ask;
+  const ask = event.submitter?.dataset.ask || event.target.dataset.ask;
   if (ask && !confirm(ask)) event.preventDefault();
 });
 
@@ -20,6 +20,9 @@ addEventListener("click", (event) => {
     dialog.close();
     field.focus();
   }
+  // What htmx draws here is to be there after a reload, too.
+  const here = event.target.closest("a[data-here]");
+  if (here && !event.ctrlKey && !event.metaKey && !event.shiftKey) history.replaceState(null, "", here.href);
   const copier = event.target.closest("[data-copy]");
   if (copier) navigator.clipboard.writeText(document.getElementById(copier.dataset.copy).textContent);
 });

@@ -375,6 +375,20 @@ _index("Audit_Log_env", _audit_log.c.i_env, _audit_log.c.i_audit)
 _index("Audit_Log_time", _audit_log.c.happened_at)
 
 _table(
+    "Mass_Restarts",
+    sa.Column("i_mass_restart", sa.Integer, primary_key=True),
+    sa.Column("i_env", sa.Integer, nullable=False),
+    sa.Column("login", sa.String(64), nullable=False),
+    sa.Column("wanted", sa.Text, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("restarted", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("begun_at", _Moment, nullable=False),
+    sa.Column("moved_at", _Moment, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_table(
     "Signing_Keys",
     sa.Column("kid", sa.String(64), primary_key=True),
     sa.Column("public_key", sa.Text, nullable=False),
