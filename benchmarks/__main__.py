@@ -25,6 +25,7 @@ from benchmarks import (
     idle,
     isolation,
     latency,
+    pages,
     peers,
     restart,
     targets,
@@ -48,6 +49,7 @@ SECTIONS: Mapping[str, Callable[[Bench, Facts], str]] = {
     "isolation": isolation.measure,
     "dispatch": dispatch.measure,
     "restart": restart.measure,
+    "pages": pages.measure,
     "idle": idle.measure,
 }
 

@@ -37,6 +37,7 @@ _NUMBERS = {
 }
 _TEXT = {"PostgreSQL": "CAST({0} AS text)", "MariaDB": "CAST({0} AS char)", "SQLite": "{0}"}
 _JOIN = {"PostgreSQL": "{0} || {1}", "MariaDB": "concat({0}, {1})", "SQLite": "{0} || {1}"}
+_ACCOUNT = f"(n % {ACCOUNTS} + 1)"
 _CODE = {"PostgreSQL": "ascii({0})", "MariaDB": "ascii({0})", "SQLite": "unicode({0})"}
 
 
@@ -56,28 +57,44 @@ def numbers(site: Site, count: int) -> tuple[str, str]:
     return _NUMBERS[kind].format(count=count), _TEXT[kind].format("n")
 
 
-def insert(site: Site, count: int, i_event_handler: int = 1) -> None:
-    """Have so many events wait for a handler; nothing has been captured before."""
+def key(site: Site) -> str:
+    """The ordering key of the event of a number: there are a thousand accounts."""
+    kind = _kind(site)
+    return _JOIN[kind].format("'account:'", _TEXT[kind].format(_ACCOUNT))
+
+
+def second(site: Site) -> str:
+    """So many seconds after the beginning of 2026."""
+    return {
+        "PostgreSQL": "timestamptz '2026-01-01 00:00:00Z' + n * interval '1 second'",
+        "MariaDB": "timestamp '2026-01-01 00:00:00' + INTERVAL n SECOND",
+        "SQLite": "strftime('%Y-%m-%d %H:%M:%f', 1767225600 + n, 'unixepoch')",
+    }[_kind(site)]
+
+
+def insert(site: Site, count: int, i_event_handler: int = 1, after: int = 0) -> None:
+    """Have so many events wait for a handler, with the numbers after one."""
     kind = _kind(site)
     many, _ = numbers(site, count)
     text, join, code = _TEXT[kind].format, _JOIN[kind].format, _CODE[kind].format
-    account = f"(n % {ACCOUNTS} + 1)"
-    key = join("'account:'", text(account))
+    whose = key(site)
     variables = join(
-        join(f'\'{{"i_env":{ENV},"i_account":\'', text(account)), "',\"i_customer\":1}'"
+        join(f'\'{{"i_env":{ENV},"i_account":\'', text(_ACCOUNT)), "',\"i_customer\":1}'"
     )
-    shard = f"(7 * {code(f'substr({key}, -2, 1)')} + {code(f'substr({key}, -1)')}) % 16"
+    shard = f"(7 * {code(f'substr({whose}, -2, 1)')} + {code(f'substr({whose}, -1)')}) % 16"
     site.say(
         f"INSERT INTO {site.home}Event_Queue "
         "(i_event, i_env, event_type, ordering_key, variables, created_at, notified) "
-        f"SELECT n, {ENV}, 'Account/Blocked', {key}, {variables}, {_now(kind)}, 1 FROM {many}",
+        f"SELECT n + {after}, {ENV}, 'Account/Blocked', {whose}, {variables}, {_now(kind)}, 1 "
+        f"FROM {many}",
         f"INSERT INTO {site.home}Event_Notifications "
         "(i_event_handler, position, i_event, shard) "
-        f"SELECT {i_event_handler}, n, n, {shard} FROM {many}",
+        f"SELECT {i_event_handler}, n + {after}, n + {after}, {shard} FROM {many}",
     )
     if kind == "PostgreSQL":
         site.say(
-            f"SELECT setval(pg_get_serial_sequence('{site.home}event_queue', 'i_event'), {count})"
+            f"SELECT setval(pg_get_serial_sequence('{site.home}event_queue', 'i_event'), "
+            f"{count + after})"
         )
 
 

@@ -93,6 +93,10 @@ TARGETS: Sequence[Target] = (
         Target(f"{name}, sent twice or out of order after a restart", f"restart {name} wrong", 0, 0)
         for name in ("PostgreSQL", "MariaDB", "SQLite")
     ),
+    *(
+        Target(f"{name}, the slowest page", f"pages {name}", 100, 50, " ms")
+        for name in ("PostgreSQL", "MariaDB", "SQLite")
+    ),
     Target("idle processor time, 20 handlers, PostgreSQL", "idle PostgreSQL", 2, 0.5, " %"),
     Target("the same, MariaDB", "idle MariaDB", 2, 0.5, " %"),
     Target("the same, SQLite", "idle SQLite", 2, 0.5, " %"),

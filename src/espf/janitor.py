@@ -9,12 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy import Connection
 
 from espf import configuration, journal, maintenance, restarts, schedule, statistics, users
+from espf.db import parts
 from espf.db.database import Database
 from espf.db.walk import Progress
 from espf.dispatches import Dispatches
@@ -27,6 +29,9 @@ _log = logging.getLogger(__name__)
 #: How often it looks whether it is time, and how often it is.
 LOOK_SECONDS = 60.0
 EVERY = timedelta(hours=1)
+
+#: How long rows of the journal may wait for their part to be dropped as a whole.
+OVERDUE = timedelta(days=7)
 
 #: Before the number of any text.
 _FIRST_TEXT = -(2**63)
@@ -66,11 +71,12 @@ class Janitor:
             turn = maintenance.take_turn(connection, self._database, __name__, EVERY)
         if turn:
             self.sweep()
+        self._make_parts()
 
     def sweep(self) -> None:
         """Clear away everything that is old."""
         self.retire_failed()
-        removed = self.prune_journal()
+        removed = self.prune_journal(overdue=OVERDUE)
         if removed:
             _log.info("%d rows of the journal were old, and are removed", removed)
         with self._database.begin() as connection:
@@ -97,15 +103,22 @@ class Janitor:
         with self._database.read() as connection:
             return journal.prunable(connection, self._retention(connection))
 
-    def prune_journal(self, tell: Callable[[int], None] = lambda _: None) -> int:
+    def prune_journal(
+        self, tell: Callable[[int], None] = lambda _: None, overdue: timedelta = timedelta(0)
+    ) -> int:
         """Remove old rows of the journal, and the texts that only they had.
 
-        Returns how many rows; ``tell`` hears of each step how many.
+        Returns how many rows; ``tell`` hears of each step how many. Where the journal has parts,
+        rows that are ``overdue`` for less wait for their part, which is dropped when all are old.
         """
         size = self._database.dialect.batch
         with self._database.read() as connection:
             keep = self._retention(connection)
-        rows = self._walk(
+            has_parts = parts.may_change(connection)
+        rows = self._drop_parts(keep, tell) if has_parts else 0
+        if has_parts:
+            keep = replace(keep, others=keep.others - overdue)
+        rows += self._walk(
             lambda connection, after: journal.prune(connection, keep, after, size), 0, tell
         )
         with self._database.read() as connection:
@@ -115,6 +128,27 @@ class Janitor:
             _FIRST_TEXT,
         )
         return rows
+
+    def _make_parts(self) -> None:
+        """Have a part for what will be logged; without one it is pruned row by row."""
+        with self._database.begin() as connection:
+            if parts.may_change(connection):
+                parts.make_ahead(connection)
+
+    def _drop_parts(self, keep: Retention, tell: Callable[[int], None]) -> int:
+        total = 0
+        try:
+            while not self._stopped.is_set():
+                with self._database.begin() as connection:
+                    gone = journal.drop_next(connection, keep)
+                if gone is None:
+                    break
+                total += gone
+                tell(gone)
+        except DatabaseUnavailable as error:
+            # Somebody reads, or writes, for a long time.
+            _log.info("changing the parts of the journal later: %s", error)
+        return total
 
     def retire_failed(self) -> int:
         """Take what failed long ago out of the live tables; the journal keeps it as long again."""

@@ -16,10 +16,11 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, delete, func, insert, select
 from sqlalchemy.types import TypeEngine
 
+from espf.db import parts
 from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
-from espf.db.tables import LongText, provisioning_log, provisioning_log_texts
+from espf.db.tables import LongText, event_queue, provisioning_log, provisioning_log_texts
 from espf.db.walk import Progress, first_at
 from espf.model import Event, Result, Said, Settled, Status
 
@@ -219,7 +220,7 @@ def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Pr
     """
     log = provisioning_log.c
     rows = connection.execute(
-        select(log.i_log, log.verdict, log.logged_at)
+        select(log.i_log, log.i_event, log.verdict, log.logged_at)
         .where(log.i_log > after)
         .order_by(log.i_log)
         .limit(_SEEN * limit)
@@ -233,8 +234,56 @@ def prune(connection: Connection, keep: Retention, after: int, limit: int) -> Pr
         if row.logged_at < (keep.failed if row.verdict in _KEPT_LONGER else keep.others):
             old.append(last)
     if old:
-        connection.execute(delete(provisioning_log).where(log.i_log.in_(old)))
+        # They are of events that happened at about the same time: in one part or two.
+        events = [row.i_event for row in rows]
+        connection.execute(
+            delete(provisioning_log).where(
+                log.i_log.in_(old), log.i_event.between(min(events), max(events))
+            )
+        )
     return None if last is None else Progress(len(old), last)
+
+
+def drop_next(connection: Connection, keep: Retention) -> int | None:
+    """Drop the first part of the journal that is old, where it has parts; None: none is.
+
+    Returns how many rows are gone. The few that are to be kept stay. A part of which many are to
+    be kept is left to ``prune``.
+    """
+    kept = (
+        f"logged_at >= '{keep.others.isoformat()}' OR verdict IN ('failed', 'rejected') "
+        f"AND logged_at >= '{keep.failed.isoformat()}'"
+    )
+    with parts.changing(connection):
+        for part in parts.past(connection):
+            newest = _newest(connection, part)
+            if newest is not None and newest >= keep.others:
+                return None
+            # As long as its events wait, rows will come.
+            if newest is None and _has_waiting(connection, part):
+                continue
+            gone = parts.drop(connection, part, kept, MOST_MOVED)
+            if gone is not None:
+                return gone
+    return None
+
+
+def _newest(connection: Connection, part: parts.Part) -> datetime | None:
+    """When the last event of a part was last logged; None: none was."""
+    log = provisioning_log.c
+    newest: datetime | None = connection.execute(
+        select(log.logged_at)
+        .where(log.i_event >= part.first, log.i_event < part.end)
+        .order_by(log.i_event.desc(), log.i_log.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return newest
+
+
+def _has_waiting(connection: Connection, part: parts.Part) -> bool:
+    q = event_queue.c
+    waiting = select(q.i_event).where(q.i_event >= part.first, q.i_event < part.end).limit(1)
+    return connection.execute(waiting).first() is not None
 
 
 def texts_in_use(connection: Connection, keep: Retention) -> set[int]:
@@ -272,6 +321,9 @@ def prune_texts(
 
 #: What people may want to restart after a long time.
 _KEPT_LONGER = frozenset({Status.FAILED, Status.REJECTED})
+
+#: So many rows are moved, at most, out of a part that is dropped.
+MOST_MOVED = 10_000
 
 #: So many rows are looked at in one step for each that it may remove: some are kept longer.
 _SEEN = 5

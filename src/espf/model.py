@@ -36,6 +36,10 @@ DONE = frozenset(
 )
 
 
+#: What a lane is marked with that an administrator holds: the status of a notification of no event,
+#: whose position is below 0 and so before everything in its lane.
+HELD = "held"
+
 #: The largest number of an environment: the columns have 32 bits.
 MAX_ENV = 2**31 - 1
 

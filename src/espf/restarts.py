@@ -133,7 +133,7 @@ def _first(
     found: list[Row[Any]] = []
     ends: list[int] = [] if end is None else [end]
     for source in sources:
-        rows = source.oldest(connection, limit)
+        rows = source.first(connection, limit, upward=True)
         found += rows
         if len(rows) == limit:
             # Of its last event there may be more.
@@ -176,7 +176,9 @@ def _make_events(connection: Connection, parts: Sequence[Row[Any]]) -> None:
         names = ("i_event", "i_env", "event_type", "ordering_key", "variables")
         times = ("created_at", "start_time")
         copied = select(*(provisioning_log.c[name] for name in (*names, *times)), literal(0)).where(
-            provisioning_log.c.i_log.in_(rows.values())
+            # By its event it is known in which part of the journal a row is.
+            provisioning_log.c.i_event.in_(rows),
+            provisioning_log.c.i_log.in_(rows.values()),
         )
         connection.execute(insert(event_queue).from_select([*names, *times, "notified"], copied))
 
@@ -406,7 +408,7 @@ def _parts(connection: Connection, i_event: int) -> list[Row[Any]]:
     sources = chain(
         not_done(connection, wanted), scheduled(connection, wanted), done(connection, wanted)
     )
-    parts = [row for source in sources for row in source.oldest(connection, _ALL_PARTS)]
+    parts = [row for source in sources for row in source.first(connection, _ALL_PARTS, upward=True)]
     if not parts:
         raise NotFound(f"there is no event {i_event}")
     return parts

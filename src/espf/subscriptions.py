@@ -311,6 +311,16 @@ def delete_handler(connection: Connection, handler: EventHandler) -> None:
         connection.execute(delete(table).where(table.c.i_event_handler == handler.i_event_handler))
 
 
+def some_handlers(connection: Connection, i_env: int, name: str | None) -> list[EventHandler]:
+    """The handler of this name, or without one all of an environment. Raises NotFound."""
+    if name is not None:
+        return [require_handler(connection, i_env, name)]
+    found = list_handlers(connection, i_env)
+    if not found:
+        raise NotFound(f"environment {i_env} has no handlers")
+    return found
+
+
 def list_handlers(connection: Connection, i_env: int | None = None) -> list[EventHandler]:
     """The handlers of one environment, or of all."""
     query = select(event_handlers).order_by(event_handlers.c.i_env, event_handlers.c.name)

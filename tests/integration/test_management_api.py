@@ -363,6 +363,45 @@ def test_a_scheduled_event_is_called_off_by_its_key_or_its_number(api):
     assert api("GET", "/events/scheduled") == {"event_list": [], "next": None}
 
 
+def test_events_are_counted_exported_and_paged_both_ways(api, sender):
+    made = [api.event(variables={"i_account": 541}) for _ in range(3)]
+
+    def page(**params):
+        found = api("GET", "/events", params={"limit": 1, **params})
+        (one,) = found["event_list"]
+        return one["i_event"], found
+
+    assert api("GET", "/events/count") == {"count": 3, "more": False}
+    assert api("GET", "/events/count", params={"event_type": "Customer/*"})["count"] == 0
+    number, first = page(order="oldest")
+    assert (number, first["next"]) == (made[0], None)
+    number, second = page(after=first["newer"])
+    assert (number, second["partial"]) == (made[1], False)
+    assert page(before=second["next"])[0] == made[0]
+    text = api.raw("GET", "/events.csv?about=4412345@msisdn/1&order=oldest").text
+    assert [int(line.split(",")[0]) for line in text.splitlines()[1:]] == made
+    assert api.fault(400, "GET", "/events?event_type=*/New") == "event_type"
+    assert api.fault(400, "GET", "/events?about=nobody") == "about"
+    assert api.fault(400, "GET", "/events?about=account:1&i_account=1") == "about"
+
+
+def test_somebody_is_held_and_released(api, sender):
+    api.event(variables={"i_account": 541})
+    lane = {"about": ACCOUNT["id"]}
+    held = api("POST", "/lane/hold", {**lane, "reason": "moved by hand"})
+    assert held == {"ordering_key": "account:541", "handlers": ["A"]}
+    (one,) = api("GET", "/held")["held_list"]
+    assert (one["handler"], one["reason"]) == ("A", "admin: moved by hand")
+    story = api("GET", "/timeline", params=lane)
+    assert [stop["state"] for stop in story["obstacles"]] == ["held"]
+    assert [part["status"] for part in story["event_list"]] == ["queued"]
+    api.fault(409, "POST", "/lane/hold", {**lane, "reason": "again"})
+    api.fault(400, "POST", "/lane/hold", {**lane, "reason": " "})
+    assert api("POST", "/lane/release", lane)["handlers"] == ["A"]
+    api.fault(409, "POST", "/lane/release", lane)
+    assert api("GET", "/held") == {"held_list": []}
+
+
 def test_the_plan_is_in_the_order_of_time_and_comes_in_pages(api):
     times = ["2037-03-02 00:00:00", FAR, "2037-03-03 00:00:00", FAR, FAR]
     made = [api.event("Custom/NextMonth", start_time=time) for time in times]

@@ -1,6 +1,8 @@
 """What an administrator does to a running ESPF: restart, skip, pause, prune, share the work."""
 
 import asyncio
+import csv
+import io
 import os
 import signal
 import socket
@@ -10,6 +12,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 from sqlalchemy import func, insert, select, update
@@ -24,10 +27,11 @@ from espf import (
     restarts,
     standing,
     subscriptions,
+    timeline,
     users,
 )
 from espf.crypto import Sealer
-from espf.db import schema
+from espf.db import parts, schema
 from espf.db.database import Database
 from espf.db.tables import (
     access_tokens,
@@ -39,7 +43,7 @@ from espf.db.tables import (
     workers,
 )
 from espf.db.walk import first_at
-from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.errors import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from espf.janitor import Janitor
 from espf.model import SHARDS
 from espf.overview import Filter
@@ -332,6 +336,130 @@ def test_only_what_was_tried_can_be_skipped(house):
     assert notifications(house, "status") == [("queued",)]
 
 
+# Hold
+
+
+KEY = "account:7"
+
+
+def holding(house, reason="moved by hand", *names):
+    with house.database.begin() as connection:
+        handlers = [subscriptions.require_handler(connection, 1, name) for name in names]
+        handlers = handlers or subscriptions.list_handlers(connection)
+        return timeline.hold(connection, house.database, handlers, KEY, reason)
+
+
+def releasing(house):
+    with house.database.begin() as connection:
+        handlers = subscriptions.list_handlers(connection)
+        return timeline.release(connection, house.database, handlers, KEY)
+
+
+def obstacles(house):
+    with house.database.read() as connection:
+        found = timeline.obstacles(connection, house.database, 1, KEY)
+        return [(one.handler, one.state, one.i_event, one.reason) for one in found]
+
+
+async def test_a_lane_that_is_held_waits_while_others_go_on_and_goes_on_in_order(house):
+    async with Webhook() as hook:
+        handler = house.handler(hook.url)
+        before = house.event(i_account=7)
+        assert holding(house) == ["Sender"]
+        async with house.working():
+            other = house.event(i_account=8)
+            later = [house.event(i_account=7) for _ in range(3)]
+            await hook.wait_for(1)
+            last = house.event(i_account=9)
+            await hook.wait_for(2)
+            assert [request.i_event for request in hook.requests] == [other, last]
+            assert obstacles(house) == [("Sender", "held", None, "moved by hand")]
+            assert {house.statuses()[one] for one in (before, *later)} == {"queued"}
+            releasing(house)
+            await hook.wait_for(6)
+            await house.until("finished")
+    assert [request.i_event for request in hook.requests[2:]] == [before, *later]
+    assert house.live_rows() == (0, 0)
+    assert handler.name == "Sender"
+
+
+async def test_what_a_worker_has_in_memory_is_held_too_and_retries_keep_their_place(house):
+    async with Webhook() as hook:
+        hook.then(Answer(503), Answer(delay=1.0))
+        house.handler(hook.url, RetryDelays="1s", RetryJitter=0)
+        made = [house.event(i_account=7) for _ in range(150)]
+        async with house.working() as worker:
+            # The first is tried again, and is under way while the lane is held.
+            await hook.wait_for(2)
+            holding(house)
+            (runner,) = worker._runners.values()
+            await house.come_true(lambda: KEY in runner._lanes._held)
+            await house.come_true(lambda: not runner.under_way)
+            sent = len(hook.requests)
+            other = house.event(i_account=8)
+            await house.come_true(lambda: hook.requests[-1].i_event == other)
+            assert len(hook.requests) == sent + 1
+            newest = house.event(i_account=7)
+            releasing(house)
+            await house.until("finished")
+    delivered = list(dict.fromkeys(r.i_event for r in hook.requests if r.i_event != other))
+    assert delivered == [*made, newest]
+
+
+async def test_a_hold_outlives_the_worker_and_is_for_the_handlers_that_are_named(house):
+    async with Webhook() as hook:
+        house.handler(hook.url, "One"), house.handler(hook.url, "Two")
+        holding(house, "ticket 77", "Two")
+        async with house.working():
+            i_event = house.event(i_account=7)
+            await hook.wait_for(1)
+        async with house.working():
+            other = house.event(i_account=8)
+            await hook.wait_for(3)
+    assert [r.i_event for r in hook.requests].count(i_event) == 1
+    assert {line.handler: line.status for line in house.events(i_event=i_event)} == {
+        "One": "finished",
+        "Two": "queued",
+    }
+    assert {line.status for line in house.events(i_event=other)} == {"finished"}
+    with house.database.read() as connection:
+        (one,) = timeline.held(connection, 1)
+    assert (one.handler, one.ordering_key, one.reason) == ("Two", KEY, "ticket 77")
+
+
+def test_a_lane_is_held_once_and_released_once(house):
+    house.handler(NOBODY, "One"), house.handler(NOBODY, "Two")
+    assert holding(house, "first", "One") == ["One"]
+    assert holding(house, "second") == ["Two"]
+    with pytest.raises(Conflict, match="held already"):
+        holding(house)
+    assert releasing(house) == ["One", "Two"]
+    with pytest.raises(Conflict, match="not held"):
+        releasing(house)
+    assert house.rows("Event_Notifications") == []
+
+
+@whatever_the_database
+def test_what_stops_a_subscriber_is_told(house):
+    handler = house.handler(NOBODY)
+    first, second = house.event(i_account=7), house.event(i_account=7)
+    assert obstacles(house) == []
+    change(house, [second], next_attempt_at=LONG_AGO, ordering_key=KEY, last_error="503")
+    change(house, [first], status="failed", next_attempt_at=LONG_AGO, ordering_key=KEY)
+    with house.database.begin() as connection:
+        subscriptions.set_handler_paused(connection, handler, paused=True)
+    assert obstacles(house) == [
+        ("Sender", "failed", first, None),
+        ("Sender", "paused", None, None),
+    ]
+    change(house, [first], status="queued", last_error="502")
+    assert obstacles(house)[0] == ("Sender", "retrying", first, "502")
+    change(house, [first], last_error=None)
+    assert obstacles(house)[0] == ("Sender", "restarted", first, None)
+    holding(house)
+    assert [state for _, state, *_ in obstacles(house)] == ["held", "restarted", "paused"]
+
+
 # Pause and maintenance
 
 
@@ -519,6 +647,127 @@ def test_pages_show_every_line_once_and_never_half_an_event(house):
     assert [i_event for i_event, _ in seen] == sorted((i for i, _ in seen), reverse=True)
 
 
+def leaf(house, cursor, limit=3, *, oldest_first=False, **wanted):
+    """Pages from a cursor on, to the end of the list: the numbers on each."""
+    word, place = cursor
+    pages = []
+    while True:
+        with house.database.read() as connection:
+            here = Filter(**wanted, **({} if place is None else {word: place}))
+            page = overview.page(connection, here, limit, oldest_first=oldest_first)
+        pages.append([one.i_event for one in page.lines])
+        place = page.older if word == "before" else page.newer
+        if place is None:
+            return pages, page
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_pages_lead_from_one_end_to_the_other_and_back(house, oldest_first):
+    house.handler(NOBODY)
+    made = [house.event(i_account=n) for n in range(8)]
+    with house.database.begin() as connection:
+        one = subscriptions.require_handler(connection, 1, "Sender")
+        house.database.dialect.batch = 5
+        restarts.cancel_next(connection, house.database, one)
+    order = made if oldest_first else made[::-1]
+    word, back = ("after", "before") if oldest_first else ("before", "after")
+    there, last = leaf(house, (word, None), oldest_first=oldest_first)
+    assert there == [order[:3], order[3:6], order[6:]]
+    place = last.older if oldest_first else last.newer
+    again, first = leaf(house, (back, place), oldest_first=oldest_first)
+    assert again == [order[3:6], order[:3]]
+    assert (first.newer if not oldest_first else first.older) is None
+
+
+def test_a_page_ends_where_too_much_was_looked_at_and_the_next_one_goes_on(house, monkeypatch):
+    monkeypatch.setattr(overview, "FIRST_LOOK", 4)
+    monkeypatch.setattr(overview, "LOOK", 10)
+    house.handler(NOBODY)
+    made = [house.event("Account/Blocked", i_account=n) for n in range(60)]
+    rare = [house.event("Account/Unblocked", i_account=5)]
+    made += [house.event("Account/Blocked", i_account=n) for n in range(60)]
+    with house.database.begin() as connection:
+        one = subscriptions.require_handler(connection, 1, "Sender")
+        house.database.dialect.batch = 40
+        restarts.cancel_next(connection, house.database, one)
+    for oldest_first, word in ((False, "before"), (True, "after")):
+        wanted = {"event_type": "Account/Unblocked", "oldest_first": oldest_first}
+        pages, _ = leaf(house, (word, None), **wanted)
+        assert list(chain.from_iterable(pages)) == rare
+        assert 10 < len(pages) < 40
+        assert (
+            list(chain.from_iterable(leaf(house, (word, None))[0]))
+            == sorted(made + rare, reverse=not oldest_first)
+            or oldest_first
+        )
+    assert [one.i_event for one in find(house, 10, event_type="Account/Unblocked")] == rare
+    with house.database.read() as connection:
+        assert overview.count(connection, Filter(event_type="Account/Unblocked")) == overview.Count(
+            0, is_all=False
+        )
+    found = chain.from_iterable(overview.lines(house.database, Filter()))
+    assert [one.i_event for one in found] == sorted(made + rare, reverse=True)
+
+
+def test_types_are_found_by_how_they_begin(house):
+    house.handler(NOBODY)
+    made = {
+        name: house.event(name, i_account=1)
+        for name in ("Account/Blocked", "Account/Unblocked", "Customer/New")
+    }
+    for wanted, expected in (
+        ("Account/*", 2),
+        ("account/*", 0),
+        ("Account/B*", 1),
+        ("Account_*", 0),
+        ("*", 3),
+    ):
+        assert len(find(house, 10, event_type=wanted)) == expected, wanted
+    with pytest.raises(InvalidRequest, match="stands for the rest"):
+        find(house, 10, event_type="*/Blocked")
+    assert len(made) == 3
+
+
+def test_a_count_is_exact_up_to_its_limit(house, monkeypatch):
+    monkeypatch.setattr(overview, "MOST_COUNTED", 6)
+    house.handler(NOBODY)
+    for n in range(6):
+        house.event(i_account=n)
+
+    def count(**wanted):
+        with house.database.read() as connection:
+            found = overview.count(connection, Filter(**wanted))
+        return found.number, found.is_all
+
+    assert count() == (6, True)
+    assert count(status="failed") == (0, True)
+    house.event(i_account=9)
+    assert count() == (6, False)
+    assert count(ordering_key="account:9") == (1, True)
+
+
+@whatever_the_database
+def test_a_line_of_csv_cannot_become_a_formula(house):
+    house.handler(NOBODY)
+    i_event = house.event(i_account=1)
+    change(house, [i_event], status="failed", last_error='=cmd|"x"\n, y')
+    (lines,) = overview.lines(house.database, Filter())
+    head, row = csv.reader(io.StringIO(overview.to_csv(lines, head=True)))
+    assert dict(zip(head, row, strict=True)) == {
+        "i_event": str(i_event),
+        "i_env": "1",
+        "event_type": "Account/Blocked",
+        "ordering_key": "account:1",
+        "handler": "Sender",
+        "status": "failed",
+        "attempts": "0",
+        "created_at": lines[0].created_at.strftime("%Y-%m-%d %H:%M:%S"),
+        "start_time": "",
+        "next_attempt_at": "",
+        "reason": '\'=cmd|"x"\n, y',
+    }
+
+
 def find(house, limit, **wanted):
     with house.database.read() as connection:
         return overview.search(connection, Filter(**wanted), limit)
@@ -607,16 +856,22 @@ def filled(house, live, past):
             connection.exec_driver_sql(statement.format(a=a, b=b))
 
         now = "CURRENT_TIMESTAMP"
+        # A hundred subscribers.
+        key = {
+            "sqlite": "'account:' || (n % 100)",
+            "postgresql": "'account:' || mod(n, 100)",
+            "mysql": "concat('account:', mod(n, 100))",
+        }[dialect]
         run(
             "INSERT INTO Provisioning_Log (i_log, i_event, i_env, event_type, ordering_key,"
             f" i_event_handler, handler, attempt, verdict, created_at, logged_at) SELECT n, n, 1,"
-            f" 'Account/Blocked', 'account:5', {h}, 'Sender', 1, 'finished', {now}, {now}",
+            f" 'Account/Blocked', {key}, {h}, 'Sender', 1, 'finished', {now}, {now}",
             1,
             past,
         )
         run(
             "INSERT INTO Event_Queue (i_event, i_env, event_type, ordering_key, variables,"
-            " created_at, notified) SELECT n, 1, 'Account/Blocked', 'account:5', '{{}}',"
+            f" created_at, notified) SELECT n, 1, 'Account/Blocked', {key}, '{{{{}}}}',"
             f" {now}, 1",
             past + 1,
             past + live,
@@ -671,6 +926,52 @@ def test_a_page_costs_the_same_however_much_there_is(house):
             walks = connection.dialect.name == "sqlite" and wanted.get("status") == "failed"
             assert cost < (much if walks else 2500), wanted
         assert len(found) == count, wanted
+
+
+def test_a_search_for_what_is_rare_costs_the_same_however_much_there_is(house, monkeypatch):
+    """However far the next one is: a page looks at so many rows, then it ends."""
+    monkeypatch.setattr(overview, "FIRST_LOOK", 100)
+    monkeypatch.setattr(overview, "LOOK", 1000)
+    much = 20_000
+    handler = filled(house, live=much, past=much)
+    # Many failed, and nearly all of another kind than is looked for.
+    change(house, range(much + 5000, much + 15_000), **FAILED)
+    searches = (
+        {},
+        {"event_type": "Account/New"},
+        {"event_type": "Customer/*"},
+        {"i_env": 2},
+        {"handler": "Nobody"},
+        {"ordering_key": "account:77"},
+        {"ordering_key": "account:5", "event_type": "Account/New"},
+        {"status": "failed"},
+        {"status": "failed", "event_type": "Account/New"},
+        {"status": "retrying", "event_type": "Account/New"},
+        {"status": "finished", "event_type": "Account/New", "before": much // 2},
+        {"event_type": "Account/New", "since": datetime.now(UTC) - timedelta(hours=1)},
+    )
+    for wanted in searches:
+        for oldest_first in (False, True):
+            with house.database.read() as connection:
+                cost = rows_read(
+                    connection,
+                    lambda c=connection, w=wanted, o=oldest_first: overview.page(
+                        c, Filter(**w), 50, oldest_first=o
+                    ),
+                )
+            assert cost < 12_000, (wanted, oldest_first)
+        with house.database.read() as connection:
+            cost = rows_read(
+                connection, lambda c=connection, w=wanted: overview.count(c, Filter(**w))
+            )
+        assert cost < 15_000, wanted
+    with house.database.read() as connection:
+        cost = rows_read(
+            connection,
+            lambda: timeline.obstacles(connection, house.database, 1, "account:5"),
+        )
+    assert cost < 1000
+    assert handler.name == "Sender"
 
 
 def test_a_step_of_a_restart_costs_the_same_however_much_there_is(house):
@@ -768,6 +1069,115 @@ def test_pruning_looks_at_no_more_than_is_old(house):
         second = journal.prune(connection, keep, first.last, 3)
         assert (second.count, second.last) == (2, 5)
         assert journal.prune(connection, keep, second.last, 3) is None
+
+
+def where_rows_are(house):
+    with house.database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT i_event, tableoid::regclass::text FROM provisioning_log ORDER BY i_event"
+        )
+        return {i_event: name.removeprefix("provisioning_log_") for i_event, name in found}
+
+
+def make_parts(house, last):
+    with house.database.begin() as connection:
+        connection.exec_driver_sql(f"SELECT setval('event_queue_i_event_seq', {last})")
+        return [part.number for part in parts.make_ahead(connection)]
+
+
+@pytest.mark.databases("postgresql")
+def test_parts_of_the_journal_are_made_ahead_and_dropped_but_for_what_is_kept(house, monkeypatch):
+    monkeypatch.setattr(parts, "WIDTH", 10)
+    assert make_parts(house, 5) == [0, 1, 2, 3]
+    assert make_parts(house, 9) == []
+    assert make_parts(house, 31) == [4, 5, 6]
+    age = {**dict.fromkeys(range(1, 20), 100), **dict.fromkeys(range(20, 100), 1)}
+    now = datetime.now(UTC)
+    with house.database.begin() as connection:
+        for i_event, days in age.items():
+            verdict = "failed" if i_event in {3, 30} else "finished"
+            connection.execute(
+                insert(provisioning_log).values(
+                    i_event=i_event,
+                    verdict=verdict,
+                    attempt=1,
+                    logged_at=now - timedelta(days=days),
+                )
+            )
+        # It was sent again today.
+        again = {"i_event": 4, "verdict": "finished", "attempt": 1, "logged_at": now}
+        connection.execute(insert(provisioning_log).values(again))
+    found = where_rows_are(house)
+    assert (found[3], found[19], found[31], found[69], found[70]) == ("0", "1", "3", "6", "rest")
+    told = []
+    assert janitor(house).prune_journal(told.append) == 18
+    assert [count for count in told if count] == [8, 10]
+    left = {i_event: place for i_event, place in where_rows_are(house).items() if i_event < 30}
+    assert left == {3: "rest", 4: "rest", **dict.fromkeys(range(20, 30), "2")}
+    # What comes later about an old event has its place, and numbers go on.
+    with house.database.begin() as connection:
+        connection.execute(insert(provisioning_log).values({**again, "i_event": 5}))
+        logs = connection.execute(select(provisioning_log.c.i_log)).scalars().all()
+    assert where_rows_are(house)[5] == "rest"
+    assert len(logs) == len(set(logs))
+    # Into the place of a part that has rows elsewhere none is made.
+    assert make_parts(house, 85) == [10, 11]
+
+
+@pytest.mark.databases("postgresql")
+def test_a_part_with_much_to_keep_is_pruned_in_steps_and_waits_only_so_long(house, monkeypatch):
+    monkeypatch.setattr(parts, "WIDTH", 10)
+    monkeypatch.setattr(journal, "MOST_MOVED", 2)
+    make_parts(house, 5), make_parts(house, 25)
+    logged(house, *[(94, "failed", None)] * 5, *[(94, "finished", None)] * 14)
+    # They are old, but not so much that they cannot wait for their part.
+    assert janitor(house).prune_journal(overdue=timedelta(days=7)) == 10
+    assert sorted(where_rows_are(house).items()) == [(n, "0") for n in range(1, 10)]
+    assert janitor(house).prune_journal() == 4
+    assert sorted(where_rows_are(house)) == [1, 2, 3, 4, 5]
+    with house.database.read() as connection:
+        assert [part.number for part in parts.past(connection)] == [0]
+
+
+@pytest.mark.databases("postgresql")
+def test_parts_are_changed_by_one_at_a_time_who_waits_for_nobody_long(house, monkeypatch):
+    monkeypatch.setattr(parts, "WIDTH", 10)
+    make_parts(house, 5), make_parts(house, 25)
+    logged(house, *[(100, "finished", None)] * 9)
+    with house.database.read() as connection:
+        # Somebody reads the journal for a long time.
+        connection.execute(select(provisioning_log.c.i_event).limit(1)).all()
+        # No part is dropped, but the rows go.
+        assert janitor(house).prune_journal() == 9
+    with house.database.read() as connection:
+        assert [part.number for part in parts.past(connection)] == [0, 1]
+    with house.database.begin() as connection, parts.changing(connection):
+        other = Database.open(house.url)
+        with (
+            closing(other),
+            pytest.raises(DatabaseUnavailable),
+            other.begin() as second,
+        ):
+            parts.make_ahead(second)
+
+
+@pytest.mark.databases("postgresql")
+async def test_an_event_is_restarted_from_whatever_part_of_the_journal(house, monkeypatch):
+    monkeypatch.setattr(parts, "WIDTH", 3)
+    make_parts(house, 1)
+    async with Webhook() as hook:
+        house.handler(hook.url, EventSender__TokenRate=1000)
+        made = [house.event(i_account=7) for _ in range(16)]
+        async with house.working():
+            await house.until("finished")
+            assert len(set(where_rows_are(house).values())) == 5
+            with house.database.read() as connection:
+                pages = overview.page(connection, Filter(), 5)
+            assert [one.i_event for one in pages.lines] == made[::-1][:5]
+            restart_all(house, Filter(status="finished"))
+            await hook.wait_for(32)
+            await house.until("finished")
+    assert [request.i_event for request in hook.requests] == [*made, *made]
 
 
 def test_what_failed_long_ago_leaves_the_queue_and_stays_in_the_journal(house):
@@ -913,6 +1323,43 @@ def test_events_are_listed_by_time_and_page(desk, failed):
     assert desk.json("event", "list", "--to", "1h") == []
     assert len(desk.json("event", "list", "--from", "2020-01-01 00:00:00")) == 3
     desk.fails(2, "event", "list", "--from", "yesterday")
+
+
+@whatever_the_database
+def test_events_are_counted_and_printed_as_csv(desk, failed):
+    assert desk("event", "list", "--count", "--type", "Customer/*") == "3\n"
+    assert desk("event", "list", "--count", "--type", "Account/*") == "0\n"
+    rows = list(csv.DictReader(io.StringIO(desk("event", "list", "--csv", "--oldest-first"))))
+    assert [int(row["i_event"]) for row in rows] == failed
+    assert {row["status"] for row in rows} == {"failed"}
+    newer = desk.json("event", "list", "--after", failed[0], "--limit", 1)
+    assert [row["i_event"] for row in newer] == [failed[1]]
+    desk.fails(2, "event", "list", "--csv", "--count")
+    desk.fails(2, "event", "list", "--csv", "--limit", 5)
+    desk.fails(2, "event", "list", "--type", "*/Blocked")
+
+
+@whatever_the_database
+def test_a_subscriber_is_looked_at_held_and_released_by_any_name(desk, failed):
+    (name,) = desk.sql("SELECT name FROM Customers WHERE i_customer = 1")[0]
+    assert len(desk.json("event", "list", "--env", 3, "--about", name)) == 3
+    story = desk.json("event", "timeline", 3, name)
+    assert story["key"] == "customer:1"
+    assert [row["i_event"] for row in story["events"]] == failed
+    assert story["obstacles"] == []
+    hold = ("event", "hold", 3, "customer:1", "--reason")
+    assert desk(*hold, "ticket 77") == "customer:1 is held for EventSender\n"
+    desk.fails(4, *hold, "again")
+    desk.fails(2, *hold, " ")
+    desk.fails(3, *hold, "x", "--handler", "Nobody")
+    desk.fails(3, "event", "hold", 3, "nobody at all", "--reason", "x")
+    (one,) = desk.json("event", "held", "--env", 3)
+    assert (one["ordering_key"], one["reason"]) == ("customer:1", "evctl: ticket 77")
+    assert "ticket 77" in desk("event", "timeline", 3, name, "--newest-first")
+    assert len(desk.json("event", "list")) == 3
+    assert desk("event", "release", 3, name) == "customer:1 goes on for EventSender\n"
+    desk.fails(4, "event", "release", 3, name)
+    assert desk.json("event", "held") == []
 
 
 @whatever_the_database

@@ -133,12 +133,12 @@ SELECT relname, attname, format_type(atttypid, atttypmod), concat_ws(
     ' ', attnum, attnotnull, attidentity, attcollation::regcollation, attstorage,
     pg_get_expr(adbin, adrelid))
 FROM ours JOIN pg_attribute a ON attrelid = ours.oid LEFT JOIN pg_attrdef d
-ON adrelid = attrelid AND adnum = attnum WHERE relkind = 'r' AND attnum > 0
+ON adrelid = attrelid AND adnum = attnum WHERE relkind IN ('r', 'p') AND attnum > 0
 UNION ALL
 SELECT relname, conname, contype::text, pg_get_constraintdef(c.oid)
 FROM ours JOIN pg_constraint c ON conrelid = ours.oid
 UNION ALL
-SELECT relname, '', '', pg_get_indexdef(oid) FROM ours WHERE relkind = 'i'
+SELECT relname, '', '', pg_get_indexdef(oid) FROM ours WHERE relkind IN ('i', 'I')
 UNION ALL
 SELECT relname, seqtypid::regtype::text, '', concat_ws(' ', seqstart, seqmax, seqcache, seqcycle)
 FROM ours JOIN pg_sequence ON seqrelid = oid

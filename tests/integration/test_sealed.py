@@ -36,6 +36,12 @@ REQUESTS = {
     "DELETE /espf/v1/group/{i_group}": None,
     "POST /espf/v1/group/{i_group}": None,
     "GET /espf/v1/events": None,
+    "GET /espf/v1/events/count": None,
+    "GET /espf/v1/events.csv": None,
+    "GET /espf/v1/timeline": None,
+    "GET /espf/v1/held": None,
+    "POST /espf/v1/lane/hold": {"about": "account:1", "handler": MARK, "reason": "because"},
+    "POST /espf/v1/lane/release": {"about": MARK},
     "GET /espf/v1/events/scheduled": None,
     "GET /espf/v1/event/{i_event}": None,
     "POST /espf/v1/event/{i_event}/restart": {"handler": MARK},
@@ -90,7 +96,10 @@ FOR_ALL = (
     *("/capture", "/workers", "/maintenance", "/handler_types", "/health"),
     *(name.split()[1] for name in REQUESTS if "/configuration" in name),
 )
-QUERIES = {"DELETE /espf/v1/handler/{i_event_handler}/subscriptions": "event_type=Account/Blocked"}
+QUERIES = {
+    "DELETE /espf/v1/handler/{i_event_handler}/subscriptions": "event_type=Account/Blocked",
+    "GET /espf/v1/timeline": f"about={MARK}",
+}
 
 
 class Site:

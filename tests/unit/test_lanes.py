@@ -54,6 +54,8 @@ class Database:
     rows: dict[int, Row] = field(default_factory=dict)
     # The shards that are asked for.
     shards: set[int] = field(default_factory=set)
+    # Lanes that an administrator holds.
+    stopped: set[str] = field(default_factory=set)
 
     def picture(self, shards: set[int]) -> "Database":
         """What a read sees that begins now."""
@@ -64,8 +66,8 @@ class Database:
         return [row for row in self.rows.values() if shard_of(row.key) in self.shards]
 
     def blocked(self, row: Row) -> bool:
-        return row.key is not None and any(
-            other.key == row.key and other.position < row.position and other.waits
+        return row.key in self.stopped or any(
+            other.key == row.key is not None and other.position < row.position and other.waits
             for other in self.rows.values()
         )
 
@@ -199,6 +201,20 @@ class Simulation:
         self.lanes.look_again()
         self.looks_again = 2
 
+    def stop(self, key: str) -> None:
+        """An administrator holds a lane."""
+        self.database.stopped.add(key)
+        self.hold_lanes()
+
+    def go_on(self, key: str) -> None:
+        self.database.stopped.discard(key)
+        self.hold_lanes()
+
+    def hold_lanes(self) -> None:
+        self.lanes.hold(frozenset(self.database.stopped))
+        self.lanes.look_again()
+        self.looks_again = 2
+
     def restart(self, key: str | None) -> None:
         """The held one of a lane is tried again, or one that was delivered already."""
         for row in self.database.rows.values():
@@ -329,6 +345,7 @@ class Simulation:
             self.look_for_newer(taken)
             key = taken.event.ordering_key
             assert shard_of(key) in self.owned, "delivered for another worker's shard"
+            assert key not in self.database.stopped, "delivered out of a lane that is held"
             assert taken.position in self.database.rows, "delivered again after it was settled"
             assert taken.position not in {t.position for t in self.taken}, "delivered twice at once"
             if key is not None:
@@ -385,6 +402,8 @@ class Simulation:
         for key in KEYS:
             self.take_on(key)
         self.let_go()
+        for key in KEYS[:2]:
+            self.go_on(key)
         for _ in range(3000):
             if not self.database.rows:
                 return
@@ -417,6 +436,10 @@ NEWEST = (
         ("restart", "aa"),
         ("restart", "bb"),
     ),
+)
+STOPPED = (
+    *(("stop", "aa"), ("go_on", "aa"), ("stop", "bb"), ("go_on", "bb"), ("go_on", "aa")),
+    *(("read_begins",), ("read_ends",), ("take",), ("retry", 0, 0), ("time",)) * 2,
 )
 # Mostly owned, and mostly full, so that there is something to give up.
 SHARED = (
@@ -455,6 +478,18 @@ def test_lanes_that_wait_for_somebody_go_on_when_they_may(script, sizes):
 @settings(max_examples=EXAMPLES)
 @given(scripts(*AGAIN, *HELD, *SHARED), sizes)
 def test_restarted_ones_follow_one_another_in_order(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=EXAMPLES)
+@given(scripts(*STOPPED, *AGAIN, *HELD), sizes)
+def test_a_lane_that_is_held_gives_nothing_and_goes_on_in_order(script, sizes):
+    play(script, *sizes)
+
+
+@settings(max_examples=EXAMPLES)
+@given(scripts(*STOPPED, *NEWEST, *SHARED), sizes)
+def test_a_lane_is_held_whatever_else_happens(script, sizes):
     play(script, *sizes)
 
 

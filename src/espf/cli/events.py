@@ -9,7 +9,7 @@ from typing import Any
 import click
 from sqlalchemy import Connection
 
-from espf import journal, overview, restarts, schedule, subscriptions
+from espf import journal, overview, restarts, schedule, subscriptions, timeline
 from espf.billing import references
 from espf.cli.group import (
     Office,
@@ -25,7 +25,7 @@ from espf.cli.group import (
 )
 from espf.errors import InvalidRequest, NotFound
 from espf.model import PARENT
-from espf.overview import Filter
+from espf.overview import Filter, Page
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
 
@@ -79,8 +79,13 @@ def create(
 _CHOICES = (
     click.option("--env", "i_env", type=environment, help="Only of this environment."),
     click.option("--handler", "name", help="Only for the handler of this name."),
-    click.option("--type", "event_type", help="Only of this event type."),
+    click.option("--type", "event_type", help="Only of this event type, or as Account/*."),
     click.option("--account", "i_account", type=number, help="Only of this account (i_account)."),
+    click.option(
+        "--about",
+        metavar="WHO",
+        help="Only about account:541, customer:7, sim:3; or an id of the reference billing.",
+    ),
     click.option("--from", "since", metavar="T", help="Only what happened at T or after it."),
     click.option("--to", "until", metavar="T", help="Only what happened before T."),
     click.option(
@@ -100,15 +105,28 @@ def chosen(command: Callable[..., None]) -> Callable[..., None]:
 @chosen
 @click.option("--status", default="all", help="all, failed, queued, successful, or one status.")
 @click.option("--before", type=number, metavar="I_EVENT", help="Only with lower numbers: to page.")
+@click.option("--after", type=number, metavar="I_EVENT", help="Only with higher numbers: to page.")
+@click.option("--oldest-first", is_flag=True, help="In the other order.")
 @click.option(
     "--limit",
-    default=50,
-    show_default=True,
     type=click.IntRange(1, 10_000),
-    help="At most so many lines.",
+    help="At most so many lines.  [default: 50; with --csv: all]",
 )
+@click.option("--count", "counts", is_flag=True, help="Only say how many there are.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of a table.")
 @json_option
-def list_(status: str, before: int | None, limit: int, *, as_json: bool, **choices: Any) -> None:
+def list_(
+    status: str,
+    before: int | None,
+    after: int | None,
+    limit: int | None,
+    *,
+    oldest_first: bool,
+    counts: bool,
+    as_csv: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
     """List events, newest first, a line per handler.
 
     T is a time in UTC, 'YYYY-MM-DD HH:MM:SS', or with an offset; or how long ago: 30m, 2h, 7d.
@@ -117,22 +135,49 @@ def list_(status: str, before: int | None, limit: int, *, as_json: bool, **choic
     Examples:
       evctl event list --status failed --since 2h
       evctl event list --account 541 --from '2027-03-01 00:00:00' --to '2027-03-02 00:00:00'
+      evctl event list --type 'Account/*' --env 3 --about 4471234567 --oldest-first
       evctl event list --before 623623
+      evctl event list --status rejected --since 30d --csv > rejected.csv
     """  # noqa: D301
-    with office() as at, at.database.read() as connection:
-        wanted = _filter(at, connection, status, **choices)
-        found = overview.search(connection, replace(wanted, before=before), limit)
+    if counts + as_csv + as_json > 1:
+        raise click.UsageError("--count, --csv and --json exclude each other")
+    if as_csv and limit is not None:
+        raise click.UsageError("--csv prints all that fits; it takes no --limit")
+    with office() as at:
+        with at.database.read() as connection:
+            wanted = _filter(at, connection, status, **choices)
+            wanted = replace(wanted, before=before, after=after)
+            if counts:
+                found = overview.count(connection, wanted)
+                click.echo(found.number if found.is_all else f"more than {found.number}")
+            elif not as_csv:
+                page = overview.page(
+                    connection, wanted, limit or 50, oldest_first=oldest_first, patient=True
+                )
+                _show_page(page, as_json=as_json)
+        if as_csv:
+            some = overview.lines(at.database, wanted, oldest_first=oldest_first)
+            for n, lines in enumerate(some):
+                click.echo(overview.to_csv(lines, head=n == 0), nl=False)
+
+
+def _show_page(page: Page, *, as_json: bool) -> None:
     rows = [
         {
             **asdict(one),
             "key": one.ordering_key,
             "when": one.start_time if one.status == "scheduled" else one.created_at,
         }
-        for one in found
+        for one in page.lines
     ]
     show(rows, LIST_COLUMNS, as_json=as_json)
-    if len(found) == limit and is_interactive():
-        click.echo(f"older ones: --before {found[-1].i_event}", err=True)
+    if is_interactive():
+        for word, option, place in (
+            ("older", "before", page.older),
+            ("newer", "after", page.newer),
+        ):
+            if place is not None:
+                click.echo(f"{word} ones: --{option} {place}", err=True)
 
 
 @event.command("show")
@@ -284,6 +329,111 @@ def skip(i_event: int, name: str, reason: str) -> None:
     click.echo(f"Event {i_event} is skipped for {name}")
 
 
+@event.command("timeline")
+@click.argument("i_env", type=environment)
+@click.argument("who")
+@click.option("--newest-first", is_flag=True, help="In the other order.")
+@click.option("--before", type=number, metavar="I_EVENT", help="Only with lower numbers: to page.")
+@click.option("--after", type=number, metavar="I_EVENT", help="Only with higher numbers: to page.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="At most so many lines.",
+)
+@json_option
+def timeline_(
+    i_env: int,
+    who: str,
+    before: int | None,
+    after: int | None,
+    limit: int,
+    *,
+    newest_first: bool,
+    as_json: bool,
+) -> None:
+    """Show what happened to somebody, oldest first, and what stops it now.
+
+    WHO is account:541, customer:7, sim:3, did:... or product:...; or, with the reference billing,
+    the id of an account, the name of a customer, an IMSI, an ICCID, or a DID number.
+
+    \b
+    Examples:
+      evctl event timeline 3 account:541
+      evctl event timeline 3 4471234567 --newest-first
+    """  # noqa: D301
+    with office() as at, at.database.read() as connection:
+        key = timeline.key_of(connection, who, i_env)
+        wanted = Filter(i_env=i_env, ordering_key=key, before=before, after=after)
+        page = overview.page(connection, wanted, limit, oldest_first=not newest_first, patient=True)
+        stops = timeline.obstacles(connection, at.database, i_env, key)
+    if as_json:
+        found = {"obstacles": map(asdict, stops), "events": map(asdict, page.lines)}
+        show_fields(
+            {"key": key, **{name: list(some) for name, some in found.items()}}, as_json=True
+        )
+        return
+    _show_page(page, as_json=False)
+    if stops:
+        click.echo()
+        columns = ["handler", "state", "i_event", "since", "until", "reason"]
+        show([asdict(one) for one in stops], columns, as_json=False)
+
+
+@event.command()
+@click.argument("i_env", type=environment)
+@click.argument("who")
+@click.option("--handler", "name", help="For the handler of this name. [default: all]")
+@click.option("--reason", required=True, help="Why; it is shown until the release.")
+def hold(i_env: int, who: str, name: str | None, reason: str) -> None:
+    """Deliver nothing more about somebody until it is released; others go on.
+
+    What happens meanwhile waits, in order. An attempt that is under way is not called back. A
+    handler that is made later is not meant. WHO is as for 'evctl event timeline'.
+
+    \b
+    Example:
+      evctl event hold 3 account:541 --handler EventSender --reason 'moved by hand, see ticket 77'
+    """  # noqa: D301
+    if not reason.strip():
+        raise InvalidRequest("--reason: say why", "reason")
+    with office() as at, at.database.begin() as connection:
+        key = timeline.key_of(connection, who, i_env)
+        some = subscriptions.some_handlers(connection, i_env, name)
+        names = timeline.hold(connection, at.database, some, key, f"evctl: {reason.strip()}")
+    click.echo(f"{key} is held for {', '.join(names)}")
+
+
+@event.command()
+@click.argument("i_env", type=environment)
+@click.argument("who")
+@click.option("--handler", "name", help="For the handler of this name. [default: all]")
+def release(i_env: int, who: str, name: str | None) -> None:
+    """Go on with what was held, in order.
+
+    \b
+    Example:
+      evctl event release 3 account:541
+    """  # noqa: D301
+    with office() as at, at.database.begin() as connection:
+        key = timeline.key_of(connection, who, i_env)
+        some = subscriptions.some_handlers(connection, i_env, name)
+        names = timeline.release(connection, at.database, some, key)
+    click.echo(f"{key} goes on for {', '.join(names)}")
+
+
+@event.command()
+@click.option("--env", "i_env", type=environment, help="Only of this environment.")
+@json_option
+def held(i_env: int | None, *, as_json: bool) -> None:
+    """List what is held."""
+    with office() as at, at.database.read() as connection:
+        rows = [asdict(one) for one in timeline.held(connection, i_env)]
+    columns = ["i_env", "handler", "ordering_key", "since", "reason"]
+    show(rows, columns, as_json=as_json)
+
+
 @event.command()
 @click.argument("i_event", type=number, required=False)
 @click.option("--key", help="The event that is scheduled under this key, instead of a number.")
@@ -335,16 +485,20 @@ def _filter(
     name: str | None,
     event_type: str | None,
     i_account: int | None,
+    about: str | None,
     since: str | None,
     until: str | None,
 ) -> Filter:
+    if about is not None and i_account is not None:
+        raise click.UsageError("--about and --account say the same: give one of them")
     now = at.database.now(connection)
+    key = None if i_account is None else f"account:{i_account}"
     wanted = Filter(
         i_env=i_env,
         handler=name,
         status=status,
         event_type=event_type,
-        ordering_key=None if i_account is None else f"account:{i_account}",
+        ordering_key=key if about is None else timeline.key_of(connection, about, i_env),
         since=None if since is None else moment_of(since, "--from", now),
         until=None if until is None else moment_of(until, "--to", now),
     )

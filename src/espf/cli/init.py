@@ -10,7 +10,7 @@ from espf.capture import rules, triggers
 from espf.cli.group import Office, environment, office
 from espf.cli.support import DOCUMENTED
 from espf.crypto import Sealer, random_password
-from espf.db import schema, tables
+from espf.db import parts, schema, tables
 from espf.errors import InvalidRequest, SettingsError
 
 DEMO_URL = "http://127.0.0.1:5000"
@@ -85,6 +85,11 @@ def _define(at: Office, connection: Connection, *, with_billing: bool) -> list[s
     """Make or upgrade tables, and triggers that fit them. Returns what was done."""
     steps = schema.set_up(connection, at.database.dialect)
     done = [f"Tables: {step}" for step in steps]
+    if parts.may_change(connection):
+        done += [
+            f"Journal: a part for events from {part.first} on"
+            for part in parts.make_ahead(connection)
+        ]
     if with_billing:
         billing_tables.create_all(connection)
     elif steps:

@@ -11,6 +11,7 @@ Names are not quoted: where a database folds them to lower case, that is what th
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     ForeignKey,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
@@ -312,6 +314,32 @@ _index(
     provisioning_log.c.i_event,
     where=text(f"verdict IN ({', '.join(map(repr, RARE_VERDICTS))})"),
 )
+
+# On PostgreSQL the journal is in parts by the numbers of events, see `db/parts.py`; at first the
+# rest is all there is. A key of the whole would have to hold the number of the event, too: so each
+# part has its own, and the sequence gives no number twice.
+for _statement in (
+    "ALTER TABLE provisioning_log RENAME TO provisioning_log_rest",
+    *(
+        f"ALTER INDEX provisioning_log_{end} RENAME TO provisioning_log_rest_{end}"
+        for end in ("pkey", "event", "key", "verdict")
+    ),
+    (
+        "CREATE TABLE provisioning_log (LIKE provisioning_log_rest INCLUDING DEFAULTS) "
+        "PARTITION BY RANGE (i_event)"
+    ),
+    "ALTER SEQUENCE provisioning_log_i_log_seq OWNED BY provisioning_log.i_log",
+    # Together these find those of the rest, which are alike.
+    "CREATE INDEX provisioning_log_event ON provisioning_log (i_event)",
+    "CREATE INDEX provisioning_log_key ON provisioning_log (ordering_key, i_event)",
+    (
+        "CREATE INDEX provisioning_log_verdict ON provisioning_log (verdict, i_event) "
+        f"WHERE verdict IN ({', '.join(map(repr, RARE_VERDICTS))})"
+    ),
+    "ALTER TABLE provisioning_log ATTACH PARTITION provisioning_log_rest DEFAULT",
+):
+    _divided = DDL(_statement)  # type: ignore[no-untyped-call]
+    event.listen(provisioning_log, "after_create", _divided.execute_if(dialect="postgresql"))
 
 # What was said and heard, each text once: most requests of a handler differ only in what the event
 # itself holds, and most replies not at all. The number is made from the text.

@@ -1,12 +1,15 @@
 """/espf/v1, what became of events: found, looked at, tried again, given up, called off."""
 
+import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,11 +21,11 @@ from pydantic import (
 )
 from sqlalchemy import Connection
 
-from espf import overview, restarts, schedule, subscriptions
+from espf import overview, restarts, schedule, subscriptions, timeline
 from espf.errors import InvalidRequest
 from espf.model import parse_time
-from espf.overview import Filter
-from espf.schedule import After
+from espf.overview import Filter, Page
+from espf.subscriptions import EventHandler
 from espf.users import API_SCOPE, OPERATE
 from espf.web.contract import (
     FAULTS,
@@ -36,6 +39,7 @@ from espf.web.contract import (
     Text,
     Time,
     Whole,
+    blaming,
 )
 
 api = APIRouter(
@@ -89,45 +93,244 @@ class Part(BaseModel):
 
 
 class EventList(BaseModel):
-    """A page of events, newest first. ``next``: what to give as ``before`` for the next page."""
+    """A page of events.
+
+    ``next``: what to give as ``before`` for older ones, ``newer``: as ``after`` for newer ones;
+    null: there are none. ``partial``: so much had to be looked at that the page ended before it was
+    full; there may be more on the next one, also when this one is empty.
+    """
 
     event_list: list[Part]
     next: int | None
+    newer: int | None
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The parameters of an address that say which events are meant."""
+
+    status: Annotated[Status, Query(description="What has become of it.")] = "all"
+    handler: Annotated[Text | None, Query(description="The name of a handler.")] = None
+    event_type: Annotated[
+        Text | None, Query(description="A type, or the beginning of types: Account/*")
+    ] = None
+    i_account: Annotated[Number | None, Query(description="About this account.")] = None
+    about: Annotated[
+        Text | None,
+        Query(
+            description="About account:541, customer:7, sim:3, did:... or product:...; or by the "
+            "id of an account, the name of a customer, an IMSI, an ICCID or a DID number."
+        ),
+    ] = None
+    since: Annotated[
+        Text | None, Query(alias="from", description="What happened then or later; UTC.")
+    ] = None
+    until: Annotated[Text | None, Query(alias="to", description="What happened before; UTC.")] = (
+        None
+    )
+
+    def filter(self, connection: Connection, i_env: int) -> Filter:
+        """The same for the overview. Raises InvalidRequest."""
+        wanted = _filter(
+            *(i_env, self.status, self.handler, self.event_type),
+            *(self.i_account, self.since, self.until),
+        )
+        if self.about is None:
+            return wanted
+        if self.i_account is not None:
+            raise InvalidRequest("about: i_account says it already", "about")
+        with blaming("about"):
+            return replace(wanted, ordering_key=timeline.key_of(connection, self.about, i_env))
+
+
+Choice = Annotated[Chosen, Depends()]
+Before = Annotated[Number | None, Query(description="Only lower numbers: the older page.")]
+After = Annotated[Number | None, Query(description="Only higher numbers: the newer page.")]
+Order = Annotated[Literal["newest", "oldest"], Query(description="Which come first.")]
 
 
 @api.get("/events")
 async def list_events(
     call: Application,
-    status: Annotated[Status, Query(description="What has become of it.")] = "all",
-    handler: Annotated[Text | None, Query(description="The name of a handler.")] = None,
-    event_type: Annotated[Text | None, Query()] = None,
-    i_account: Annotated[Number | None, Query(description="About this account.")] = None,
-    since: Annotated[
-        Text | None, Query(alias="from", description="What happened then or later; UTC.")
-    ] = None,
-    until: Annotated[
-        Text | None, Query(alias="to", description="What happened before; UTC.")
-    ] = None,
-    before: Annotated[
-        Number | None, Query(description="Only lower numbers: the next page.")
-    ] = None,
+    chosen: Choice,
+    before: Before = None,
+    after: After = None,
+    order: Order = "newest",
     limit: Limit = 100,
 ) -> EventList:
     """Find events, those that wait and those in the journal: an entry for each handler."""
-    wanted = replace(
-        _filter(call.i_env, status, handler, event_type, i_account, since, until), before=before
+
+    def find(connection: Connection) -> EventList:
+        wanted = replace(chosen.filter(connection, call.i_env), before=before, after=after)
+        return _event_list(overview.page(connection, wanted, limit, oldest_first=order == "oldest"))
+
+    return await call.fetch(find)
+
+
+class EventCount(BaseModel):
+    """How many entries; ``more``: there are, or may be, more than these."""
+
+    count: int
+    more: bool
+
+
+@api.get("/events/count")
+async def count_events(call: Application, chosen: Choice) -> EventCount:
+    """How many entries a search finds, up to 10,000, among those that are looked at at once."""
+
+    def count(connection: Connection) -> EventCount:
+        found = overview.count(connection, chosen.filter(connection, call.i_env))
+        return EventCount(count=found.number, more=not found.is_all)
+
+    return await call.fetch(count)
+
+
+@api.get(
+    "/events.csv",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
+async def export_events(
+    call: Application, chosen: Choice, order: Order = "newest"
+) -> StreamingResponse:
+    """All that a search finds, as CSV, however much it is."""
+    wanted = await call.fetch(chosen.filter, call.i_env)
+    found = overview.lines(call.site.database, wanted, oldest_first=order == "oldest")
+    rows = (overview.to_csv(some, head=n == 0) for n, some in enumerate(found))
+    # What is wrong with the database is to be told before anything is sent.
+    first = await asyncio.to_thread(next, rows)
+    return StreamingResponse(
+        chain([first], rows),
+        media_type="text/csv",
+        headers={"Content-Disposition": 'attachment; filename="events.csv"'},
     )
 
-    def search(connection: Connection) -> EventList:
-        found = overview.search(connection, wanted, limit)
-        last = found[-1].i_event if found else 0
-        more = found and overview.search(connection, replace(wanted, before=last), 1)
-        return EventList(
-            event_list=[Part(**_members(Part, asdict(one))) for one in found],
-            next=last if more else None,
+
+class Obstacle(BaseModel):
+    """What stops somebody's events for a handler, or the handler itself."""
+
+    handler: str
+    state: str
+    i_event: int | None
+    since: Time | None
+    until: Time | None
+    reason: str | None
+
+
+class Timeline(EventList):
+    """What happened to somebody, and what stops it now."""
+
+    ordering_key: str
+    obstacles: list[Obstacle]
+
+
+Whom = Annotated[Text, Query(description="As for /events.")]
+
+
+@api.get("/timeline")
+async def show_timeline(
+    call: Application,
+    about: Whom,
+    before: Before = None,
+    after: After = None,
+    order: Order = "oldest",
+    limit: Limit = 100,
+) -> Timeline:
+    """What happened to somebody, over all handlers, and what stops it now and why."""
+
+    def look(connection: Connection) -> Timeline:
+        with blaming("about"):
+            key = timeline.key_of(connection, about, call.i_env)
+        wanted = Filter(i_env=call.i_env, ordering_key=key, before=before, after=after)
+        page = overview.page(connection, wanted, limit, oldest_first=order == "oldest")
+        stops = timeline.obstacles(connection, call.site.database, call.i_env, key)
+        return Timeline(
+            **dict(_event_list(page)),
+            ordering_key=key,
+            obstacles=[Obstacle(**asdict(one)) for one in stops],
         )
 
-    return await call.fetch(search)
+    return await call.fetch(look)
+
+
+class HeldLane(BaseModel):
+    """Somebody whose events are held for a handler."""
+
+    handler: str
+    ordering_key: str
+    since: Time
+    reason: str
+
+
+class HeldLanes(BaseModel):
+    """All whose events are held."""
+
+    held_list: list[HeldLane]
+
+
+@api.get("/held")
+async def list_held(call: Application) -> HeldLanes:
+    """Whose events are held, for whom, since when and why."""
+    found = await call.fetch(timeline.held, call.i_env)
+    return HeldLanes(held_list=[HeldLane(**_members(HeldLane, asdict(one))) for one in found])
+
+
+class LaneChange(BaseModel):
+    """Whose lane it was about, and the handlers for which it was changed."""
+
+    ordering_key: str
+    handlers: list[str]
+
+
+class Lane(RequestBody):
+    """Somebody's events for one handler, or for all."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"about": "account:541"}]})
+
+    about: Annotated[Text, Field(description="As for /events.")]
+    handler: Annotated[Text | None, Field(description="A handler; default: all.")] = None
+
+
+class LaneHold(Lane):
+    """Whose events are to wait, and why."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"about": "account:541", "reason": "moved by hand"}]}
+    )
+
+    reason: Annotated[Text, Field(description="Shown until the release.", pattern=r"[^\s\x00]")]
+
+
+_hold = Body(LaneHold)
+_release = Body(Lane)
+
+
+@api.post("/lane/hold", openapi_extra=_hold.openapi)
+async def hold_lane(call: Application, lane: Annotated[LaneHold, Depends(_hold)]) -> LaneChange:
+    """Deliver nothing more about somebody until it is released; it waits, in order."""
+    reason = f"{call.user.login}: {lane.reason.strip()}"
+
+    def hold(connection: Connection) -> LaneChange:
+        some, key = _lane(connection, call.i_env, lane)
+        names = timeline.hold(connection, call.site.database, some, key, reason)
+        call.note(connection, "lane.hold", key, after={"handlers": names, "reason": lane.reason})
+        return LaneChange(ordering_key=key, handlers=names)
+
+    return await call.write(hold)
+
+
+@api.post("/lane/release", openapi_extra=_release.openapi)
+async def release_lane(call: Application, lane: Annotated[Lane, Depends(_release)]) -> LaneChange:
+    """Go on with what was held, in order."""
+
+    def release(connection: Connection) -> LaneChange:
+        some, key = _lane(connection, call.i_env, lane)
+        names = timeline.release(connection, call.site.database, some, key)
+        call.note(connection, "lane.release", key, after={"handlers": names})
+        return LaneChange(ordering_key=key, handlers=names)
+
+    return await call.write(release)
 
 
 class PlannedEvent(BaseModel):
@@ -418,6 +621,21 @@ async def cancel_event(call: Application, i_event: PathNumber) -> Done:
     return Done(i_event=i_event)
 
 
+def _event_list(page: Page) -> EventList:
+    return EventList(
+        event_list=[Part(**_members(Part, asdict(one))) for one in page.lines],
+        next=page.older,
+        newer=page.newer,
+        partial=page.is_short,
+    )
+
+
+def _lane(connection: Connection, i_env: int, lane: Lane) -> tuple[list[EventHandler], str]:
+    with blaming("about"):
+        key = timeline.key_of(connection, lane.about, i_env)
+    return subscriptions.some_handlers(connection, i_env, lane.handler), key
+
+
 def _filter(
     i_env: int,
     status: str,
@@ -450,10 +668,10 @@ def _moment(text: str | None, field: str) -> datetime | None:
         raise InvalidRequest(str(error), field) from None
 
 
-def _place(text: str) -> After:
+def _place(text: str) -> schedule.After:
     time, _, number = text.partition(",")
     try:
-        return After(parse_time(time, field="after"), int(number))
+        return schedule.After(parse_time(time, field="after"), int(number))
     except ValueError:
         raise InvalidRequest("after: expected what another page gave as next", "after") from None
 

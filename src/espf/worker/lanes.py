@@ -99,6 +99,8 @@ class Lanes:
         self._looks_ahead = False
         # Lanes in which one that waits for a retry may not be the newest any more.
         self._overtaken: dict[str, None] = {}
+        # Lanes that an administrator holds.
+        self._held: Collection[str] = ()
 
     @property
     def room(self) -> int:
@@ -188,6 +190,7 @@ class Lanes:
             return
         key = _key(notification)
         lane = self._lanes.get(key)
+        behind = behind or key in self._held
         if self.latest_only[notification.event.event_type]:
             self._note_waiting(notification)
             if behind or (lane is not None and lane.state != _OPEN):
@@ -205,9 +208,9 @@ class Lanes:
 
         ``followed``: in the database others come after it that have been tried.
         """
-        if notification.position in self._known:
-            return
         key = _key(notification)
+        if notification.position in self._known or key in self._held:
+            return
         lane = self._lanes.get(key)
         if lane is not None and lane.state == _CLOSED:
             return
@@ -325,7 +328,7 @@ class Lanes:
         self._passed -= len(lane.passed) - len(kept)
         lane.passed = kept
         for notification, behind in found:
-            if behind:
+            if behind or key in self._held:
                 self._pass(key, lane, notification.position, behind=True)
                 if not lane.busy and not lane.waiting:
                     lane.state = _PARKED
@@ -339,10 +342,28 @@ class Lanes:
     def look_again(self) -> None:
         """Somebody may have freed lanes whose heads waited in the database: ask for followers."""
         for key, lane in self._lanes.items():
-            if lane.state == _PARKED and lane.passed:
+            if lane.state == _PARKED and lane.passed and key not in self._held:
                 lane.state = _OPEN
                 if not lane.busy:
                     self._refill[key] = None
+
+    def hold(self, keys: Collection[str]) -> None:
+        """Hold these lanes and no others: nothing more of them is given out.
+
+        In the database they wait behind a mark. Ask for those that go on with ``look_again``.
+        """
+        self._held = keys
+        for key in keys:
+            for asked in (self._refill, self._follow, self._overtaken, self._unsure):
+                asked.pop(key, None)
+            lane = self._lanes.get(key)
+            if lane is None:
+                continue
+            self._step_back(key, lane, 0)
+            if lane.state == _OPEN:
+                lane.state = _PARKED
+                if not lane.busy and not lane.passed:
+                    del self._lanes[key]
 
     def take(self) -> Notification | None:
         """The next notification to deliver; its lane is busy until it is settled.
@@ -480,7 +501,10 @@ class Lanes:
 
     def _after(self, key: str, lane: _Lane) -> None:
         """Go on with a lane that has just become free."""
-        if lane.waiting:
+        if key in self._held:
+            if not lane.passed:
+                del self._lanes[key]
+        elif lane.waiting:
             self._make_ready(key, lane)
         elif lane.followed and len(self._follow) < self._window:
             self._follow[key] = None

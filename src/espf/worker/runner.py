@@ -252,6 +252,10 @@ class Runner:
         if old not in self._open.values():
             self._retire(old)
 
+    def hold(self, keys: Collection[str]) -> None:
+        """Deliver nothing of these lanes, which an administrator holds; of all others again."""
+        self._lanes.hold(keys)
+
     def look_again(self) -> None:
         """Somebody may have freed lanes whose heads waited in the database."""
         self._lanes.look_again()

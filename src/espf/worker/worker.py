@@ -29,6 +29,7 @@ from espf.queue import Queue
 from espf.restarts import let_go
 from espf.subscriptions import EventHandler, list_handlers
 from espf.telemetry import ProvisioningLog
+from espf.timeline import held_keys
 from espf.worker.breaker import Breaker, Shown
 from espf.worker.meter import LAG_BOUNDS, Distribution, Meters, watch_loop
 from espf.worker.outlet import QueueOutlet
@@ -342,6 +343,7 @@ class Worker:
                 handler = await self._build(configured)
                 if handler is not None:
                     runner = Runner(configured, handler, self._tools)
+                    runner.hold(await self.database.fetch(held_keys, i_event_handler))
                     runner.pause(paused=configured.paused or roster.maintenance)
                     self._runners[i_event_handler] = runner
                     runner.start()
@@ -428,6 +430,7 @@ class Worker:
         else:
             await runner.reconfigure(configured, handler)
             await self._let_go(runner)
+            runner.hold(await self.database.fetch(held_keys, configured.i_event_handler))
             runner.look_again()
 
     async def _build(self, configured: EventHandler) -> Handler | None:

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import DATETIME, MEDIUMTEXT, VARBINARY
-from sqlalchemy.schema import SchemaItem
+from sqlalchemy.schema import CreateIndex, SchemaItem
 from sqlalchemy.sql.elements import quoted_name
 
 from espf.db.migrations import first_release, steps
@@ -48,6 +48,26 @@ def upgrade() -> None:
         # A sequence and not a row: it is seen at once, and leaves no old versions behind, which
         # would slow the billing down for as long as somebody reads an old picture.
         op.execute("CREATE SEQUENCE IF NOT EXISTS worker_sleeps MINVALUE 1 MAXVALUE 2 CACHE 1")
+        _divide_journal()
+
+
+def _divide_journal() -> None:
+    """Have the journal in parts, by the numbers of events; the rest of them is all there is yet.
+
+    A key of the whole would have to hold the number of the event, too: each part has its own, and
+    the sequence gives no number twice.
+    """
+    log, rest = "provisioning_log", "provisioning_log_rest"
+    op.execute(f"ALTER TABLE {log} RENAME TO {rest}")
+    for end in ("pkey", "event", "key", "verdict"):
+        op.execute(f"ALTER INDEX {log}_{end} RENAME TO {rest}_{end}")
+    op.execute(f"CREATE TABLE {log} (LIKE {rest} INCLUDING DEFAULTS) PARTITION BY RANGE (i_event)")
+    op.execute(f"ALTER SEQUENCE {log}_i_log_seq OWNED BY {log}.i_log")
+    # Together these find those of the rest, which are alike.
+    connection = op.get_bind()
+    for index in sorted(_provisioning_log.indexes, key=lambda index: str(index.name)):
+        connection.execute(CreateIndex(index))
+    op.execute(f"ALTER TABLE {log} ATTACH PARTITION {rest} DEFAULT")
 
 
 def _add_first_configuration(connection: sa.Connection) -> None:
