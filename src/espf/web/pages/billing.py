@@ -99,7 +99,8 @@ Parts = Sequence[tuple[str, Sequence[Field]]]
 class Sheet:
     """A form that has a page of its own. ``parts`` are titles with the fields below them.
 
-    ``crumbs`` are titles and addresses of the pages above; the last is where Cancel leads.
+    ``crumbs`` are titles and addresses of the pages above; the last is where Cancel leads. ``was``
+    is what was there when the form was opened, where something is changed.
     """
 
     title: str
@@ -108,6 +109,7 @@ class Sheet:
     button: str = "Save"
     about: str = ""
     is_danger: bool = False
+    was: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> list[Field]:
@@ -130,16 +132,16 @@ class Sheet:
         return {name: value for name, value in sent.items() if value}
 
     def changed(self, form: Form) -> dict[str, str | None]:
-        """What was sent that the sheet did not show; None: made empty.
+        """What somebody changed in the form; None: made empty.
 
-        So nobody writes back what somebody else has changed meanwhile.
+        What was left as the form had it is not written back over what others write meanwhile.
         """
         return {
             one.name: value if value or one.required else None
             for one in self.fields
             if one.name in form
             for value in [_sent(one, form)]
-            if value != one.value
+            if value != _was(one, form)
         }
 
 
@@ -230,6 +232,11 @@ def _sent(one: Field, form: Form) -> str:
     return form.get(one.name, "").replace("\r\n", "\n")
 
 
+def _was(one: Field, form: Form) -> str:
+    """What a field had when its form was opened."""
+    return form.get(f"was:{one.name}", one.value).replace("\r\n", "\n")
+
+
 #: The field that a fault of the billing is about, where a form has it.
 _FAULTS = {
     "Account.duplicate_id": "id",
@@ -277,7 +284,8 @@ def _blamed(
         (title, [_as_sent(one, form, wrong.get(one.name)) for one in fields])
         for title, fields in sheet.parts
     ]
-    return replace(sheet, parts=parts), "; ".join(wrong.get("", ())) or None
+    was = {one.name: _was(one, form) for one in sheet.fields if one.name in sheet.was}
+    return replace(sheet, parts=parts, was=was), "; ".join(wrong.get("", ())) or None
 
 
 def _as_sent(one: Field, form: Form, wrong: Sequence[str] | None) -> Field:
@@ -421,13 +429,15 @@ def _task(kind: Kind, name: str) -> Task:
 
 def _sheet(visit: Visit, scope: Scope, kind: Kind, number: int, task: Task) -> Sheet:
     info = kind.info(scope, number)
+    parts = task.parts(visit, scope, info)
     return Sheet(
         title=f"{info[kind.name]}: {task.title}",
         crumbs=kind.crumbs(visit, info),
-        parts=task.parts(visit, scope, info),
+        parts=parts,
         button=task.button,
         about=task.about,
         is_danger=task.is_danger,
+        was={one.name: one.value for _, fields in parts for one in fields},
     )
 
 
