@@ -5,12 +5,15 @@
 failure", "Run tests".
 """
 
+import asyncio
+import re
+
 import pytest
 from playwright.async_api import Page, expect
 
 from desk import PASSWORD
 from screen import browser, somebody, violations
-from webhook import Webhook
+from webhook import Answer, Webhook
 
 pytestmark = [pytest.mark.e2e, pytest.mark.databases("sqlite")]
 
@@ -51,6 +54,21 @@ async def test_the_handbook_in_a_browser(desk):
         await create_handler(page, "Customers", "CustomerToAccountsDispatcher")
         await enable_notifications(page)
         assert await boxes(page) == ["done"] * 6 + ["to do"]
+        await create_account(page)
+        told = await hook.wait_for(2)
+        assert [one.json["event_type"] for one in told] == [
+            "Account/New",
+            "Account/SIMCardAssignment",
+        ]
+        await check_the_log(page, told[0].i_event)
+        # What was delivered is counted every few seconds.
+        async with asyncio.timeout(60):
+            while await boxes(page) != ["done"] * 7:
+                await asyncio.sleep(0.5)
+        hook.always = Answer(404, body="no such subscriber")
+        await block(page)
+        await hook.wait_for(3)
+        await restart_the_failure(page, hook)
 
 
 async def go(page: Page, entry: str) -> None:
@@ -138,3 +156,60 @@ async def enable_notifications(page: Page) -> None:
     await expect(page.get_by_role("status").first).to_contain_text("Saved in the draft")
     assert await violations(page) == []
     await apply(page, "Provisioning.AlertRecipient")
+
+
+async def create_account(page: Page) -> None:
+    """ "Run tests": a mobile account for a customer, with a SIM card chosen from the inventory."""
+    await go(page, "Customers")
+    await page.get_by_role("link", name="Accounts of Demo Telecom Ltd").click()
+    await page.get_by_role("link", name="Create an account").click()
+    await page.get_by_label("ID", exact=True).fill("380441234567")
+    await page.get_by_label("Account role").select_option("Mobile")
+    await page.get_by_role("button", name="Choose IMSI").click()
+    dialog = page.get_by_role("dialog", name="SIM Card Inventory")
+    await dialog.get_by_role("button").nth(1).click()
+    assert await page.get_by_label("IMSI", exact=True).input_value()
+    await page.get_by_label("Product").select_option(index=1)
+    await page.get_by_label("Activation date").fill("2026-01-01")
+    await page.get_by_label("Type").select_option("Credit")
+    await page.get_by_label("Balance control").select_option("Subordinate")
+    assert await violations(page) == []
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("status").first).to_contain_text("380441234567")
+
+
+async def check_the_log(page: Page, i_event: int) -> None:
+    """ "Check the log": the events of the handler, and the details of one."""
+    await go(page, "Provisioning events")
+    await page.get_by_label("Event handler").select_option("EventSender")
+    await page.get_by_role("button", name="Apply filters").click()
+    await expect(page.locator("tbody .tag")).to_have_text(["finished", "finished"])
+    await page.get_by_role("link", name=f"Details of event {i_event}").click()
+    await expect(page.get_by_role("heading", name=f"Event {i_event}")).to_be_visible()
+    attempt = page.locator("details.attempt")
+    await expect(attempt.get_by_text("Account/New").first).to_be_visible()
+    assert KEY not in await page.content()
+    assert await violations(page) == []
+
+
+async def block(page: Page) -> None:
+    await go(page, "Accounts")
+    await page.get_by_role("link", name="380441234567").click()
+    await page.get_by_role("button", name="Block").click()
+    await expect(page.get_by_role("status").first).to_contain_text("locked")
+
+
+async def restart_the_failure(page: Page, hook: Webhook) -> None:
+    """What the receiver refused is seen as such, restarted in one click, and arrives."""
+    await go(page, "Provisioning events")
+    await page.get_by_label("Status").select_option("failed")
+    await page.get_by_role("button", name="Apply filters").click()
+    await expect(page.locator("tbody .tag")).to_have_text(["rejected"])
+    await expect(page.get_by_text("no such subscriber")).to_be_visible()
+    hook.always = Answer(200)
+    await page.get_by_role("button", name=re.compile("Restart event .*")).click()
+    told = await hook.wait_for(4)
+    assert told[3].json["event_type"] == "Account/Blocked"
+    assert told[3].i_event == told[2].i_event
+    await go(page, "Dashboard")
+    await expect(page.get_by_text("Nothing needs attention")).to_be_visible(timeout=30_000)
