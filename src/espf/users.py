@@ -40,6 +40,9 @@ ROLES = {
 }
 
 REFRESH_LIFE = timedelta(days=30)
+
+#: The longest life of a credential that is made for a program; no token lives longer.
+CREDENTIAL_LIFE = timedelta(days=366)
 MIN_PASSWORD = 8
 
 
@@ -120,7 +123,7 @@ class Users:
                 select(users)
                 .join(access_tokens)
                 .where(
-                    access_tokens.c.session_digest == _digest(session_id),
+                    access_tokens.c.session_digest == digest(session_id),
                     access_tokens.c.kind == "access",
                     access_tokens.c.expires_at > self._database.now(connection),
                     users.c.enabled == 1,
@@ -140,21 +143,21 @@ class Users:
                 f"scopes: {min(unknown)!r:.50} is not one of {', '.join(sorted(SCOPES))}", "scopes"
             )
         session_id = secrets.token_hex(16)
-        return self._issue(replace(user, scopes=scopes), _digest(session_id), session_id)
+        return self._issue(replace(user, scopes=scopes), digest(session_id), session_id)
 
     def _issue(self, user: User, session_digest: bytes, session_id: str | None) -> Tokens:
         refresh = secrets.token_urlsafe(32)
         with self._database.begin() as connection:
             now = self._database.now(connection)
             forget_expired(connection, now)
-            access = tokens.sign(connection, self._sealer, _claims(user, now))
+            access = tokens.sign(connection, self._sealer, claims(user, now, ACCESS_LIFE))
             for token, kind, life in (
                 (access, "access", ACCESS_LIFE),
                 (refresh, "refresh", REFRESH_LIFE),
             ):
                 connection.execute(
                     insert(access_tokens).values(
-                        digest=_digest(token),
+                        digest=digest(token),
                         session_digest=session_digest,
                         kind=kind,
                         i_user=user.i_user,
@@ -172,7 +175,7 @@ class Users:
             raise Denied("the token is unknown or has expired; log in again")
         user = _holder(row)
         with self._database.begin() as connection:
-            used = access_tokens.c.digest == _digest(refresh_token)
+            used = access_tokens.c.digest == digest(refresh_token)
             # Of two who come with the same token, the second waits here and finds nothing.
             session_digest = connection.execute(
                 select(access_tokens.c.session_digest).where(used).with_for_update()
@@ -186,7 +189,7 @@ class Users:
         """Log out: every token of the session of this access token stops working."""
         with self._database.begin() as connection:
             session = select(access_tokens.c.session_digest).where(
-                access_tokens.c.digest == _digest(token)
+                access_tokens.c.digest == digest(token)
             )
             connection.execute(
                 delete(access_tokens).where(access_tokens.c.session_digest.in_(session))
@@ -196,7 +199,7 @@ class Users:
         """Log out by session_id."""
         with self._database.begin() as connection:
             connection.execute(
-                delete(access_tokens).where(access_tokens.c.session_digest == _digest(session_id))
+                delete(access_tokens).where(access_tokens.c.session_digest == digest(session_id))
             )
 
     def _live(
@@ -206,7 +209,7 @@ class Users:
             select(users, access_tokens.c.scopes)
             .join(access_tokens)
             .where(
-                access_tokens.c.digest == _digest(token),
+                access_tokens.c.digest == digest(token),
                 access_tokens.c.kind == kind,
                 access_tokens.c.expires_at > self._database.now(connection),
                 users.c.enabled == 1,
@@ -258,7 +261,7 @@ def create(
 def forget_expired(connection: Connection, now: datetime) -> None:
     """Remove the tokens that open nothing any more, and the keys that signed no other ones."""
     connection.execute(delete(access_tokens).where(access_tokens.c.expires_at < now))
-    tokens.forget_retired(connection, now - ACCESS_LIFE)
+    tokens.forget_retired(connection, now - CREDENTIAL_LIFE)
 
 
 def set_password(connection: Connection, login: str, password: str) -> None:
@@ -365,11 +368,11 @@ def _holder(row: Row[Any]) -> User:
     return replace(of_row(row), scopes=frozenset(row.scopes.split()))
 
 
-def _claims(user: User, now: datetime) -> dict[str, Any]:
+def claims(user: User, now: datetime, life: timedelta) -> dict[str, Any]:
     """What an access token says, in the vendor's words."""
     return {
         "iat": int(now.timestamp()),
-        "exp": int((now + ACCESS_LIFE).timestamp()),
+        "exp": int((now + life).timestamp()),
         "jti": secrets.token_hex(16),
         "i_user": user.i_user,
         "i_env": user.i_env,
@@ -380,7 +383,8 @@ def _claims(user: User, now: datetime) -> dict[str, Any]:
     }
 
 
-def _digest(token: str) -> bytes:
+def digest(token: str) -> bytes:
+    """What is stored of a token: nobody can log in with it."""
     return hashlib.sha256(token.encode()).digest()
 
 

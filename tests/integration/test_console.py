@@ -500,3 +500,37 @@ def test_the_audit_log_is_searched_and_paged(desk, handler):
     assert len(csv) == 7
     assert adam.get("/env/3/audit?since=yesterday").status == 400
     assert "Nothing fits" in desk.as_("carl").get("/env/4/audit").text
+
+
+def test_a_program_gets_a_credential_of_its_own_that_is_taken_back(desk):
+    adam = desk.as_("adam")
+    for form, field in (
+        ({"name": "", "scopes": "espf.api:write", "days": "9"}, "name"),
+        ({"name": "robot", "scopes": "all", "days": "9"}, "scopes"),
+        ({"name": "robot", "days": "9"}, "scopes"),
+        ({"name": "robot", "scopes": "espf.api:write", "days": "367"}, "days"),
+        ({"name": "robot", "scopes": "espf.api:write", "days": "x"}, "days"),
+    ):
+        page = adam.post("/me/credentials", form)
+        assert page.status == 422
+        assert f'id="credential-{field}-error"' in page.html
+    page = adam.post("/me/credentials", {"name": "robot", "scopes": "espf.api:write", "days": "9"})
+    token = re.search(r'<pre id="token">([^<]+)', page.html)[1]
+    again = adam.post("/me/credentials", {"name": "robot", "scopes": "espf.api:write", "days": "9"})
+    assert "already" in again.text
+
+    def call(path):
+        headers = {"Authorization": f"Bearer {token}"}
+        return desk.client.get(path, headers=headers).status_code
+
+    assert call("/espf/v1/events") == 200
+    assert call("/espf/v1/handlers") == 403
+    shown = adam.get("/me")
+    assert "robot" in shown.text
+    assert token not in shown.html
+    assert token not in str(desk.audit())
+    take_back = re.search(r'action="(/me/credentials/\w+/revoke)"', shown.html)[1]
+    assert desk.as_("olga").post(take_back).status == 404
+    assert call("/espf/v1/events") == 200
+    assert "opens nothing any more" in adam.does(take_back).text
+    assert call("/espf/v1/events") == 401

@@ -380,6 +380,9 @@ access_tokens = _table(
         nullable=False,
         server_default="espf.api:write espf.handlers:write",
     ),
+    # A credential that somebody made for a program has a name; a log-in's token has none.
+    Column("name", String(64)),
+    Column("created_at", Moment),
 )
 _index("Access_Tokens_session", access_tokens.c.session_digest)
 

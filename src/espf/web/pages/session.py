@@ -8,8 +8,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import Connection
 
-from espf import sessions, users
-from espf.errors import Denied, InvalidRequest
+from espf import credentials, sessions, users
+from espf.credentials import Credential
+from espf.errors import Conflict, Denied, InvalidRequest
+from espf.sessions import Session
+from espf.users import SCOPES
 from espf.web import security
 from espf.web.contract import Site
 from espf.web.pages import shell
@@ -190,9 +193,67 @@ async def end_other_sessions(visit: Anybody) -> Response:
     return visit.go("/me", f"{count} other sessions have ended")
 
 
-async def _me(visit: Visit, error: InvalidRequest | None = None) -> Response:
-    mine = await visit.fetch(sessions.list_of, visit.user.i_user)
-    return visit.page("me.html", sessions=mine, error=error, status=422 if error else 200)
+@pages.post("/me/credentials")
+async def issue_credential(visit: Anybody) -> Response:
+    """Make a credential for a program; its token is shown this once."""
+    form = await visit.form()
+    scopes = frozenset(form.all("scopes"))
+    name = form.get("name", "")
+
+    def issue(connection: Connection) -> str:
+        site = visit.site
+        days = form.number("days")
+        token = credentials.issue(
+            connection, site.database, site.sealer, visit.user, name, scopes, days
+        )
+        after = {"scopes": " ".join(sorted(scopes)), "days": days}
+        visit.note(connection, "credential.create", f"credential {name}", None, after)
+        return token
+
+    try:
+        token = await visit.write(issue)
+    except InvalidRequest as error:
+        return await _me(visit, error, form=form)
+    except Conflict as error:
+        return await _me(visit, InvalidRequest(str(error), "name"), form=form)
+    return await _me(visit, token=token)
+
+
+@pages.post("/me/credentials/{key}/revoke")
+async def revoke_credential(visit: Anybody, key: str) -> Response:
+    """Take a credential back."""
+
+    def revoke(connection: Connection) -> str:
+        name = credentials.revoke(connection, visit.user.i_user, key)
+        visit.note(connection, "credential.revoke", f"credential {name}")
+        return name
+
+    name = await visit.write(revoke)
+    return visit.go("/me", f"The credential {name} opens nothing any more")
+
+
+async def _me(
+    visit: Visit,
+    error: InvalidRequest | None = None,
+    *,
+    form: Form | None = None,
+    token: str | None = None,
+) -> Response:
+    def read(connection: Connection) -> tuple[list[Session], list[Credential]]:
+        i_user = visit.user.i_user
+        return sessions.list_of(connection, i_user), credentials.list_of(connection, i_user)
+
+    mine, issued = await visit.fetch(read)
+    return visit.page(
+        "me.html",
+        sessions=mine,
+        credentials=issued,
+        scopes=sorted(SCOPES),
+        form=form,
+        token=token,
+        error=error,
+        status=422 if error else 200,
+    )
 
 
 def _form(

@@ -340,6 +340,8 @@ _access_tokens = _table(
         nullable=False,
         server_default="espf.api:write espf.handlers:write",
     ),
+    sa.Column("name", sa.String(64)),
+    sa.Column("created_at", _Moment),
 )
 _index("Access_Tokens_session", _access_tokens.c.session_digest)
 
