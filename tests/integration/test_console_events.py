@@ -122,6 +122,7 @@ def test_events_are_found_by_what_the_panel_says(olga, house, hss):
         "?from=1h": [other, mine],
         "?to=1h": [],
         "?from=2037-03-01+00:00": [],
+        "?to=2037-03-01": [other, mine],
         "?order=oldest": [mine, other],
     }.items():
         page = olga.get(EVENTS + query)
