@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, update
 
 from console import console
 from databases import whatever_the_database
-from espf import journal, mass_restarts, schedule, subscriptions, timeline
+from espf import journal, mass_restarts, overview, schedule, subscriptions, timeline
 from espf.billing.tables import accounts, customers, products
 from espf.db.tables import event_notifications, event_queue, provisioning_log
 from espf.db.tables import mass_restarts as restart_rows
@@ -122,6 +122,7 @@ def test_events_are_found_by_what_the_panel_says(olga, house, hss):
         "?from=1h": [other, mine],
         "?to=1h": [],
         "?from=2037-03-01+00:00": [],
+        "?to=2037-03-01": [other, mine],
         "?order=oldest": [mine, other],
     }.items():
         page = olga.get(EVENTS + query)
@@ -175,6 +176,26 @@ def test_pages_lead_to_one_another_in_both_directions_and_stay_what_they_are(olg
     oldest = olga.get(f"{EVENTS}?size=3&order=oldest")
     assert shown(oldest) == made[:3]
     assert shown(olga.get(link(oldest, "Next"))) == made[3:6]
+
+
+@pytest.mark.parametrize(("order", "way"), [("newest", "before"), ("oldest", "after")])
+def test_what_is_rare_is_looked_for_page_by_page_until_it_is_found(
+    olga, house, hss, monkeypatch, order, way
+):
+    monkeypatch.setattr(overview, "FIRST_LOOK", 5)
+    monkeypatch.setattr(overview, "LOOK", 10)
+    for n in range(41):
+        event(house, "Account/New" if n == 20 else "Account/Blocked", i_account=n)
+    deliver(house)
+    page = olga.get(f"{EVENTS}?type=Account/New&order={order}")
+    pages = 0
+    while found := re.search(r'role="status" hx-get="([^"]*)"', page.html):
+        assert shown(page) == []
+        assert f"{way}=" in found[1]
+        page = olga.get(unescape(found[1]))
+        pages += 1
+    assert shown(page) == [21]
+    assert pages > 1
 
 
 def test_the_count_is_asked_for_by_itself(olga, house, hss):

@@ -99,10 +99,16 @@ def groups_of(lines: Sequence[Overview], told: Told | None = None) -> list[Group
 
 @dataclass(frozen=True)
 class Cursors:
-    """The addresses of the neighbouring pages: before this one, and behind it."""
+    """The addresses of the neighbouring pages: before this one, and behind it.
+
+    ``onward`` is where to look further when nothing was found among as much as a page looks at,
+    ``reached`` the event that was come to.
+    """
 
     previous: str | None = None
     next: str | None = None
+    onward: str | None = None
+    reached: int | None = None
 
 
 def page_of(connection: Connection, visit: Visit, wanted: Filter) -> tuple[Page, Cursors]:
@@ -112,10 +118,16 @@ def page_of(connection: Connection, visit: Visit, wanted: Filter) -> tuple[Page,
     )
     wanted = replace(wanted, after=after, before=None if after else before)
     size = listing.number(visit, "size", 50, most=200)
-    page = overview.page(connection, wanted, size, oldest_first=is_oldest_first(visit))
+    oldest_first = is_oldest_first(visit)
+    page = overview.page(connection, wanted, size, oldest_first=oldest_first)
     newer = None if page.newer is None else turn(visit, after=page.newer)
     older = None if page.older is None else turn(visit, before=page.older)
-    return page, Cursors(older, newer) if is_oldest_first(visit) else Cursors(newer, older)
+    cursors = Cursors(older, newer) if oldest_first else Cursors(newer, older)
+    if page.is_short and not page.lines:
+        upward = wanted.after is not None or (oldest_first and wanted.before is None)
+        reached = page.newer if upward else page.older
+        cursors = replace(cursors, onward=newer if upward else older, reached=reached)
+    return page, cursors
 
 
 def turn(visit: Visit, **place: object) -> str:

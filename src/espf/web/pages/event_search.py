@@ -153,9 +153,10 @@ def _moment(text: str, field: str, now: datetime) -> datetime | None:
         except OverflowError:
             raise InvalidRequest("that is too long ago", field) from None
     try:
-        # Whoever leaves the seconds out means none.
-        return parse_time(f"{text}:00" if text.count(":") == 1 else text, field=field)
+        # Whoever leaves out the seconds, or the time of the day, means none.
+        missing = {10: " 00:00:00", 16: ":00"}.get(len(text), "")
+        return parse_time(text + missing, field=field)
     except ValueError:
         raise InvalidRequest(
-            "'YYYY-MM-DD HH:MM:SS' in UTC is expected, or how long ago: 30m, 2h, 7d", field
+            "a time in UTC is expected, '2027-03-01 00:00:00', or how long ago: 30m, 2h, 7d", field
         ) from None
