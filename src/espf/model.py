@@ -11,6 +11,18 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 
+def read_value(text: str) -> object:
+    """A value that somebody typed: what reads as JSON is taken as such, all else is a text."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
 class Status(StrEnum):
     """What is stored of a notification. Everything else that pages show is derived from it."""
 

@@ -6,7 +6,7 @@ gathered up later; only old rows are removed.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -131,6 +131,14 @@ class Figures:
                 return low + (high - low) * (wanted - fewer) / (count - fewer)
             fewer, low = count, high
         return most
+
+
+def summed(some: Iterable[Figures]) -> Figures:
+    """All of these together."""
+    total = Figures()
+    for one in some:
+        total.add(one)
+    return total
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from espf.errors import (
 from espf.handlers import registry
 from espf.handlers.base import Billing, Context, Handler
 from espf.handlers.http import Http, HttpClient, masked, storable
-from espf.model import Event, Status
+from espf.model import Event, Status, read_value
 from espf.queue import written
 from espf.retry import RetryPolicy, decide
 from espf.subscriptions import EventHandler, require_type
@@ -114,7 +114,7 @@ def event_for(
     be known. Raises InvalidRequest that names the field.
     """
     references.check(connection, handler.i_env, variables)
-    name = _usual_type(handler) if event_type is None else event_type.strip()
+    name = usual_type(handler) if event_type is None else event_type.strip()
     if not (is_custom(name) and is_well_formed(name)):
         name = require_type(connection, name)
     if not registry.supported(handler.type, [name]):
@@ -123,8 +123,30 @@ def event_for(
     return Event(NO_NUMBER, handler.i_env, name, payload, key)
 
 
-def _usual_type(handler: EventHandler) -> str:
+def usual_type(handler: EventHandler) -> str:
+    """The type of a trial's event, where nobody names one."""
     return registry.supported(handler.type, [USUAL_TYPE, *catalogue()])[0]
+
+
+def read_variables(text: str) -> dict[str, object]:
+    """Variables as somebody types them: a JSON object, or lines of NAME=VALUE.
+
+    A line with nothing behind its ``=`` says nothing. Raises InvalidRequest that names the line.
+    """
+    if text.lstrip().startswith("{"):
+        read = read_value(text)
+        if not isinstance(read, dict):
+            raise InvalidRequest("this is no JSON object", "variables")
+        return read
+    values: dict[str, object] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if line.strip() and not (name and equals):
+            said = f"line {number}: expected NAME=VALUE, e.g. i_account=541"
+            raise InvalidRequest(said, "variables")
+        if value:
+            values[name] = read_value(value)
+    return values
 
 
 class Trials:

@@ -24,6 +24,7 @@ PAGES = (
     "/env/3/handlers/{h}",
     "/env/3/handlers/{h}/configuration",
     "/env/3/handlers/{h}/subscriptions",
+    "/env/3/handlers/{h}/test",
     "/env/3/handlers/{h}/delete",
     "/env/3/subscriptions",
     "/env/3/event-types",
@@ -231,6 +232,7 @@ def test_who_may_only_look_or_operate_is_refused_the_rest(desk, handler, login):
     for path, form, status in (
         (f"/env/3/handlers/{handler}/pause", {}, 303 if operates else 403),
         (f"/env/3/handlers/{handler}/disable", {}, 403),
+        (f"/env/3/handlers/{handler}/test", {"what": "check"}, 403),
         (f"/env/3/handlers/{handler}/delete", {"name": "HSS"}, 403),
         (f"/env/3/handlers/{handler}/configuration", {"Concurrency": "2"}, 403),
         (f"/env/3/handlers/{handler}/subscriptions", {"shown": "Account/New"}, 403),

@@ -24,7 +24,7 @@ from espf.cli.group import (
     show_fields,
 )
 from espf.errors import InvalidRequest, NotFound
-from espf.model import PARENT
+from espf.model import PARENT, read_value
 from espf.overview import Filter, Page
 from espf.queue import Queue
 from espf.subscriptions import EventHandler
@@ -539,11 +539,4 @@ def variable(word: str) -> tuple[str, object]:
     name, equals, value = word.partition("=")
     if not equals or not name:
         raise InvalidRequest(f"--var {word!r}: expected NAME=VALUE, e.g. i_account=541", "var")
-    try:
-        return name, json.loads(value, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return name, value
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
+    return name, read_value(value)

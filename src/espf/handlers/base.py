@@ -131,6 +131,7 @@ class HandlerSettings(BaseModel):
         ge=0,
         le=1,
         description="Share of a waiting time by which it varies, so that retries spread out.",
+        json_schema_extra={"unit": "0 to 1"},
     )
     max_attempts: int | None = Field(
         default=None,
@@ -138,6 +139,7 @@ class HandlerSettings(BaseModel):
         ge=1,
         description="Attempts before an event counts as failed. Empty: one more than RetryDelays "
         "has entries. When there are more attempts than delays, the last delay repeats.",
+        json_schema_extra={"unit": "attempts"},
     )
     on_failure: Literal["continue", "hold"] = Field(
         default="continue",

@@ -84,12 +84,14 @@ class ConnectorSenderSettings(HandlerSettings):
         le=300,
         description="Seconds for which a product or an access policy is remembered. 0: not at "
         "all. What is the subscriber's own is never remembered.",
+        json_schema_extra={"group": "What is sent", "unit": "seconds"},
     )
     data: Annotated[tuple[Part, ...], BeforeValidator(words), PlainSerializer(", ".join)] = Field(
         default=get_args(Part),
         alias="ConnectorSender.Data",
         description="The parts of pb_data to send, separated by commas or blanks. Each costs a "
         "call of the billing API or two.",
+        json_schema_extra={"group": "What is sent"},
     )
     request_timeout: int = Field(
         default=300,
@@ -97,15 +99,18 @@ class ConnectorSenderSettings(HandlerSettings):
         ge=1,
         le=3600,
         description="Seconds to wait for the reply to one request.",
+        json_schema_extra={"group": "Address", "unit": "seconds"},
     )
     token: Annotated[Credentials, AfterValidator(_mandatory)] = Field(
         alias="ConnectorSender.Token",
         description="The Bearer token by which the connector knows the sender.",
+        json_schema_extra={"group": "Address"},
     )
     url: Url = Field(
         alias="ConnectorSender.URL",
         description="Where the connector takes events, such as "
         "http://127.0.0.1:8000/process-event. Without http:// or https:// it means http://.",
+        json_schema_extra={"group": "Address"},
     )
 
 

@@ -110,39 +110,46 @@ class EventSenderSettings(HandlerSettings):
         description="Names or patterns of the event types to send, such as Account/Blocked or "
         "Customer/*, separated by commas, blanks or line breaks. Empty: all. Events of other "
         "types are skipped.",
+        json_schema_extra={"group": "What is sent"},
     )
     api_version: Annotated[Literal[1, 2], BeforeValidator(_number)] = Field(
         default=2,
         alias="EventSender.APIVersion",
         description="1: standard events. 2: simplified events, of fewer types and with fewer "
         "variables.",
+        json_schema_extra={"group": "What is sent"},
     )
     async_mode: bool = Field(
         default=True,
         alias="EventSender.AsyncMode",
         description="On: send at the rate of TokenRate without waiting for replies. Off: send "
         "the next event when the reply has come, Concurrency of them at a time.",
+        json_schema_extra={"group": "Pace"},
     )
     auth_header: HeaderName = Field(
         default="Authorization",
         alias="EventSender.AuthHeader",
         description="The header that carries the authentication.",
+        json_schema_extra={"group": "Authentication"},
     )
     auth_method: Literal["Basic", "Custom", "Signature", "None"] = Field(
         default="Basic",
         alias="EventSender.AuthMethod",
         description="Basic: user and password. Custom: a type and credentials. Signature: an "
         "HMAC over the Date header. None: no authentication header.",
+        json_schema_extra={"group": "Authentication"},
     )
     basic_auth_key: Password = Field(
         default=SecretStr(""),
         alias="EventSender.BasicAuth.Key",
         description="The password of the Basic method.",
+        json_schema_extra={"group": "Authentication", "only_with": "EventSender.AuthMethod=Basic"},
     )
     basic_auth_user: User = Field(
         default="",
         alias="EventSender.BasicAuth.User",
         description="The user of the Basic method.",
+        json_schema_extra={"group": "Authentication", "only_with": "EventSender.AuthMethod=Basic"},
     )
     ca_file: str = Field(
         default="",
@@ -151,16 +158,19 @@ class EventSenderSettings(HandlerSettings):
         description="With https://: a file of PEM certificates of authorities, on every machine "
         "that runs a worker, that are trusted instead of those of the system. Empty: those of the "
         "system.",
+        json_schema_extra={"group": "Address"},
     )
     custom_auth_credentials: Credentials = Field(
         default=SecretStr(""),
         alias="EventSender.CustomAuth.Credentials",
         description="The credentials of the Custom method, such as a token.",
+        json_schema_extra={"group": "Authentication", "only_with": "EventSender.AuthMethod=Custom"},
     )
     custom_auth_type: Scheme = Field(
         default="",
         alias="EventSender.CustomAuth.Type",
         description="The word before the credentials of the Custom method, such as Bearer.",
+        json_schema_extra={"group": "Authentication", "only_with": "EventSender.AuthMethod=Custom"},
     )
     max_wait_time: int = Field(
         default=600,
@@ -168,6 +178,11 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=86_400,
         description="Async mode: seconds to wait for replies after the last request of a batch.",
+        json_schema_extra={
+            "group": "Pace",
+            "unit": "seconds",
+            "only_with": "EventSender.AsyncMode=on",
+        },
     )
     request_timeout: int = Field(
         default=300,
@@ -175,37 +190,53 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=3600,
         description="Seconds to wait for the reply to one request.",
+        json_schema_extra={"group": "Pace", "unit": "seconds"},
     )
     proxy: Annotated[str, Field(max_length=2048), AfterValidator(_proxy)] = Field(
         default="",
         alias="EventSender.Proxy",
         description="The HTTP proxy that requests go through, such as http://10.0.0.1:3128. "
         "Empty: none; what the environment says of proxies is ignored.",
+        json_schema_extra={"group": "Address"},
     )
     proxy_auth_user: User = Field(
         default="",
         alias="EventSender.ProxyAuth.User",
         description="The user that the proxy knows us by. Empty: it asks for none.",
+        json_schema_extra={"group": "Address"},
     )
     proxy_auth_key: Password = Field(
         default=SecretStr(""),
         alias="EventSender.ProxyAuth.Key",
         description="The password of ProxyAuth.User.",
+        json_schema_extra={"group": "Address"},
     )
     signature_auth_key: Password = Field(
         default=SecretStr(""),
         alias="EventSender.SignatureAuth.Key",
         description="The key of the Signature method.",
+        json_schema_extra={
+            "group": "Authentication",
+            "only_with": "EventSender.AuthMethod=Signature",
+        },
     )
     signature_auth_key_id: KeyId = Field(
         default="",
         alias="EventSender.SignatureAuth.KeyId",
         description="The name by which the receiver finds the key of the Signature method.",
+        json_schema_extra={
+            "group": "Authentication",
+            "only_with": "EventSender.AuthMethod=Signature",
+        },
     )
     signature_auth_algorithm: SignatureAlgorithm = Field(
         default="hmac-sha1",
         alias="EventSender.SignatureAuth.Algorithm",
         description="How the Signature method signs.",
+        json_schema_extra={
+            "group": "Authentication",
+            "only_with": "EventSender.AuthMethod=Signature",
+        },
     )
     token_burstiness: int = Field(
         default=100,
@@ -213,6 +244,11 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=10_000,
         description="Async mode: the most requests that go out at once.",
+        json_schema_extra={
+            "group": "Pace",
+            "unit": "requests",
+            "only_with": "EventSender.AsyncMode=on",
+        },
     )
     token_rate: int = Field(
         default=10,
@@ -220,16 +256,23 @@ class EventSenderSettings(HandlerSettings):
         ge=1,
         le=10_000,
         description="Async mode: requests per second, on average.",
+        json_schema_extra={
+            "group": "Pace",
+            "unit": "requests per second",
+            "only_with": "EventSender.AsyncMode=on",
+        },
     )
     url: Url = Field(
         alias="EventSender.URL",
         description="Where the events go, such as http://127.0.0.1:5000. Without http:// or "
         "https:// it means http://.",
+        json_schema_extra={"group": "Address"},
     )
     with_unique_id: bool = Field(
         default=True,
         alias="EventSender.WithUniqueID",
         description="Send i_event, by which the receiver knows a repeated event.",
+        json_schema_extra={"group": "What is sent"},
     )
 
     @field_validator(

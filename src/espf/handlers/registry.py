@@ -22,6 +22,9 @@ from espf.handlers.base import Handler, HandlerSettings
 
 GROUP = "espf.handlers"
 
+#: The group of the options that every handler has.
+COMMON = "Order and retries"
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -34,7 +37,9 @@ class Option:
     """One option of a handler type, as forms, the command line and the documents show it.
 
     ``type`` is for readers: ``number``, ``on/off``, ``text``, ``list``, or the choices. ``default``
-    is None where the option is mandatory.
+    is None where the option is mandatory. ``group`` is the part of a form that it belongs to;
+    ``unit`` is what a number counts, empty where its description says so; ``only_with`` the option
+    and its value without which this one does nothing.
     """
 
     alias: str
@@ -42,6 +47,9 @@ class Option:
     default: str | None
     description: str
     secret: bool
+    group: str
+    unit: str
+    only_with: tuple[str, str] | None
 
 
 def handler_types() -> Mapping[str, type[Handler]]:
@@ -140,6 +148,7 @@ def options(name: str, inherited: Mapping[str, object] = MappingProxyType({})) -
             name for name, field in settings_class.model_fields.items() if not field.is_required()
         },
     )
+    common = {field.alias for field in HandlerSettings.model_fields.values()}
     return [
         Option(
             alias=alias,
@@ -147,6 +156,9 @@ def options(name: str, inherited: Mapping[str, object] = MappingProxyType({})) -
             default=None if field.is_required() else _text(defaults[alias]),
             description=field.description or "",
             secret=_is_secret(field),
+            group=_told(field, "group") or (COMMON if alias in common else name),
+            unit=_told(field, "unit"),
+            only_with=_only_with(field),
         )
         for alias, field in fields.items()
     ]
@@ -234,6 +246,17 @@ def _parts(field: FieldInfo) -> set[Any]:
 
 def _is_secret(field: FieldInfo) -> bool:
     return SecretStr in _parts(field)
+
+
+def _told(field: FieldInfo, what: str) -> str:
+    """What the settings class says of a field for forms, in ``json_schema_extra``."""
+    extra = field.json_schema_extra
+    return str(extra.get(what, "")) if isinstance(extra, dict) else ""
+
+
+def _only_with(field: FieldInfo) -> tuple[str, str] | None:
+    other, is_there, value = _told(field, "only_with").partition("=")
+    return (other, value) if is_there else None
 
 
 def _type(field: FieldInfo) -> str:

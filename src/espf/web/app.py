@@ -46,6 +46,7 @@ from espf.web.pages import (
     subscriptions,
     system,
     timeline,
+    trial,
 )
 from espf.web.pages import (
     users as user_pages,
@@ -57,6 +58,7 @@ CONSOLE = (
     dashboard,
     setup,
     session,
+    trial,
     handlers,
     subscriptions,
     event_types,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from espf.statistics import Figures
+
 #: Shares of the highest bar at which a line is drawn, with its figure.
 _LINES = (0.5, 1.0)
 
@@ -78,6 +80,14 @@ def bars(label: str, values: Sequence[Bar], *, width: int = 640, height: int = 1
             if place % every == 0
         ],
     )
+
+
+def told(began_at: Sequence[datetime], figures: Sequence[Figures]) -> list[Bar]:
+    """What was delivered; what was to be tried again; what failed or was rejected."""
+    return [
+        Bar(moment, one.finished + one.skipped, one.retried, one.failed + one.rejected)
+        for moment, one in zip(began_at, figures, strict=True)
+    ]
 
 
 def spark(label: str, values: Sequence[Bar]) -> Chart:

@@ -15,7 +15,7 @@ from espf.schedule import Planned
 from espf.standing import Standing, WorkerStanding
 from espf.statistics import Figures, Step
 from espf.web.pages import charts
-from espf.web.pages.charts import Bar, Chart
+from espf.web.pages.charts import Chart
 from espf.web.pages.visit import Visit, Visitor
 
 pages = APIRouter(prefix="/env/{i_env}/dashboard")
@@ -77,10 +77,10 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
         Line(
             one,
             rates.get(one.handler.i_event_handler, 0.0),
-            _sum(hour.handlers[one.handler.i_event_handler]),
+            statistics.summed(hour.handlers[one.handler.i_event_handler]),
             charts.spark(
                 f"{one.handler.name}, last hour",
-                _bars(hour.began_at, hour.handlers[one.handler.i_event_handler]),
+                charts.told(hour.began_at, hour.handlers[one.handler.i_event_handler]),
             ),
         )
         for one in stands
@@ -96,29 +96,14 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
         ],
         lines=lines,
         hour=charts.bars(
-            "Delivered in the last hour, by minute", _bars(hour.began_at, hour.total())
+            "Delivered in the last hour, by minute", charts.told(hour.began_at, hour.total())
         ),
         day=charts.bars(
-            "Delivered in the last day, by ten minutes", _bars(day.began_at, day.total())
+            "Delivered in the last day, by ten minutes", charts.told(day.began_at, day.total())
         ),
         workers=[one for one in workers if one.alive],
         ahead=schedule.planned(connection, i_env, AHEAD),
     )
-
-
-def _sum(figures: Sequence[Figures]) -> Figures:
-    total = Figures()
-    for one in figures:
-        total.add(one)
-    return total
-
-
-def _bars(began_at: Sequence[datetime], figures: Sequence[Figures]) -> list[Bar]:
-    """What was delivered; what was to be tried again; what failed or was rejected."""
-    return [
-        Bar(moment, one.finished + one.skipped, one.retried, one.failed + one.rejected)
-        for moment, one in zip(began_at, figures, strict=True)
-    ]
 
 
 def _of_workers(

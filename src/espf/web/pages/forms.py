@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel, SecretStr
 
 from espf.errors import InvalidRequest
-from espf.handlers.registry import Option
+from espf.handlers.registry import COMMON, Option
 from espf.web.pages.visit import Form
 
 #: What stands for a secret that is set: whoever does not touch it keeps it.
@@ -20,6 +20,10 @@ class Field:
     ``choices`` are pairs of value and title; ``error`` stands beside it. ``code`` is what the field
     is called on the command line, where that is not its title. ``source``: the title of the dialog
     in which something is picked, and where it gets what there is.
+
+    Of an option: its ``group`` of fields, the ``unit`` of a number, the ``default`` that holds
+    while it is not set (None: nothing is known of one), and the option and value without which it
+    does nothing.
     """
 
     name: str
@@ -33,6 +37,11 @@ class Field:
     placeholder: str = ""
     code: str = ""
     source: tuple[str, str] = ("", "")
+    group: str = ""
+    unit: str = ""
+    default: str | None = None
+    is_set: bool = True
+    only_with: tuple[str, str] | None = None
 
     @property
     def id(self) -> str:
@@ -69,9 +78,23 @@ def general_error(fields: Collection[Field], error: InvalidRequest | None) -> st
     return str(error)
 
 
-def of_options(options: Sequence[Option], shown: Mapping[str, str]) -> list[Field]:
-    """Fields for the options of a handler type; ``shown`` has the values, secrets as dots."""
-    return [_of_option(option, shown.get(option.alias, "")) for option in options]
+def of_options(options: Sequence[Option], stored: Mapping[str, object]) -> list[Field]:
+    """Fields for the options of a handler; ``stored`` has those that were set, secrets too.
+
+    What is not set stays empty, with its default beside it, so that sending the form sets nothing.
+    """
+    return [_of_option(option, stored.get(option.alias)) for option in options]
+
+
+def by_group(fields: Sequence[Field]) -> list[tuple[str, list[Field]]]:
+    """Fields in their groups: first what must be filled in, then what others depend on."""
+    chooses = {field.only_with[0] for field in fields if field.only_with}
+    groups: dict[str, list[Field]] = {}
+    for field in fields:
+        groups.setdefault(field.group, []).append(field)
+    for some in groups.values():
+        some.sort(key=lambda one: (not one.required, one.name not in chooses))
+    return sorted(groups.items(), key=lambda group: (not group[1][0].required, group[0] == COMMON))
 
 
 def of_model(kind: type[BaseModel], shown: Mapping[str, str], prefix: str = "") -> list[Field]:
@@ -104,7 +127,7 @@ def of_model(kind: type[BaseModel], shown: Mapping[str, str], prefix: str = "") 
 def values_of(fields: Sequence[Field], form: Form) -> dict[str, str | bool | None]:
     """What a form says about fields: None goes back to the default, what is not there stays.
 
-    A secret that was not typed anew stays, too.
+    A secret that was not typed anew stays, too, and a switch that stands on its default.
     """
     changed: dict[str, str | bool | None] = {}
     for field in fields:
@@ -113,21 +136,28 @@ def values_of(fields: Sequence[Field], form: Form) -> dict[str, str | bool | Non
         value = form.raw(field.name) if field.kind == "secret" else form[field.name]
         if field.kind == "secret" and value in {"", KEPT}:
             continue
+        if field.kind == "switch" and not field.is_set and value == field.default:
+            continue
         changed[field.name] = value == "on" if field.kind == "switch" else value or None
     return changed
 
 
-def _of_option(option: Option, value: str) -> Field:
+def _of_option(option: Option, stored: object) -> Field:
     kind = "text"
     choices: tuple[tuple[str, str], ...] = ()
+    is_set = stored is not None
+    value = str(stored) if is_set else ""
     match option.type:
         case "on/off":
             kind = "switch"
+            value = value or option.default or ""
         case "number":
             kind = "number"
         case several if " | " in several:
             kind = "select"
             choices = tuple((word, word) for word in several.split(" | "))
+            if option.default is not None:
+                choices = (("", f"{option.default} (default)"), *choices)
     if option.secret:
         kind = "secret"
     return Field(
@@ -138,7 +168,12 @@ def _of_option(option: Option, value: str) -> Field:
         help=option.description,
         required=option.default is None and not option.secret,
         choices=choices,
-        placeholder=KEPT if option.secret and value else "",
+        placeholder=KEPT if option.secret and is_set else option.default or "",
+        group=option.group,
+        unit=option.unit,
+        default=option.default,
+        is_set=is_set,
+        only_with=option.only_with,
     )
 
 

@@ -8,15 +8,17 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from sqlalchemy import Connection
 
-from espf import restarts, standing, subscriptions
+from espf import restarts, standing, statistics, subscriptions
 from espf.catalogue import facts
 from espf.errors import Conflict, InvalidRequest
 from espf.handlers import registry
 from espf.standing import Standing
+from espf.statistics import Figures, Step
 from espf.subscriptions import EventHandler
 from espf.users import ADMINISTER, OPERATE
 from espf.web.contract import Forbidden, SmallPathNumber
-from espf.web.pages import forms, listing
+from espf.web.pages import charts, forms, listing
+from espf.web.pages.charts import Chart
 from espf.web.pages.forms import Field
 from espf.web.pages.listing import Column
 from espf.web.pages.visit import Visit, Visitor
@@ -90,15 +92,47 @@ async def create(visit: Administrator) -> Response:
 
 @pages.get("/{i_event_handler}")
 async def show(visit: Reader, i_event_handler: SmallPathNumber) -> Response:
-    """One handler: how it stands, and what is in its way."""
+    """One handler: how it stands, what is in its way, and how it went of late."""
 
-    def read(connection: Connection) -> tuple[Standing, str | None]:
+    def read(connection: Connection) -> tuple[Standing, str | None, list[Lately]]:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         (stands,) = standing.handlers(connection, visit.site.database, handler, roughly=True)
-        return stands, handler.missing(visit.site.sealer)
+        lately = [_lately(connection, visit, handler, *span) for span in SPANS]
+        return stands, handler.missing(visit.site.sealer), lately
 
-    stands, missing = await visit.fetch(read)
-    return visit.page("handlers/show.html", handler=stands.handler, stands=stands, missing=missing)
+    stands, missing, lately = await visit.fetch(read)
+    return visit.page(
+        "handlers/show.html",
+        handler=stands.handler,
+        stands=stands,
+        missing=missing,
+        lately=lately,
+        short_name=standing.short_name,
+    )
+
+
+#: What the page of a handler looks back on: title, step, number of steps.
+SPANS = (("Last hour", Step.MINUTE, 60), ("Last day", Step.TEN_MINUTES, 144))
+
+
+@dataclass(frozen=True)
+class Lately:
+    """What a handler delivered in a while: all together, and over time."""
+
+    title: str
+    figures: Figures
+    chart: Chart
+
+
+def _lately(
+    connection: Connection, visit: Visit, handler: EventHandler, title: str, step: Step, count: int
+) -> Lately:
+    number = handler.i_event_handler
+    database = visit.site.database
+    over_time = statistics.series(connection, database, step, count, i_event_handler=number)
+    figures = over_time.handlers[number]
+    chart = charts.bars(f"Delivered, {title.lower()}", charts.told(over_time.began_at, figures))
+    return Lately(title, statistics.summed(figures), chart)
 
 
 @pages.get("/{i_event_handler}/configuration")
@@ -116,6 +150,9 @@ async def configure(visit: Administrator, i_event_handler: SmallPathNumber) -> R
     def change(connection: Connection) -> None:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         wanted = forms.values_of(_option_fields(handler), form)
+        if back := form.get("default"):
+            # Only that one; what was typed into the others was not to be saved yet.
+            wanted = {back: None}
         subscriptions.set_options(connection, visit.site.sealer, handler, wanted)
         changed = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         subject = f"handler {handler.name}"
@@ -272,13 +309,13 @@ def _configuration(
         "handlers/configuration.html",
         status=422 if error else 200,
         handler=handler,
-        fields=fields,
+        groups=forms.by_group(fields),
         error=forms.general_error(fields, error),
     )
 
 
 def _option_fields(handler: EventHandler) -> list[Field]:
-    return forms.of_options(registry.options(handler.type), handler.shown())
+    return forms.of_options(handler.option_list(), handler.options)
 
 
 def _new_fields() -> list[Field]:

@@ -36,7 +36,18 @@ addEventListener("change", (event) => {
     }
   }
   if (event.target.hasAttribute("data-submit")) event.target.form.requestSubmit();
+  if (event.target.form) showWhatCounts(event.target.form);
 });
+
+// Fields that do nothing with what another one says are out of sight; they are sent all the same.
+function showWhatCounts(form) {
+  for (const field of form.querySelectorAll("[data-with]")) {
+    const other = form.querySelector(`[name="${CSS.escape(field.dataset.with)}"]:not([type="hidden"])`);
+    const says = other.type === "checkbox" ? (other.checked ? "on" : "off") : other.value || other.dataset.default;
+    field.hidden = says !== field.dataset.withValue && !field.querySelector(".is-invalid");
+  }
+}
+for (const form of document.forms) showWhatCounts(form);
 
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
