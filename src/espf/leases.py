@@ -16,6 +16,9 @@ from espf.db.database import Database
 from espf.db.tables import handler_leases, workers
 from espf.model import SHARDS
 
+#: How long a lease holds without a sign of life.
+LEASE_SECONDS = 12.0
+
 
 @dataclass(frozen=True)
 class Lease:

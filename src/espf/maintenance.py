@@ -68,6 +68,32 @@ def take_turn(connection: Connection, database: Database, name: str, every: time
     return True
 
 
+def keep_turn(
+    connection: Connection, database: Database, name: str, who: str, span: timedelta
+) -> bool:
+    """Whether it is the turn of ``who`` for this long, and nobody else's; it may be kept on."""
+    noted, now = hold(connection, database, name), database.now(connection)
+    if _holder(noted, now) not in {"", who}:
+        return False
+    value = f"{to_text(now + span)} {who}"
+    connection.execute(
+        update(system_settings).where(system_settings.c.name == name).values(value=value)
+    )
+    return True
+
+
+def whose_turn(connection: Connection, database: Database, name: str) -> str:
+    """Who keeps a turn now; empty: nobody."""
+    noted = select(system_settings.c.value).where(system_settings.c.name == name)
+    value = connection.execute(noted).scalar_one_or_none()
+    return _holder(value or "", database.now(connection))
+
+
+def _holder(noted: str, now: datetime) -> str:
+    until, who = noted[:23], noted[24:]
+    return who if until > to_text(now) else ""
+
+
 def store_breakers(
     connection: Connection, database: Database, worker: str, news: Mapping[int, BreakerNews]
 ) -> None:

@@ -634,6 +634,21 @@ def roughly_counted(connection: Connection, i_event_handler: int) -> Backlog:
     )
 
 
+def example(
+    connection: Connection, i_event_handler: int, status: str
+) -> tuple[int, str | None] | None:
+    """One of a handler's events with its error: of those that failed, or wait for a retry.
+
+    ``status`` is failed or ``RETRYING``. None: there is no such event.
+    """
+    n = event_notifications.c
+    for way in _ways(frozenset({status})):
+        query = select(n.i_event, n.last_error).where(n.i_event_handler == i_event_handler, *way)
+        if (row := connection.execute(query.limit(1)).one_or_none()) is not None:
+            return row.i_event, row.last_error
+    return None
+
+
 @dataclass(frozen=True)
 class _Sample:
     """How many wait in a part of what a handler has; ``first``: where the first one is found."""

@@ -70,6 +70,7 @@ REQUESTS = {
     "POST /espf/v1/event_type/disable": {"event_type": "Account/Blocked"},
     "GET /espf/v1/capture": None,
     "GET /espf/v1/workers": None,
+    "GET /espf/v1/alerts": None,
     "GET /espf/v1/maintenance": None,
     "PUT /espf/v1/maintenance": {"maintenance": True},
     "GET /espf/v1/configurations": None,
@@ -163,6 +164,11 @@ class Site:
             key=KEY,
             **LATER,
         )
+        alert = {"kind": "failed", "about": str(sender["i_event_handler"]), "i_env": 3}
+        with self.database.begin() as connection:
+            now = self.database.now(connection)
+            alert |= {"subject": MARK, "text": MARK, "since": now}
+            connection.execute(insert(tables.alerts).values(alert))
         return {
             "i_account": added["i_account"],
             "account_id": MARK,

@@ -6,6 +6,7 @@ an exit code here and nowhere else: 0 done, 2 usage or settings, 3 not found, 4 
 
 import click
 
+from espf.cli.alerts import alert
 from espf.cli.billing import billing
 from espf.cli.capture import capture
 from espf.cli.config import config
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, run, worker, web, config, maintenance, metrics),
+    *(init, run, worker, web, config, maintenance, alert, metrics),
     *(type_, handler, event, journal, capture, user, key, billing),
 ):
     main.add_command(command)

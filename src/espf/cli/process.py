@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 from espf import configuration
+from espf.alerts import Watch
 from espf.cli.billing import pass_time
 from espf.cli.group import Office
 from espf.configuration.checks import runs_here
@@ -212,7 +213,8 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) 
 async def _work(at: Office, part: _Part, operation: Operation, stop: asyncio.Event) -> None:
     """Deliver, if that is what the process is for, and do the chores, until told to stop."""
     async with HttpClient() as client, asyncio.TaskGroup() as group:
-        chores = [group.create_task(_tick(at.database))]
+        watch = Watch(at.database, at.sealer, client, at.settings.rules)
+        chores = [group.create_task(_tick(at.database)), group.create_task(watch.run())]
         upgraded = group.create_task(_upgraded(at.database, stop))
         if part.log is None:
             await stop.wait()

@@ -252,6 +252,13 @@ class Provisioning(Group):
         title="Token for alerts by HTTP",
         description="Sent with them in the header Authorization, as Bearer. Empty: no such header.",
     )
+    console_url: Annotated[_Text, AfterValidator(_target)] = Field(
+        default="",
+        alias="ConsoleURL",
+        title="Address of the console",
+        description="Where people reach the console; alerts have links to it. Empty: no links.",
+        examples=["https://espf.example.net"],
+    )
     alert_oldest_waiting: Annotated[_Span, Field(ge=10, le=31 * 86400)] = Field(
         default=900,
         alias="AlertOldestWaiting",

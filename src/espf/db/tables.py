@@ -207,6 +207,26 @@ handler_breakers = _table(
     Column("reason", Text),
 )
 
+# What is wrong, a row for each thing that holds. `about` tells those of a kind apart: the number of
+# a handler, the name of a worker, a channel of alerts; `subject` is what people call it.
+alerts = _table(
+    "Alerts",
+    Column("kind", String(16), primary_key=True),
+    Column("about", String(190), primary_key=True),
+    # Empty: it concerns the whole installation.
+    Column("i_env", Integer),
+    Column("subject", String(255), nullable=False),
+    Column("text", LongText, nullable=False),
+    # How many events have failed within the hour.
+    Column("count", Integer, nullable=False, server_default=text("0")),
+    Column("since", Moment, nullable=False),
+    # It does not hold any more; over, when that lasts.
+    Column("gone_since", Moment),
+    # When people were told that it holds, by e-mail and by HTTP.
+    Column("mailed_at", Moment),
+    Column("posted_at", Moment),
+)
+
 # What became of the events of a handler, and how long it took: `step` is the length of the span in
 # seconds, of which every length has rows of its own. `within_...` count what was delivered so soon
 # after it happened. Each worker adds to the rows of all.

@@ -17,6 +17,7 @@ from espf.errors import Denied, EspfError, InvalidRequest
 from espf.trial import Trials, WayToBilling
 from espf.users import Users
 from espf.web import (
+    alerts_api,
     configuration_api,
     description,
     espf_api,
@@ -103,7 +104,7 @@ def build_app(
     app.state.site = Site(database, sealer, users, Trials(sealer, way_to_billing), rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
-    for part in (espf_api, events_api, handlers_api, configuration_api):
+    for part in (espf_api, events_api, handlers_api, configuration_api, alerts_api):
         app.include_router(part.api)
     app.include_router(description.pages)
     app.state.throttle = session.Throttle()

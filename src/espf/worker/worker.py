@@ -23,7 +23,7 @@ from espf.dispatches import Dispatches
 from espf.errors import DatabaseUnavailable, EspfError
 from espf.handlers.base import Billing, Handler
 from espf.handlers.http import HttpClient
-from espf.leases import Lease, Leases, Roll, deal
+from espf.leases import LEASE_SECONDS, Lease, Leases, Roll, deal
 from espf.maintenance import BreakerNews, store_breakers
 from espf.queue import Queue
 from espf.restarts import let_go
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: How long a lease holds without a sign of life, and how often one is given.
-LEASE_SECONDS = 12.0
+#: How often a sign of life is given.
 HEARTBEAT_SECONDS = 3.0
 
 #: How long the results of the last attempts may take to be stored when the worker stops.

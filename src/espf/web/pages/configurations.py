@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from sqlalchemy import Connection
 
-from espf import configuration
+from espf import alerts, configuration
 from espf.configuration import Instance, Provisioning, Status, Version
 from espf.errors import Conflict, InvalidRequest
 from espf.web.contract import SmallPathNumber
@@ -89,6 +89,28 @@ async def show_provisioning(visit: Superuser, number: SmallPathNumber) -> Respon
 async def set_provisioning(visit: Superuser, number: SmallPathNumber) -> Response:
     """Change the group of a draft."""
     return await _set(visit, number, "Provisioning", _provisioning_fields)
+
+
+@pages.post("/{number}/provisioning/test")
+async def test_alerts(visit: Superuser, number: SmallPathNumber) -> Response:
+    """Send a test alert by what a version says, whether it is active or not."""
+    version = await visit.fetch(configuration.find, number)
+    settings = version.opened(visit.site.sealer).provisioning
+    receipts = await alerts.send_test(settings, visit.user.login)
+
+    def note(connection: Connection) -> None:
+        sent = {str(one.channel): one.fault or "taken" for one in receipts}
+        subject = f"configuration {number}"
+        visit.note(connection, "alert.test", subject, None, sent, everywhere=True)
+
+    await visit.write(note)
+    said = [
+        f"{one.channel.spoken} it failed: {one.fault:.300}"
+        if one.fault
+        else f"sent {one.channel.spoken}: {one.said:.300}"
+        for one in receipts
+    ]
+    return visit.go(_path(number, "provisioning"), f"Test alert: {'; '.join(said)}")
 
 
 @pages.get("/{number}/instances/new")

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from sqlalchemy import Connection
 
-from espf import configuration, schedule, standing, statistics, subscriptions
+from espf import alerts, configuration, schedule, standing, statistics, subscriptions
+from espf.alerts import Kind
 from espf.schedule import Planned
 from espf.standing import Standing, WorkerStanding
 from espf.statistics import Figures, Step
@@ -22,6 +23,9 @@ pages = APIRouter(prefix="/env/{i_env}/dashboard")
 
 #: Scheduled events that are shown.
 AHEAD = 8
+
+#: Alerts that are shown as they were noted last; of the others the page looks itself.
+NOTED = frozenset({Kind.FAILING, Kind.WORKER, Kind.CAPTURE, Kind.SENDING})
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
                 for line in lines
                 for alarm in _of_handler(line, visit, now, too_old, works=works)
             ),
+            *_noted(connection, visit),
         ],
         lines=lines,
         hour=charts.bars(
@@ -118,6 +123,15 @@ def _of_workers(
         yield Alarm(
             "info", "There is no event handler yet: nobody hears of anything.", visit.path("setup")
         )
+
+
+def _noted(connection: Connection, visit: Visit) -> Iterator[Alarm]:
+    everywhere = visit.user.superuser
+    for one in alerts.list_alerts(connection, visit.i_env, everywhere=everywhere):
+        if one.kind in NOTED:
+            tone = "warn" if one.kind is Kind.FAILING else "bad"
+            said = f"{alerts.headline(one)} since {one.since:%Y-%m-%d %H:%M} UTC: {one.text}"
+            yield Alarm(tone, said, alerts.path(one))
 
 
 def _of_handler(

@@ -212,6 +212,20 @@ _table(
 )
 
 _table(
+    "Alerts",
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("about", sa.String(190), primary_key=True),
+    sa.Column("i_env", sa.Integer),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("text", _LongText, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("since", _Moment, nullable=False),
+    sa.Column("gone_since", _Moment),
+    sa.Column("mailed_at", _Moment),
+    sa.Column("posted_at", _Moment),
+)
+
+_table(
     "Handler_Statistics",
     sa.Column("step", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("began_at", _Moment, primary_key=True),
