@@ -69,18 +69,19 @@ class Answer:
 
 
 class Webhook:
-    """A server on 127.0.0.1. It answers what was given to ``then``, later what ``always`` says.
+    """A server on ``host``. It answers what was given to ``then``, later what ``always`` says.
 
     ``always`` may be an answer, or a function from the request to one.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.requests: list[Request] = []
         self.always: Answer | Callable[[Request], Answer] = Answer()
         self.in_progress = 0
         self.most_in_progress = 0
         self.connections = 0
         self._tls = tls
+        self._host = host
         self._script: deque[Answer] = deque()
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,10 +97,10 @@ class Webhook:
     async def start(self, port: int = 0) -> None:
         """Listen; with ``port`` on the one of an earlier server, to come back after an outage."""
         self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", port, ssl=self._tls, backlog=1024
+            self._connected, self._host, port, ssl=self._tls, backlog=1024
         )
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     async def stop(self) -> None:
         """Stop listening and cut every connection, also one that was being accepted."""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from yarl import URL
 
 from espf import configuration
 from espf.catalogue import (
@@ -21,11 +22,13 @@ from espf.catalogue import (
     is_custom,
     is_well_formed,
 )
+from espf.configuration import Provisioning
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types, handler_leases
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
 from espf.handlers.base import Handler
+from espf.handlers.networks import ANYWHERE, Networks, literal, refused
 from espf.model import SHARDS
 
 #: The numbers of custom event types count up from here.
@@ -40,7 +43,8 @@ class EventHandler:
 
     ``stored`` holds the options that were set, as JSON; ``version`` grows with each change.
     ``spellings`` are the types that it was subscribed to by another name than the catalogue's.
-    ``installation`` are options that the active configuration has for all handlers.
+    ``installation`` are options that the active configuration has for all handlers, ``networks``
+    those that it lets the handlers of the environment call.
     """
 
     i_event_handler: int
@@ -53,6 +57,7 @@ class EventHandler:
     paused: bool = False
     spellings: Mapping[str, str] = field(default_factory=dict)
     installation: Mapping[str, object] = field(default_factory=dict)
+    networks: Networks = ANYWHERE
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -230,6 +235,7 @@ def create_handler(
     if not name or len(name) > 64 or name != name.strip() or not name.isprintable():
         raise InvalidRequest("name: 1 to 64 printable characters are expected", "name")
     registry.what_is_missing(type_name, options)
+    _check_targets(_usual(connection).networks(i_env), options)
     row = insert(event_handlers).values(
         i_env=i_env,
         name=name,
@@ -275,7 +281,23 @@ def set_options(
         else:
             raise InvalidRequest(f"there is no option {alias}", alias)
     registry.what_is_missing(handler.type, merged)
+    _check_targets(handler.networks, options)
     _touch(connection, handler, settings=json.dumps(_sealed(handler.type, merged, sealer)))
+
+
+def _check_targets(networks: Networks, options: Mapping[str, object | None]) -> None:
+    """Raise InvalidRequest for a URL with an address that may not be called.
+
+    What a name leads to is only known when it is called, and checked then.
+    """
+    for alias, value in options.items():
+        try:
+            url = URL(value) if isinstance(value, str) else URL()
+        except ValueError:
+            continue
+        address = literal(url.host) if url.scheme in {"http", "https"} and url.host else None
+        if address is not None and not networks.allow(address):
+            raise InvalidRequest(f"{alias}: {refused(address)}", alias)
 
 
 def set_handler_enabled(connection: Connection, handler: EventHandler, *, enabled: bool) -> None:
@@ -326,8 +348,8 @@ def list_handlers(connection: Connection, i_env: int | None = None) -> list[Even
     query = select(event_handlers).order_by(event_handlers.c.i_env, event_handlers.c.name)
     if i_env is not None:
         query = query.where(event_handlers.c.i_env == i_env)
-    installation = _for_all(connection)
-    return [_handler(row, installation) for row in connection.execute(query)]
+    usual = _usual(connection)
+    return [_handler(row, usual) for row in connection.execute(query)]
 
 
 def require_handler(connection: Connection, i_env: int, name: str) -> EventHandler:
@@ -348,7 +370,7 @@ def find_handler(connection: Connection, i_env: int, i_event_handler: int) -> Ev
     ).one_or_none()
     if row is None:
         raise NotFound(f"there is no handler {i_event_handler} in environment {i_env}")
-    return _handler(row, _for_all(connection))
+    return _handler(row, _usual(connection))
 
 
 # Subscriptions
@@ -453,11 +475,11 @@ def _touch(connection: Connection, handler: EventHandler, **values: object) -> N
     )
 
 
-def _for_all(connection: Connection) -> Mapping[str, object]:
-    return configuration.active(connection).content.provisioning.retries()
+def _usual(connection: Connection) -> Provisioning:
+    return configuration.active(connection).content.provisioning
 
 
-def _handler(row: Row[Any], installation: Mapping[str, object]) -> EventHandler:
+def _handler(row: Row[Any], usual: Provisioning) -> EventHandler:
     return EventHandler(
         i_event_handler=row.i_event_handler,
         i_env=row.i_env,
@@ -468,7 +490,8 @@ def _handler(row: Row[Any], installation: Mapping[str, object]) -> EventHandler:
         version=row.version,
         paused=bool(row.paused),
         spellings=json.loads(row.spellings or "{}"),
-        installation=installation,
+        installation=usual.retries(),
+        networks=usual.networks(row.i_env),
     )
 
 

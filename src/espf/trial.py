@@ -169,7 +169,7 @@ class Trials:
             raise TooOften(f"handler {handler.name} is being tried out; try again in a moment")
         self._next[number] = float("inf")
         try:
-            trial = await self._run(built, handler.i_env, event)
+            trial = await self._run(built, handler, event)
         finally:
             self._next[number] = time.monotonic() + REST_SECONDS
         what = "a check" if event is None else f"a test event {event.event_type}"
@@ -183,12 +183,14 @@ class Trials:
             raise Conflict(f"handler {handler.name} is not configured yet: {missing}")
         return handler.build(self._sealer)
 
-    async def _run(self, handler: Handler, i_env: int, event: Event | None) -> Trial:
-        async with HttpClient() as client:
+    async def _run(self, handler: Handler, configured: EventHandler, event: Event | None) -> Trial:
+        async with HttpClient() as common:
+            client = common.of_environment(configured.i_env)
+            client.confine(configured.networks)
             fault = await _within(CHECK_SECONDS, handler.open())
             if fault is not None:
                 return _unopened(handler, event, fault)
-            billing = self._billing(client, i_env)
+            billing = self._billing(common, configured.i_env)
             try:
                 check = await _check(handler, client, billing)
                 sent = None if event is None else await _send(handler, event, client, billing)

@@ -34,6 +34,7 @@ from espf.handlers.base import (
     parse_delays,
     words,
 )
+from espf.handlers.networks import ANYWHERE, Network, Networks
 from espf.model import MAX_ENV
 
 #: What a field may be set to; None: back to its default.
@@ -148,6 +149,45 @@ def _format_handler_names(names: tuple[str, ...]) -> str:
     return json.dumps(names, ensure_ascii=False) if ambiguous else plain
 
 
+#: In TargetNetworks, all environments that are not named.
+_OTHERS = "*"
+
+
+def _target_networks(value: object) -> object:
+    """Read ``3: 10.0.0.0/8, 192.0.2.7; *: 0.0.0.0/0``, with line breaks or semicolons between."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, Networks] = {}
+    for part in filter(str.strip, re.split(r"[;\n]", value)):
+        name, colon, networks = part.partition(":")
+        who = name.strip()
+        if not colon or not (
+            who == _OTHERS or (re.fullmatch(r"[1-9]\d{0,9}", who) and int(who) <= MAX_ENV)
+        ):
+            raise ValueError(
+                f"{part.strip()!r:.80}: write ENVIRONMENT: NETWORKS, such as 3: 192.0.2.0/24"
+            )
+        if who in found:
+            raise ValueError(f"the environment {who} is there twice")
+        found[who] = Networks(tuple(map(_network, networks.replace(",", " ").split())))
+        if not found[who].allowed:
+            raise ValueError(f"the environment {who} has no networks; leave it out to allow all")
+    return tuple(sorted(found.items(), key=lambda one: (one[0] == _OTHERS, len(one[0]), one[0])))
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r:.80} is no network such as 192.0.2.0/24: {error}") from None
+
+
+def _format_target_networks(entries: tuple[tuple[str, Networks], ...]) -> str:
+    return "; ".join(
+        f"{who}: {', '.join(map(str, networks.allowed or ()))}" for who, networks in entries
+    )
+
+
 def _sorted_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
@@ -184,6 +224,14 @@ _HandlerNames = Annotated[
     BeforeValidator(_handler_names),
     AfterValidator(_sorted_once),
     PlainSerializer(_format_handler_names),
+    Field(max_length=1000),
+    _as_text(),
+]
+
+_TargetNetworks = Annotated[
+    tuple[tuple[str, Networks], ...],
+    BeforeValidator(_target_networks),
+    PlainSerializer(_format_target_networks),
     Field(max_length=1000),
     _as_text(),
 ]
@@ -321,6 +369,24 @@ class Provisioning(Group):
         description="How long the journal keeps what failed or was rejected; also how long what "
         "failed stays in the queue, to be restarted.",
     )
+    keep_audit_days: int = Field(
+        default=365,
+        alias="KeepAuditDays",
+        title="Days that the audit log is kept",
+        ge=1,
+        le=36_500,
+        description="How long is kept who changed what. What is older is removed once an hour.",
+    )
+    target_networks: _TargetNetworks = Field(
+        default=(),
+        alias="TargetNetworks",
+        title="Networks that handlers may call",
+        description="By environment: ENVIRONMENT: NETWORKS, the networks separated by commas, the "
+        "environments by semicolons or line breaks; * is every environment that is not named. What "
+        "is not there is refused. An environment without an entry may call any address that is not "
+        "link-local (169.254.0.0/16, fe80::/10).",
+        examples=["3: 192.0.2.0/24, 2001:db8::/32; *: 10.0.0.0/8"],
+    )
     maintenance: bool = Field(
         default=False,
         alias="Maintenance",
@@ -333,6 +399,11 @@ class Provisioning(Group):
     def send_arguments(self) -> tuple[str, ...]:
         """``send_options`` as the arguments that they are."""
         return tuple(shlex.split(self.send_options))
+
+    def networks(self, i_env: int) -> Networks:
+        """Whom the handlers of an environment may call."""
+        known = dict(self.target_networks)
+        return known.get(str(i_env), known.get(_OTHERS, ANYWHERE))
 
     def retries(self) -> dict[str, object]:
         """The options RetryDelays, RetryJitter and MaxAttempts that handlers inherit."""

@@ -29,6 +29,7 @@ from espf.errors import HandlerError, Misconfigured, TryLater, Unreachable
 from espf.handlers import lean_http
 from espf.handlers.base import STRAIGHT, Reply, Route
 from espf.handlers.http_auth import basic
+from espf.handlers.networks import Gate, Networks, Refused
 
 #: Open connections of a process, to all servers together; plain ones and those with TLS each.
 CONNECTIONS = 4096
@@ -71,27 +72,40 @@ class HttpClient:
     """The connections to the outside world: kept alive, TLS verified.
 
     It follows no redirects, keeps no cookies, unpacks nothing and ignores proxies in the
-    environment.
+    environment. It connects to nothing outside of the networks that it is confined to; of a request
+    through a proxy, that is the proxy's address, for the proxy resolves the name.
     """
 
     def __init__(self, *, connect_seconds: float = CONNECT_SECONDS) -> None:
         self._connect_seconds = connect_seconds
+        self._gate = Gate()
+        self._of_environments: dict[int, HttpClient] = {}
         self._authorities = _Authorities()
         self._names: lean_http.Names | None = None
+        self._owned_names: lean_http.Names | None = None
         self._plain: lean_http.LeanClient | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Get ready; to be called in the event loop that posts."""
-        self._names = lean_http.Names()
+        self._owned_names = lean_http.Names()
+        self.open_with(self._owned_names)
+
+    def open_with(self, names: lean_http.Names) -> None:
+        """Get ready, with names that somebody else closes."""
+        self._names = names
         self._plain = lean_http.LeanClient(
-            self._names, connections=CONNECTIONS, connect_seconds=self._connect_seconds
+            names,
+            connections=CONNECTIONS,
+            connect_seconds=self._connect_seconds,
+            gate=self._gate,
         )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=CONNECTIONS,
-                resolver=_Resolver(self._names),
+                resolver=_Resolver(names, self._gate),
                 use_dns_cache=False,
+                socket_factory=self._gate.make,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=lean_http.OWN_HEADERS,
@@ -101,11 +115,32 @@ class HttpClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None and self._plain is not None and self._names is not None:
+        for one in self._of_environments.values():
+            await one.close()
+        self._of_environments.clear()
+        if self._session is not None and self._plain is not None:
             await self._session.close()
             await self._plain.close()
-            self._names.close()
-            self._session = self._plain = self._names = None
+        if self._owned_names is not None:
+            self._owned_names.close()
+        self._session = self._plain = self._names = self._owned_names = None
+
+    def of_environment(self, i_env: int) -> "HttpClient":
+        """The connections of the handlers of one environment, closed with these.
+
+        No other environment's go out on them, so each may be confined to networks of its own.
+        """
+        found = self._of_environments.get(i_env)
+        if found is None:
+            assert self._names is not None, "the client is not open"
+            found = HttpClient(connect_seconds=self._connect_seconds)
+            found.open_with(self._names)
+            self._of_environments[i_env] = found
+        return found
+
+    def confine(self, networks: Networks) -> None:
+        """Connect to nothing but these from now on; other connections that are open break."""
+        self._gate.confine(networks)
 
     @property
     def plain(self) -> lean_http.LeanClient:
@@ -141,8 +176,9 @@ class HttpClient:
     ) -> Reply:
         """POST and read the reply's first ``reply_limit`` bytes.
 
-        Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL, when the
-        authorities of ``route`` cannot be read, or when its proxy refuses to serve us.
+        Raises TryLater when no whole reply came, Misconfigured when ``url`` is not a URL, when its
+        address is in no network that may be called, when the authorities of ``route`` cannot be
+        read, or when its proxy refuses to serve us.
         """
         to = self.target(url, route)
         try:
@@ -177,6 +213,8 @@ class HttpClient:
             raise Unreachable(f"no connection to {to} within {timeout_seconds:g} s") from None
         except ssl.SSLError as error:
             raise Unreachable(f"no connection to {to}: {_tls_fault(error)}") from None
+        except Refused as error:
+            raise Misconfigured(f"no connection to {to}: {error}") from None
         except OSError as error:
             raise Unreachable(f"no connection to {to}: {_os_fault(error)}") from None
         except lean_http.UnknownHostError:
@@ -193,7 +231,9 @@ class HttpClient:
             addresses = await self._names.look_up(parts.raw_host, parts.port)
         except OSError:
             raise lean_http.UnknownHostError from None
-        connected = await start_connection(addresses)
+        connected = await start_connection(
+            self._gate.permitted(addresses), socket_factory=self._gate.make
+        )
         name = parts.raw_host if tls else None
         _, writer = await asyncio.open_connection(sock=connected, ssl=tls, server_hostname=name)
         writer.close()
@@ -252,7 +292,7 @@ class HttpClient:
             ):
                 by_proxy = route.proxy if _is_at(fault, route.proxy) else None
                 to = f"the proxy {_origin(by_proxy)}" if by_proxy else _origin(url)
-                return Unreachable(_reason(fault, to))
+                return _unreached(fault, to)
             case TimeoutError():
                 return TryLater(f"no answer within {timeout_seconds:g} s")
             case _:
@@ -376,12 +416,14 @@ def masked_url(url: str) -> str:
 class _Resolver(AbstractResolver):
     """The names, as aiohttp wants to have them."""
 
-    def __init__(self, names: lean_http.Names) -> None:
+    def __init__(self, names: lean_http.Names, gate: Gate) -> None:
         self._names = names
+        self._gate = gate
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        addresses = await self._names.look_up(host, port, family)
         return [
             ResolveResult(
                 hostname=host,
@@ -391,7 +433,7 @@ class _Resolver(AbstractResolver):
                 proto=proto,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for found, _, proto, _, address in await self._names.look_up(host, port, family)
+            for found, _, proto, _, address in self._gate.permitted(addresses)
         ]
 
     async def close(self) -> None:
@@ -492,6 +534,14 @@ def _is_at(fault: Exception, proxy: str | None) -> bool:
         return False
     parts = URL(proxy)
     return (fault.host, fault.port) == (parts.raw_host, parts.port)
+
+
+def _unreached(fault: Exception, to: str) -> HandlerError:
+    """No connection came about: nobody could, or we may not."""
+    why = getattr(fault, "os_error", None)
+    if isinstance(why, Refused):
+        return Misconfigured(f"no connection to {to}: {why}")
+    return Unreachable(_reason(fault, to))
 
 
 def _reason(error: Exception, origin: str) -> str:

@@ -23,6 +23,8 @@ from typing import cast
 from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
+from espf.handlers.networks import Gate
+
 #: What the client says of itself, unless the caller says otherwise.
 OWN_HEADERS: Mapping[str, str] = {
     "User-Agent": "ESPF",
@@ -504,8 +506,9 @@ _Origin = tuple[str, int]
 class LeanClient:
     """The connections to servers without TLS: kept alive, the last used first.
 
-    At most ``connections`` are open; what is beyond that waits, and the servers take turns. To be
-    created in the event loop that sends.
+    At most ``connections`` are open; what is beyond that waits, and the servers take turns.
+    ``gate`` makes the sockets (None: one that allows all but link-local addresses). To be created
+    in the event loop that sends.
     """
 
     def __init__(
@@ -515,8 +518,10 @@ class LeanClient:
         connections: int,
         connect_seconds: float,
         idle_seconds: float = IDLE_SECONDS,
+        gate: Gate | None = None,
     ) -> None:
         self._names = names
+        self._gate = gate or Gate()
         self._limit = connections
         self._connect_seconds = connect_seconds
         self._idle_seconds = idle_seconds
@@ -635,7 +640,9 @@ class LeanClient:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 connected = await start_connection(
-                    addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS
+                    self._gate.permitted(addresses),
+                    happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,
+                    socket_factory=self._gate.make,
                 )
             # From here on this task is not cancelled, and the connection not closed before it is
             # handed over: uvloop would tell nobody that it is lost, or close its socket twice.

@@ -91,6 +91,7 @@ class Runner:
         # What the worker owns: shard -> epoch.
         self.epochs: dict[int, int] = {}
         self._tools = tools
+        self._client = tools.client.of_environment(configured.i_env)
         self._meter = tools.meter(configured)
         self._paused = False
         self._lanes = Lanes(WINDOW)
@@ -292,7 +293,7 @@ class Runner:
         self._pacing: Pacing = handler.pacing()
         self._slots = self._count_slots()
         self._poster = (
-            Poster(handler, self._tools.client, self._posted)
+            Poster(handler, self._client, self._posted)
             if isinstance(handler, PostHandler)
             else None
         )
@@ -602,7 +603,7 @@ class Runner:
             handler,
             notification.event,
             notification.attempts + 1,
-            self._tools.client,
+            self._client,
             self._tools.billing(notification.event.i_env),
             outlet,
             handler.time_limit_seconds(),

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -241,6 +241,7 @@ class Worker:
             if self.lease_holds:
                 roster = await self.database.fetch(self._look)
                 self._tell_idleness(roster.configuration)
+                self._confine(roster.handlers.values())
                 await self._keep_up(roster)
                 await self._share(roster)
                 await self._tell_breakers()
@@ -257,6 +258,11 @@ class Worker:
             roll=self._leases.roll(connection),
             configuration=content,
         )
+
+    def _confine(self, handlers: Iterable[EventHandler]) -> None:
+        """Have handlers call no networks but those that their environment may call now."""
+        for one in handlers:
+            self._tools.client.of_environment(one.i_env).confine(one.networks)
 
     def _tell_idleness(self, content: Configuration) -> None:
         """Say once that our instance is disabled or gone, and once that it is not any more."""
