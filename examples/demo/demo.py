@@ -254,7 +254,11 @@ def judge(stage: Stage, story: Story) -> bool:
 def stay(stage: Stage) -> None:
     """Wait for Ctrl-C; tell what can be tried meanwhile."""
     say(f"""
-ESPF and the application stay up until Ctrl-C. Try, in another terminal, in this directory:
+ESPF and the application stay up until Ctrl-C. Open the console in a browser:
+
+  {stage.url}     login admin, password {stage.password}
+
+Or try, in another terminal, in this directory:
 
   export ESPF_SETTINGS={stage.settings}
   .venv/bin/evctl event list
