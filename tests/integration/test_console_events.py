@@ -358,6 +358,8 @@ def test_a_handler_gives_up_an_event_for_a_reason(desk, olga, house, hss):
     assert "HTTP 503 <busy>" in page.text
     empty = olga.post(f"{EVENTS}/{i_event}/skip", {"handler": "HSS", "reason": "  "})
     assert (empty.status, empty.error_at("reason")) == (422, "say why")
+    long = olga.post(f"{EVENTS}/{i_event}/skip", {"handler": "HSS", "reason": "x" * 70_000})
+    assert (long.status, long.error_at("reason")) == (422, "at most 2,000 characters")
     assert statuses(house) == {(i_event, "HSS"): "failed"}
     words = {"handler": "HSS", "reason": "the account is closed"}
     page = olga.does(f"{EVENTS}/{i_event}/skip", words)

@@ -1,5 +1,6 @@
 """One provisioning event: its page; restart, cancel, skip; the same for those selected."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -8,9 +9,10 @@ from sqlalchemy import Connection
 
 from espf import overview, restarts, subscriptions
 from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.journal import LONGEST_REASON
 from espf.users import OPERATE
 from espf.web.contract import PathNumber
-from espf.web.pages import forms, listing
+from espf.web.pages import forms
 from espf.web.pages.event_lines import Told, number_of, tell
 from espf.web.pages.forms import Field
 from espf.web.pages.visit import Form, Visit, Visitor
@@ -20,52 +22,43 @@ pages = APIRouter(prefix="/env/{i_env}/events")
 Reader = Annotated[Visit, Depends(Visitor())]
 Operator = Annotated[Visit, Depends(Visitor(OPERATE))]
 
-
 _REASON = (Field("reason", "Reason", help="The journal keeps it.", required=True),)
 
 
 @pages.post("/chosen/restart")
 async def restart_chosen(visit: Operator) -> Response:
     """Try again what was selected, each for its handler; what cannot be is told."""
-    form = await visit.form()
 
-    def restart(connection: Connection) -> tuple[int, str | None]:
-        done, refused = 0, None
-        for one in _chosen(form):
-            try:
-                i_event, _, name = one.partition("/")
-                _restart(connection, visit, number_of(i_event), name)
-                done += 1
-            except (Conflict, NotFound) as error:
-                refused = refused or str(error)
-        return done, refused
+    def restart(connection: Connection, i_event: int, name: str) -> None:
+        _restart(connection, visit, i_event, name)
 
-    return _after_some(visit, form, *await visit.write(restart), "restarted")
+    return await _each(visit, restart, "restarted")
 
 
 @pages.post("/chosen/cancel")
 async def cancel_chosen(visit: Operator) -> Response:
     """Call off what was selected of the scheduled events; what cannot be is told."""
+
+    def cancel(connection: Connection, i_event: int, _name: str) -> None:
+        _cancel(connection, visit, i_event)
+
+    return await _each(visit, cancel, "cancelled")
+
+
+async def _each(visit: Visit, act: Callable[[Connection, int, str], None], verb: str) -> Response:
+    """Do it to all that were selected, in transactions of their own: nobody waits for long."""
     form = await visit.form()
-
-    def cancel(connection: Connection) -> tuple[int, str | None]:
-        done, refused = 0, None
-        for one in _chosen(form):
-            try:
-                _cancel(connection, visit, number_of(one.partition("/")[0]))
-                done += 1
-            except (Conflict, NotFound) as error:
-                refused = refused or str(error)
-        return done, refused
-
-    return _after_some(visit, form, *await visit.write(cancel), "cancelled")
-
-
-def _after_some(visit: Visit, form: Form, done: int, refused: str | None, verb: str) -> Response:
+    done, refused = 0, None
+    for i_event, name in _chosen(form):
+        try:
+            await visit.write(act, i_event, name)
+            done += 1
+        except (Conflict, NotFound) as error:
+            refused = refused or str(error)
     if refused is not None and not done:
         raise Conflict(refused)
     said = f"{done} {verb}"
-    return visit.go(back(visit, form), f"{said}; not all: {refused}" if refused else said)
+    return visit.go(_back(visit, form), f"{said}; not all: {refused}" if refused else said)
 
 
 @pages.get("/{i_event:int}")
@@ -87,7 +80,7 @@ async def restart(visit: Operator, i_event: PathNumber) -> Response:
     form = await visit.form()
     names = await visit.write(_restart, visit, i_event, form.get("handler", ""))
     said = f"Event {i_event} is restarted for {', '.join(names)}"
-    return visit.go(back(visit, form, i_event), said)
+    return visit.go(_back(visit, form, i_event), said)
 
 
 @pages.post("/{i_event:int}/cancel")
@@ -95,14 +88,14 @@ async def cancel(visit: Operator, i_event: PathNumber) -> Response:
     """Call off a scheduled event."""
     form = await visit.form()
     await visit.write(_cancel, visit, i_event)
-    return visit.go(back(visit, form, i_event), f"Event {i_event} is cancelled")
+    return visit.go(_back(visit, form, i_event), f"Event {i_event} is cancelled")
 
 
 @pages.get("/{i_event:int}/skip")
 async def ask_skip(visit: Operator, i_event: PathNumber) -> Response:
     """Why a handler is to give up an event."""
-    handler = listing.parameter(visit, "handler")
-    return await _ask_skip(visit, i_event, handler, listing.parameter(visit, "back"))
+    asked = Form(visit.request.query_params.multi_items())
+    return await _ask_skip(visit, i_event, asked)
 
 
 @pages.post("/{i_event:int}/skip")
@@ -114,6 +107,8 @@ async def skip(visit: Operator, i_event: PathNumber) -> Response:
     def give_up(connection: Connection) -> None:
         if not reason:
             raise InvalidRequest("say why", "reason")
+        if len(reason) > LONGEST_REASON:
+            raise InvalidRequest(f"at most {LONGEST_REASON:,} characters", "reason")
         overview.require(connection, i_event, visit.i_env)
         handler = subscriptions.require_handler(connection, visit.i_env, name)
         restarts.skip(connection, visit.site.database, i_event, handler, reason)
@@ -123,18 +118,15 @@ async def skip(visit: Operator, i_event: PathNumber) -> Response:
     try:
         await visit.write(give_up)
     except InvalidRequest as error:
-        return await _ask_skip(visit, i_event, name, form.get("back", ""), error)
-    return visit.go(back(visit, form, i_event), f"Event {i_event} is skipped for {name}")
+        return await _ask_skip(visit, i_event, form, error)
+    return visit.go(_back(visit, form, i_event), f"Event {i_event} is skipped for {name}")
 
 
 async def _ask_skip(
-    visit: Visit,
-    i_event: int,
-    handler: str,
-    back_to: str,
-    error: InvalidRequest | None = None,
+    visit: Visit, i_event: int, form: Form, error: InvalidRequest | None = None
 ) -> Response:
     told = await visit.fetch(tell, i_event, visit.i_env)
+    handler = form.get("handler", "")
     mine = [part for part in told.story.parts if part.handler == handler]
     if not mine:
         raise NotFound(f"event {i_event} is not known for handler {handler!r:.70}")
@@ -143,12 +135,12 @@ async def _ask_skip(
         status=422 if error else 200,
         told=told,
         part=mine[0],
-        back=_ours(visit, back_to) or visit.path("events", i_event),
-        fields=forms.filled(_REASON, Form([]), error),
+        back=_back(visit, form, i_event),
+        fields=forms.filled(_REASON, form, error),
     )
 
 
-def back(visit: Visit, form: Form, i_event: int | None = None) -> str:
+def _back(visit: Visit, form: Form, i_event: int | None = None) -> str:
     """Where somebody came from, as a form says; else the page of an event, or the list."""
     parts = ("events",) if i_event is None else ("events", i_event)
     return _ours(visit, form.get("back", "")) or visit.path(*parts)
@@ -174,9 +166,9 @@ def _cancel(connection: Connection, visit: Visit, i_event: int) -> None:
     visit.note(connection, "event.cancel", f"event {i_event}")
 
 
-def _chosen(form: Form) -> list[str]:
-    """What was selected: ``623/HSS`` each, or ``623/`` for an event that is no handler's."""
-    chosen = list(dict.fromkeys(form.all("chosen")))
+def _chosen(form: Form) -> list[tuple[int, str]]:
+    """What was selected: an event and a handler each; empty: the event is no handler's yet."""
+    chosen = [one.partition("/") for one in dict.fromkeys(form.all("chosen"))]
     if not chosen:
         raise InvalidRequest("select some events first", "chosen")
-    return chosen
+    return [(number_of(i_event), name) for i_event, _, name in chosen]
