@@ -63,6 +63,11 @@ def key(site: Site) -> str:
     return _JOIN[kind].format("'account:'", _TEXT[kind].format(_ACCOUNT))
 
 
+def joined(site: Site, one: str, other: str) -> str:
+    """Two texts in one."""
+    return _JOIN[_kind(site)].format(one, other)
+
+
 def second(site: Site) -> str:
     """So many seconds after the beginning of 2026."""
     return {

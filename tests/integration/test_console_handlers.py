@@ -130,6 +130,10 @@ def test_the_variables_of_a_type_are_there_to_be_filled_in(desk):
     assert ">i_account=\ni_customer=" in page.html
     assert "<option>Account/Blocked</option>" in page.html
     assert "really gets it" in page.text
+    # What was typed for another type is kept; what was not filled in goes.
+    typed = "?event_type=Account/Blocked&variables=number%3D%0Ai_customer+%3D+7%0Aown%3D1"
+    page = desk.as_("adam").get(f"{here}/test{typed}")
+    assert ">i_customer = 7\nown=1\ni_account=</textarea>" in page.html
 
 
 @pytest.mark.parametrize(

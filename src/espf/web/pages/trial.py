@@ -35,11 +35,12 @@ class Bench:
 
     @classmethod
     def of(cls, connection: Connection, visit: Visit, i_event_handler: int) -> "Bench":
-        """The form for the type that the address names, or a usual one. Raises NotFound."""
+        """The form as the address has it, with the variables of its type. Raises NotFound."""
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         types = subscriptions.supported_types(connection, handler)
         event_type = listing.parameter(visit, "event_type") or usual_type(handler)
-        return cls(handler, types, event_type, _lines_for(event_type))
+        variables = _with_lines_for(event_type, listing.parameter(visit, "variables"))
+        return cls(handler, types, event_type, variables)
 
 
 @pages.get("")
@@ -106,8 +107,12 @@ def _status(error: EspfError | None) -> int:
     return 422 if isinstance(error, InvalidRequest) else error.http_status
 
 
-def _lines_for(event_type: str) -> str:
-    """A line for each variable that events of a type carry, to be filled in."""
+def _with_lines_for(event_type: str, typed: str) -> str:
+    """What was typed, and a line for each other variable of a type, to be filled in."""
+    if typed.startswith("{"):
+        return typed
+    said = [line for line in typed.splitlines() if line.partition("=")[2].strip()]
     names = facts(event_type)["variables"]
     assert isinstance(names, list)
-    return "\n".join(f"{name}=" for name in names)
+    known = {line.partition("=")[0].strip() for line in said}
+    return "\n".join([*said, *(f"{name}=" for name in names if name not in known)])
