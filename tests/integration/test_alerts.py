@@ -241,6 +241,8 @@ async def test_what_goes_wrong_is_told_once_when_it_begins_and_once_when_it_is_o
         text = " ".join(letter.get_content().split())
         assert said in text
         assert "What to do: " in text
+        assert (kind == "worker") or "(environment 1)" in text
+        assert (kind == "worker") or f"The system: {NOBODY}" in text
         assert "https://espf.example.net/" in text
         assert link in text
         assert letter["to"] == "noc@example.net"
