@@ -241,6 +241,8 @@ async def test_what_goes_wrong_is_told_once_when_it_begins_and_once_when_it_is_o
         text = " ".join(letter.get_content().split())
         assert said in text
         assert "What to do: " in text
+        assert (kind == "worker") or "(environment 1)" in text
+        assert (kind == "worker") or f"The system: {NOBODY}" in text
         assert "https://espf.example.net/" in text
         assert link in text
         assert letter["to"] == "noc@example.net"
@@ -311,11 +313,14 @@ async def test_more_failures_are_told_once_an_hour_at_most(post, monkeypatch):
     async with post.watched():
         await post.told(1)
         post.execute(update(handler_statistics).values(failed=7))
+        # What is told next says nothing of it: the hour is not over.
+        failing(post, handler)
+        await post.told(2)
+        assert "More of it" not in post.box.letters()[1].get_content()
         # An hour passes.
         monkeypatch.setattr("espf.alerts.book.AGAIN", timedelta(0))
-        await post.house.come_true(lambda: len(post.box.letters()) > 1)
-        monkeypatch.setattr("espf.alerts.book.AGAIN", timedelta(hours=1))
-        text = post.box.letters()[1].get_content()
+        await post.house.come_true(lambda: len(post.box.letters()) > 2)
+        text = post.box.letters()[2].get_content()
         assert text.startswith("More of it:")
         assert "7 events given up or rejected within the last hour" in " ".join(text.split())
     end()
@@ -358,15 +363,24 @@ async def test_what_waits_because_somebody_wants_it_is_no_failure(post, how):
     assert "wait too long" not in post.box.letters()[0].get_content()
 
 
-async def test_of_two_processes_one_tells(post):
+async def test_of_several_processes_one_tells(post):
+    # Slow enough for the others to look meanwhile.
+    post.configure(sendmail=post.box.broken(f'sleep 0.3; exec {post.box.sendmail} "$@"'))
     handler = post.house.handler(NOBODY)
+    end = failed(post, handler)
+    # They begin at the same time, when it is nobody's turn.
     async with post.watched(3):
-        end = failed(post, handler)
         await post.told(1)
         end()
-        await post.told(2)
+        await post.house.come_true(lambda: not post.house.rows("Alerts"))
         failing(post, handler)
-        await post.told(3)
+        await post.house.come_true(lambda: post.kinds() == ["failing"])
+        await post.house.come_true(lambda: post.house.rows("Alerts")[0]["mailed_at"] is not None)
+    assert post.box.subjects() == [
+        "[ESPF] Events of Sender have failed",
+        "[ESPF] Over: No failed event of Sender is left, and none has failed within the hour",
+        "[ESPF] Deliveries of Sender fail and are tried again",
+    ]
 
 
 async def test_when_the_process_that_tells_is_gone_another_takes_its_turn(post, monkeypatch):

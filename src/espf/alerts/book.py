@@ -121,7 +121,8 @@ def _to_tell(one: Alert, told_at: datetime | None, now: datetime) -> State | Non
 def _forget(connection: Connection, now: datetime, channels: Collection[Channel]) -> None:
     """Drop what is over, as everybody knows who was told that it had begun."""
     for channel in set(Channel) - set(channels):
-        connection.execute(update(alerts).values({_TOLD[channel]: None}))
+        told = alerts.c[_TOLD[channel]]
+        connection.execute(update(alerts).where(told.is_not(None)).values({told.name: None}))
     untold = [alerts.c[column].is_(None) for column in _TOLD.values()]
     over = alerts.c.gone_since <= now - timedelta(seconds=OVER_SECONDS)
     connection.execute(delete(alerts).where(over, *untold))

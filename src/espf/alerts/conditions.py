@@ -1,6 +1,7 @@
 """What is wrong now, as the database shows it, at a cost that does not grow with what waits."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,12 +11,14 @@ from sqlalchemy import Connection
 from espf import overview, standing, statistics
 from espf.configuration import Provisioning
 from espf.db.database import Database
+from espf.errors import EspfError
+from espf.handlers.http import masked_url
 from espf.leases import LEASE_SECONDS
 from espf.model import Status, format_time
 from espf.overview import MOST_COUNTED, RETRYING
 from espf.standing import Standing, WorkerStanding
 from espf.statistics import Step
-from espf.subscriptions import list_handlers
+from espf.subscriptions import EventHandler, list_handlers
 
 #: Nothing is expected of a handler in these states.
 _AT_REST = frozenset({"disabled", "maintenance", "paused"})
@@ -93,7 +96,8 @@ def _of_handler(
     handler, number = stands.handler, stands.handler.i_event_handler
 
     def condition(kind: Kind, text: str, since: datetime = now, count: int = 0) -> Condition:
-        return Condition(kind, str(number), handler.name, text, since, handler.i_env, count)
+        said = f"{text}{_system(handler)}"
+        return Condition(kind, str(number), handler.name, said, since, handler.i_env, count)
 
     if stands.retrying:
         waits = "waits" if stands.retrying == 1 else "wait"
@@ -119,6 +123,15 @@ def _of_handler(
             f"{format_time(stands.oldest)} UTC. The handler's state: {stands.state}."
         )
         yield condition(Kind.WAITING, said, stands.oldest + limit)
+
+
+def _system(handler: EventHandler) -> str:
+    """Which external system it is, where the options of the handler's type tell."""
+    with suppress(EspfError):
+        for name, value in handler.shown().items():
+            if name.endswith("URL") and value:
+                return f" The system: {masked_url(value)}."
+    return ""
 
 
 def _events(count: int) -> str:

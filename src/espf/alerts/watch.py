@@ -86,6 +86,8 @@ class Watch:
         self._answered = (time.monotonic(), datetime.now(UTC))
         # The channels that know that the database is away, as it was told.
         self._told_away: dict[Channel, Alert] = {}
+        # What was told, and the database does not know of it yet.
+        self._unnoted: list[tuple[Receipt, Sequence[News]]] = []
         self._failures: dict[Channel, _Failure] = {}
         self._drift: tuple[float, Sequence[str]] = (-DRIFT_SECONDS, ())
         self._said = ""
@@ -109,6 +111,7 @@ class Watch:
             await asyncio.sleep(pause)
 
     async def _look_and_tell(self) -> None:
+        await self._note()
         look = await self._ask(self._database.fetch(self._look))
         self._settings = look.settings
         self._my_turn = look.found is not None
@@ -122,8 +125,14 @@ class Watch:
         begun, news = turn
         for one in begun:
             _log.warning("alert: %s: %s", headline(one), one.text)
-        if told := await self._send(news, look.settings):
-            await self._ask(self._database.write(book.note, self._database, told))
+        self._unnoted += await self._send(news, look.settings)
+        await self._note()
+
+    async def _note(self) -> None:
+        """Note what was told; when the database goes away just then, as soon as it is back."""
+        if self._unnoted:
+            await self._ask(self._database.write(book.note, self._database, self._unnoted))
+            self._unnoted = []
 
     def _look(self, connection: Connection) -> _Look:
         settings = configuration.active(connection).opened(self._sealer).provisioning

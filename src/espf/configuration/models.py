@@ -311,9 +311,10 @@ class Provisioning(Group):
         default=900,
         alias="AlertOldestWaiting",
         title="Alert when the oldest waits longer than",
-        description="How long the first event of a handler that is due may wait, for example 15m.",
+        description="How long ago the first event may have happened that waits for a handler, "
+        "retries included, for example 15m.",
     )
-    alert_worker_lost: Annotated[_Span, Field(ge=15, le=86400)] = Field(
+    alert_worker_lost: Annotated[_Span, Field(ge=15, le=3600)] = Field(
         default=60,
         alias="AlertWorkerLost",
         title="Alert when a worker is gone for",
