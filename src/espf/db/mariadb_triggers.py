@@ -9,7 +9,6 @@ error. A trigger is replaced by one statement, so that no write falls into a gap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
 
 from sqlalchemy import Connection, text
 
@@ -32,7 +31,7 @@ from espf.db.trigger import (
     TriggerMaker,
     Value,
 )
-from espf.db.trigger_body import TypedBody
+from espf.db.trigger_body import Group, TypedBody
 from espf.model import LONGEST_KEY, compact
 
 #: How long a change of triggers waits for the transactions that write the table; meanwhile new
@@ -46,9 +45,6 @@ _SESSION = (
 )
 
 _CREATE = "CREATE OR REPLACE TRIGGER"
-
-#: Tests that hold only when a column changes.
-_CHANGES = frozenset({"changed", "becomes", "falls_to", "rises_above"})
 
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "bit"), "integer"),
@@ -202,26 +198,19 @@ class _Body(TypedBody):
         Rules in a row that wait for the same columns are left together: every test costs, also one
         that fails, because the server resolves it anew each time.
         """
-        events = "".join(
-            self._events(columns, tuple(captures))
-            for columns, captures in groupby(self._trigger.captures, _awaited)
-        )
+        events = "".join(map(self._events, self._groups()))
         return (
             "BEGIN\nDECLARE espf_env INT; DECLARE espf_heard INT; DECLARE espf_first INT;\n"
             "DECLARE espf_lane VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;\n"
             f"{events}END"
         )
 
-    def _events(self, awaited: tuple[str, ...], captures: Sequence[Capture]) -> str:
-        """The events of rules for which one of these columns has to change."""
-        if not awaited:
-            return "".join(self._event(capture, capture.conditions) for capture in captures)
-        shown = Condition("changed", awaited)
-        events = "".join(
-            self._event(capture, [each for each in capture.conditions if each != shown])
-            for capture in captures
-        )
-        same = " AND ".join(map(self._same, awaited))
+    def _events(self, group: Group) -> str:
+        """The events of rules that wait for the same columns."""
+        events = "".join(self._event(each, group.rest(each)) for each in group.captures)
+        if not group.awaited:
+            return events
+        same = " AND ".join(map(self._same, group.awaited))
         return f"IF NOT ({same}) THEN\n{events}END IF;\n"
 
     def _event(self, capture: Capture, conditions: Sequence[Condition]) -> str:
@@ -369,12 +358,6 @@ class _Body(TypedBody):
             tests.append(f"l.{_identifier(theirs)} = {mine}")
         table = _table(lookup.table)
         return f"(SELECT l.{_identifier(name)} FROM {table} l WHERE {' AND '.join(tests)} LIMIT 1)"  # noqa: S608  (all quoted)
-
-
-def _awaited(capture: Capture) -> tuple[str, ...]:
-    """The columns of which one has to change for this event."""
-    tests = (each for each in capture.conditions if each.test in _CHANGES)
-    return tuple(dict.fromkeys(column for each in tests for column in each.columns))
 
 
 def _constant(value: Scalar | None, kind: Kind) -> str:

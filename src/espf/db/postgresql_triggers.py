@@ -3,12 +3,14 @@
 The function runs with the rights of ESPF's account and with settings of its own, so that the
 writer's rights and settings do not matter. What it costs is mostly the setting up of expressions
 and statements, which PostgreSQL does anew in each transaction, and of statements in each call.
-Hence five choices, each measured:
+Hence six choices, each measured:
 
 - No WHEN clause: its expression is read and set up anew for each statement, which costs more than
   a function that sees by itself that nothing happened.
-- No test before the tests whether any watched column changed: it would cost every event more than
-  it spares a write that is none.
+- One test leaves many rules that wait for other columns, but no test before all of them asks
+  whether any watched column changed: it would cost every event more than it spares a write that
+  is none.
+- No setting that is not needed: the function sets each anew whenever it is called.
 - Two statements, not three: that nobody is subscribed shows in that nobody was notified. Such an
   event leaves a number unused, as one that is rolled back does.
 - As few expressions as can be, for each is set up anew: all variables are put together by one
@@ -36,6 +38,7 @@ from espf.db.trigger import (
     Column,
     ColumnType,
     Compiled,
+    Condition,
     Constant,
     Kind,
     Lookup,
@@ -50,7 +53,7 @@ from espf.db.trigger import (
     TriggerMaker,
     Value,
 )
-from espf.db.trigger_body import TypedBody
+from espf.db.trigger_body import Group, TypedBody
 from espf.model import LONGEST_KEY, compact
 
 #: How long a change of triggers waits for the transactions that write the table; meanwhile new
@@ -78,6 +81,9 @@ _FORMATS = (
     "bytea_output = 'hex'",
     "lc_monetary = 'C'",
 )
+
+#: So many groups of rules are left by one test if none of their columns changed.
+_BLOCK = 4
 
 _RELATIONS = """
 SELECT n.nspname, c.relname, c.relkind, c.relispartition
@@ -287,7 +293,7 @@ class _Body(TypedBody):
 
     def source(self) -> str:
         """The whole source."""
-        events = "".join(map(self._event, self._trigger.captures))
+        events = self._events()
         head = alone = ""
         if self._trigger.bulk:
             # Columns called as a variable are columns.
@@ -313,29 +319,60 @@ class _Body(TypedBody):
         return _FORMATS if any(map(self._varies, self._read())) else ()
 
     def _read(self) -> Iterator[ColumnType]:
-        """The types of what is written as text, or compared as text."""
+        """The types of what is written as text, or compared as text, but for dates in JSON."""
         for capture in self._trigger.captures:
-            for value in capture.values:
+            for value in (capture.environment, capture.key):
                 if isinstance(value, Column):
                     yield self._type(capture, value.of, value.name)
+            for _name, value in capture.variables:
+                if isinstance(value, Column):
+                    column = self._type(capture, value.of, value.name)
+                    if column.native != "date":
+                        yield column
             for condition in capture.conditions:
-                yield from (self._type(capture, condition.of, name) for name in condition.columns)
+                types = [self._type(capture, condition.of, name) for name in condition.columns]
+                if condition.test == "changed":
+                    types = [each for each in types if not _exact(each)]
+                yield from types
 
     @staticmethod
     def _varies(column: ColumnType) -> bool:
         return column.kind in {"float", "time", "text"} and column.native not in _PLAIN_TEXTS
 
-    def _event(self, capture: Capture) -> str:
+    def _events(self) -> str:
+        """All events; rules whose columns did not change are left in blocks."""
+        groups = list(self._groups())
+        blocks = [groups[at : at + _BLOCK] for at in range(0, len(groups), _BLOCK)]
+        return "".join(self._block(block, alone=len(blocks) == 1) for block in blocks)
+
+    def _block(self, groups: Sequence[Group], *, alone: bool) -> str:
+        events = "".join(map(self._group, groups))
+        if alone or len(groups) == 1 or not all(group.awaited for group in groups):
+            return events
+        columns = dict.fromkeys(name for group in groups for name in group.awaited)
+        return f"  IF {' OR '.join(map(self._differs, columns))} THEN\n{events}  END IF;\n"
+
+    def _group(self, group: Group) -> str:
+        """The events of rules that wait for the same columns.
+
+        They are tested once for all, and before a look-up, for that is a statement.
+        """
+        looks = any(test.of == "looked_up" for each in group.captures for test in each.conditions)
+        if not group.awaited or not (looks or len(group.captures) > 1):
+            return "".join(self._event(each, each.conditions) for each in group.captures)
+        events = "".join(self._event(each, group.rest(each)) for each in group.captures)
+        return f"  IF {' OR '.join(map(self._differs, group.awaited))} THEN\n{events}  END IF;\n"
+
+    def _event(self, capture: Capture, conditions: Sequence[Condition]) -> str:
         """One event: whether it is one, then the subscribers, who may be none, then itself."""
-        tests = " AND ".join(map(partial(self._condition, capture), capture.conditions)) or "true"
+        tests = " AND ".join(map(partial(self._condition, capture), conditions))
         event_type = _literal(capture.event_type)
         home = self._home
-        env, set_env = "espf_env", f"\n    espf_env := {self._environment(capture)};"
+        env, set_env = "espf_env", f"    espf_env := {self._environment(capture)};\n"
         if self._is_environment(capture):
             env, set_env = self._value(capture, capture.environment), ""
-        return f"""\
-  IF {tests} THEN{set_env}
-    espf_number := nextval({self._relation("event_queue_i_event_seq")});
+        event = f"""\
+{set_env}    espf_number := nextval({self._relation("event_queue_i_event_seq")});
     espf_lane := {self._key(capture)};
     INSERT INTO {home}.event_notifications (i_event_handler, position, i_event, shard)
       SELECT s.i_event_handler, espf_number, espf_number, {_shard("espf_lane")}
@@ -350,8 +387,8 @@ class _Body(TypedBody):
         clock_timestamp(), espf_heard);
       {self._call()}
     END IF;
-  END IF;
 """  # noqa: S608  (all quoted)
+        return f"  IF {tests} THEN\n{event}  END IF;\n" if tests else event
 
     def _statement(self) -> str:
         """What a statement-level trigger does first: a row that changed alone is captured as usual.
@@ -471,9 +508,7 @@ class _Body(TypedBody):
 
     def _differs(self, name: str) -> str:
         """Whether a column changed; a change of case is one, whatever the type says."""
-        column = self._columns[name]
-        exact = column.kind != "text" or column.native == "uuid"
-        cast = "" if exact else '::text COLLATE "C"'
+        cast = "" if _exact(self._columns[name]) else '::text COLLATE "C"'
         quoted = _identifier(name)
         return f"NEW.{quoted}{cast} IS DISTINCT FROM OLD.{quoted}{cast}"
 
@@ -518,6 +553,9 @@ class _Body(TypedBody):
             found = f"{reference}::text"
         elif kind == "binary":
             return "'null'"
+        elif self._type(capture, value.of, value.name).native == "date":
+            # JSON knows one form of it, whatever the settings are.
+            found = f"to_json({reference})::text"
         else:
             found = (
                 f"to_json(left({reference}::text, {LONGEST_VARIABLE}) || CASE WHEN "
@@ -548,6 +586,11 @@ class _Body(TypedBody):
             for theirs, ours in lookup.match
         )
         return f"(SELECT l.{_identifier(name)} FROM {_table(lookup.table)} l WHERE {match} LIMIT 1)"  # noqa: S608  (all quoted)
+
+
+def _exact(column: ColumnType) -> bool:
+    """Whether what the type calls equal is written alike, too."""
+    return (column.kind != "text" or column.native == "uuid") and column.native != "interval"
 
 
 def _shard(lane: str) -> str:

@@ -1,7 +1,8 @@
 """SQLite: triggers in plain SQL, so that any program that writes the file is captured."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
@@ -135,8 +136,8 @@ def _of(watched: Sequence[str], table: Table) -> str:
     return f" OF {', '.join(map(_identifier, names))}"
 
 
-#: So many a function of SQLite's may have, whoever has built it.
-MOST_ARGUMENTS = 100
+#: SQLite makes one of so many SELECTs at most, unless it was built otherwise: 500.
+MOST_ARMS = 400
 
 #: Notifies the subscribers of what the statement before it has put into Event_Queue: its events
 #: have the highest numbers, without gaps, because there is one writer, and ``changes()`` says how
@@ -153,11 +154,10 @@ WHERE changes() > 0 AND q.i_event > last_insert_rowid() - changes() AND s.active
 def _enqueue(captures: Sequence[Capture]) -> str:
     """One statement for all events, so that its cost does not grow with the rules that stay silent.
 
-    A JSON array holds the types of the rules that speak, and nothing for the others; what it is
-    made of is one expression, which SQLite compiles much faster than a SELECT for each rule. It
-    compiles a trigger into every statement that may fire it, and a program that prepares each
-    statement anew pays for every word: so what an event holds is said once for all rules that agree
-    about it.
+    A rule is a SELECT without a table: its tests, and what it does not share with the others of its
+    form. What is made of that is written once for all of them. SQLite compiles a trigger into every
+    statement that may fire it, and a program that prepares each statement anew pays for every word;
+    and whenever a trigger fires, SQLite sets up a register for nearly every word.
 
     The LIMIT limits nothing. It keeps the subscribers from being counted more than once.
     """
@@ -165,47 +165,99 @@ def _enqueue(captures: Sequence[Capture]) -> str:
         "SELECT count(*) FROM Event_Subscriptions s "
         "WHERE s.i_env = a.i_env AND s.event_type = a.event_type AND s.active = 1"
     )
-    arms = "\nUNION ALL\n".join(
-        _speaking(captures[at : at + MOST_ARGUMENTS], at)
-        for at in range(0, len(captures), MOST_ARGUMENTS)
-    )
+    forms = _forms(captures)
+    width = max(len(form.own) for form in forms)
+    found = [
+        next(at for at, form in enumerate(forms) if each in form.captures) for each in captures
+    ]
+    arms = [_arm(each, at, forms[at].own, width) for each, at in zip(captures, found, strict=True)]
     return f"""\
 INSERT INTO Event_Queue (i_env, event_type, ordering_key, variables, created_at, notified)
-SELECT e.i_env, e.event_type, {_by_rule(map(_key, captures))},
-{_by_rule(map(_variables, captures))}, {NOW}, e.heard
-FROM (SELECT a.rule, a.i_env, a.event_type, ({heard}) AS heard
+SELECT e.i_env, e.event_type, {_by_form(_key(form.captures[0]) for form in forms)},
+{_by_form(form.variables() for form in forms)}, e.at, e.heard
+FROM (SELECT a.*, {NOW} AS at, ({heard}) AS heard
 FROM (
-{arms}
+{_union(arms)}
 ) a LIMIT -1) e WHERE e.heard > 0;
 """  # noqa: S608  (all quoted)
 
 
-def _speaking(captures: Sequence[Capture], first: int) -> str:
-    """Which of these rules speak, the first of which has this number: rule, i_env, event_type."""
-    spoken = ",\n".join(map(_spoken, captures))
-    environments = (_plain(each.environment, each.lookup) for each in captures)
-    return (
-        f"SELECT j.key + {first} AS rule, {_by_rule(environments, 'j.key')} AS i_env, "
-        f"j.value AS event_type\nFROM json_each(json_array(\n{spoken}\n)) j WHERE j.type = 'text'"
-    )
+@dataclass(frozen=True)
+class _Form:
+    """Captures whose keys and variables are made by the same expressions.
+
+    ``own`` are the places of the variables that are not the same in all of them.
+    """
+
+    captures: tuple[Capture, ...]
+    own: tuple[int, ...]
+
+    def variables(self) -> str:
+        """The JSON object of the variables. The subscription has shown that i_env is a number."""
+        capture = self.captures[0]
+        members = ["'i_env', CAST(e.i_env AS INTEGER)"]
+        for place, (name, value) in enumerate(capture.variables):
+            if place in self.own:
+                at = self.own.index(place)
+                members.append(f"e.n{at}, {_made(f'e.v{at}', _kind(value))}")
+            else:
+                members.append(f"{_literal(name)}, {_json(value, capture.lookup)}")
+        members.append("'event_time', substr(e.at, 1, 19)")
+        return f"json_object({', '.join(members)})"
 
 
-def _spoken(capture: Capture) -> str:
-    """The type of an event, if its conditions hold, tested in this order; else NULL."""
+def _forms(captures: Sequence[Capture]) -> list[_Form]:
+    """All captures by their forms."""
+    alike: dict[Hashable, list[Capture]] = {}
+    for each in captures:
+        kinds = tuple(_kind(value) for _name, value in each.variables)
+        alike.setdefault((_key(each), kinds, each.lookup), []).append(each)
+    return [
+        _Form(
+            tuple(group),
+            tuple(
+                place
+                for place, members in enumerate(
+                    zip(*(each.variables for each in group), strict=True)
+                )
+                if len(set(members)) > 1
+            ),
+        )
+        for group in alike.values()
+    ]
+
+
+def _arm(capture: Capture, form: int, own: Sequence[int], width: int) -> str:
+    """What a rule says if its tests hold, in this order."""
+    said = [
+        f"{form} AS form",
+        f"{_literal(capture.event_type)} AS event_type",
+        f"{_plain(capture.environment, capture.lookup)} AS i_env",
+    ]
+    for at in range(width):
+        name, value = capture.variables[own[at]] if at < len(own) else (None, Constant(None))
+        said += [f"{_literal(name)} AS n{at}", f"{_raw(value, capture.lookup)} AS v{at}"]
     tests = " AND ".join(_condition(each, capture.lookup) for each in capture.conditions)
-    event_type = _literal(capture.event_type)
-    return f"CASE WHEN {tests} THEN {event_type} END" if tests else event_type
+    return f"SELECT {', '.join(said)}" + (f" WHERE {tests}" if tests else "")
 
 
-def _by_rule(expressions: Iterable[str], rule: str = "e.rule") -> str:
-    """What the rule that speaks has at its place in the list."""
-    rules: dict[str, list[str]] = {}
+def _union(arms: Sequence[str]) -> str:
+    """All of them, one after the other, however many there are."""
+    if len(arms) <= MOST_ARMS:
+        return "\nUNION ALL ".join(arms)
+    parts = (arms[at : at + MOST_ARMS] for at in range(0, len(arms), MOST_ARMS))
+    return "\nUNION ALL ".join(f"SELECT * FROM (\n{_union(each)}\n)" for each in parts)  # noqa: S608
+
+
+def _by_form(expressions: Iterable[str]) -> str:
+    """What the form of the rule that speaks has at its place in the list."""
+    forms: dict[str, list[str]] = {}
     for number, expression in enumerate(expressions):
-        rules.setdefault(expression, []).append(str(number))
-    *some, (rest, _numbers) = sorted(rules.items(), key=lambda item: len(item[1]))
+        forms.setdefault(expression, []).append(str(number))
+    *some, (rest, _numbers) = sorted(forms.items(), key=lambda item: len(item[1]))
     if not some:
         return rest
-    cases = (f"WHEN {rule} IN ({', '.join(numbers)}) THEN {text}" for text, numbers in some)
+    cases = (f"WHEN e.form IN ({', '.join(numbers)}) THEN {text}" for text, numbers in some)
     return f"CASE {' '.join(cases)} ELSE {rest} END"
 
 
@@ -236,37 +288,51 @@ def _differs(columns: tuple[str, ...]) -> str:
     )
 
 
-def _variables(capture: Capture) -> str:
-    """The JSON object of the variables. The subscription has shown that i_env is a number."""
-    members = ["'i_env', CAST(e.i_env AS INTEGER)"]
-    members += [
-        f"{_literal(name)}, {_json(value, capture.lookup)}" for name, value in capture.variables
-    ]
-    members.append("'event_time', datetime('now')")
-    return f"json_object({', '.join(members)})"
+#: What a value needs to become the right JSON.
+_Kind = Literal["scalar", "money", "json"]
+
+
+def _kind(value: Value) -> _Kind:
+    if isinstance(value, Column):
+        return "money" if value.money else "scalar"
+    return "json" if isinstance(value.value, bool) else "scalar"
+
+
+def _raw(value: Value, lookup: Lookup | None) -> str:
+    """A value before it is made an argument of json_object."""
+    if isinstance(value, Constant) and isinstance(value.value, bool):
+        return _literal(str(value.value).lower())
+    return _plain(value, lookup)
 
 
 def _json(value: Value, lookup: Lookup | None) -> str:
+    """A value as an argument of json_object."""
+    if isinstance(value, Column) and value.of == "looked_up" and not value.money:
+        assert lookup is not None
+        return _looked_up(lookup, _scalar(f"l.{_identifier(value.name)}"))
+    if isinstance(value, Constant) and not isinstance(value.value, bool):
+        return _literal(value.value)
+    # Not within the look-up: what comes out of a SELECT is no longer known to be JSON.
+    return _made(_raw(value, lookup), _kind(value))
+
+
+def _made(value: str, kind: _Kind) -> str:
     """A value as an argument of json_object, which refuses BLOBs and writes infinities as Inf.
 
     Numbers stop at 1e308: what lies above may round up to infinity in fifteen digits.
     """
-    if isinstance(value, Constant):
-        if isinstance(value.value, bool):
-            return f"json('{str(value.value).lower()}')"
-        return _literal(value.value)
-    if value.money:
-        # Not within the look-up: what comes out of a SELECT is no longer known to be JSON.
-        return _money(_plain(value, lookup))
-    if value.of == "looked_up" and lookup is not None:
-        return _looked_up(lookup, _scalar(f"l.{_identifier(value.name)}"))
-    return _scalar(_row(value.of, value.name))
+    match kind:
+        case "json":
+            return f"json({value})"
+        case "money":
+            return _money(value)
+    return _scalar(value)
 
 
 def _scalar(column: str) -> str:
     return (
         f"CASE WHEN typeof({column}) = 'text' THEN substr({column}, 1, {LONGEST_VARIABLE}) "
-        f"|| CASE WHEN length({column}) > {LONGEST_VARIABLE} THEN '…' ELSE '' END "
+        f"|| substr('…', 1, length({column}) > {LONGEST_VARIABLE}) "
         f"WHEN {column} BETWEEN -1e308 AND 1e308 THEN {column} END"
     )
 

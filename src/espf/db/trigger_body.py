@@ -4,6 +4,9 @@ The tests of a rule are the same sentences in both; how a column is compared is 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
 
 from espf.db.trigger import (
     Capture,
@@ -18,6 +21,21 @@ from espf.db.trigger import (
     Trigger,
     Value,
 )
+
+#: Tests that hold only when a column changes.
+_CHANGES = frozenset({"changed", "becomes", "falls_to", "rises_above"})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Captures in a row that all wait for one of the same columns to change; none: for nothing."""
+
+    awaited: tuple[str, ...]
+    captures: tuple[Capture, ...]
+
+    def rest(self, capture: Capture) -> list[Condition]:
+        """The tests of one of them that are left when one of the columns has changed."""
+        return [each for each in capture.conditions if each != Condition("changed", self.awaited)]
 
 
 class TypedBody(ABC):
@@ -55,6 +73,11 @@ class TypedBody(ABC):
     @abstractmethod
     def _looked_up(self, lookup: Lookup, name: str) -> str:
         """A column of the row that a look-up finds, or NULL."""
+
+    def _groups(self) -> Iterator[Group]:
+        """All captures, in their order."""
+        for awaited, captures in groupby(self._trigger.captures, _awaited):
+            yield Group(awaited, tuple(captures))
 
     def _condition(self, capture: Capture, condition: Condition) -> str:
         """One test as an expression that is never an error, whatever the columns hold."""
@@ -96,3 +119,9 @@ class TypedBody(ABC):
         if of == "looked_up" and capture.lookup is not None:
             return self._tables[capture.lookup.table].columns[name]
         return self._columns[name]
+
+
+def _awaited(capture: Capture) -> tuple[str, ...]:
+    """The columns of which one has to change for this event."""
+    tests = (each for each in capture.conditions if each.test in _CHANGES)
+    return tuple(dict.fromkeys(column for each in tests for column in each.columns))
