@@ -59,9 +59,9 @@ def _fault(message: ConsoleMessage) -> list[str]:
     return [message.text] if message.type == "error" and not refused else []
 
 
-async def violations(page: Page) -> list[str]:
-    """What keeps a page from being good for everybody, in words."""
-    found = await Axe().run(page, options=RULES)
+async def violations(page: Page, *rules: str) -> list[str]:
+    """What keeps a page from being good for everybody, in words; by some rules alone, or by all."""
+    found = await Axe().run(page, options={"runOnly": [*rules]} if rules else RULES)
     return [
         f"{one['id']} ({one['impact']}): {node['html'][:200]} {node.get('failureSummary', '')}"
         for one in found.response["violations"]
