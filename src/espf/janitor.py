@@ -16,6 +16,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from espf import (
+    audit,
     configuration,
     journal,
     maintenance,
@@ -96,6 +97,7 @@ class Janitor:
             Dispatches.sweep(connection)
         self._forget_keys()
         self._forget_figures()
+        self._forget_audit()
 
     def _forget_keys(self) -> None:
         more = True
@@ -108,6 +110,15 @@ class Janitor:
         with self._database.read() as connection:
             now = self._database.now(connection)
         self._walk(lambda connection, _: statistics.prune(connection, now, size), 0)
+
+    def _forget_audit(self) -> None:
+        with self._database.read() as connection:
+            kept = configuration.active(connection).content.provisioning.keep_audit_days
+            old = self._database.now(connection) - timedelta(days=kept)
+        more = True
+        while more and not self._stopped.is_set():
+            with self._database.begin() as connection:
+                more = audit.forget(connection, old, self._database.dialect.batch) > 0
 
     def prunable(self) -> int:
         """How many rows of the journal are old."""

@@ -117,6 +117,14 @@ class EventHandler:
                 shown[option.alias] = "" if option.default is None else str(option.default)
         return shown
 
+    def described(self) -> dict[str, object]:
+        """What it is, for the audit log; where its settings are damaged, without them."""
+        try:
+            shown = self.shown()
+        except SettingsError as error:
+            shown = {"damaged": str(error)}
+        return {"type": self.type, "enabled": self.enabled, **shown}
+
 
 # Event types
 

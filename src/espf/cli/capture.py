@@ -64,6 +64,9 @@ def apply(chosen: str | None) -> None:
     """
     with office() as at, at.database.begin() as connection:
         done = triggers.apply(connection, at.database.dialect, _wanted(at, connection, chosen))
+        dropped = {"dropped": list(done.drop)}
+        created = {"created": [each.name for each in done.create]}
+        at.note(connection, "capture.apply", "triggers", dropped, created)
     for name in done.drop:
         click.echo(f"drop    {name}")
     for each in done.create:
@@ -103,6 +106,7 @@ def remove() -> None:
     """Drop every trigger of ESPF: nothing is captured from then on."""
     with office() as at, at.database.begin() as connection:
         names = triggers.remove(connection, at.database.dialect)
+        at.note(connection, "capture.remove", "triggers", {"dropped": list(names)})
     click.echo(f"{len(names)} triggers dropped")
 
 

@@ -168,6 +168,8 @@ def clone(number: int | None, comment: str, *, as_json: bool) -> None:
     """  # noqa: D301
     with office() as at, at.database.begin() as connection:
         made = configuration.clone(connection, at.database, operator(), number, comment)
+        after = {"clone of": made.cloned_from}
+        at.note(connection, "config.clone", f"configuration {made.i_configuration}", None, after)
     _tell(made, f"is a draft, made of {made.cloned_from}", as_json=as_json)
 
 
@@ -203,11 +205,13 @@ def set_(
         raise click.UsageError("nothing to set; write K=V or --unset K")
     with office() as at, at.database.begin() as connection:
         who = operator()
+        before = configuration.find(connection, number).shown()
         for name in remove:
             configuration.delete_instance(connection, at.database, number, name, who)
         for name in create:
             configuration.create_instance(connection, at.database, at.sealer, number, name, {}, who)
         changed = configuration.change(connection, at.database, at.sealer, number, changes, who)
+        at.note(connection, "config.set", f"configuration {number}", before, changed.shown())
     _tell(changed, "is changed", as_json=as_json)
 
 
@@ -275,7 +279,9 @@ def apply(number: int, over: int | None, *, as_json: bool) -> None:
     """  # noqa: D301
     with office() as at, at.database.begin() as connection:
         warnings = configuration.verify(connection, number).findings
+        before = configuration.active(connection).shown()
         applied = configuration.apply(connection, at.database, number, operator(), over)
+        at.note(connection, "config.apply", f"configuration {number}", before, applied.shown())
     for one in warnings:
         click.echo(f"Note: {one.field}: {one.message}", err=True)
     _tell(applied, "is active", as_json=as_json)
@@ -292,7 +298,10 @@ def rollback(number: int, *, as_json: bool) -> None:
       evctl config rollback 3
     """  # noqa: D301
     with office() as at, at.database.begin() as connection:
+        before = configuration.active(connection).shown()
         applied = configuration.roll_back(connection, at.database, number, operator())
+        subject = f"configuration {applied.i_configuration}"
+        at.note(connection, "config.rollback", subject, before, applied.shown())
     _tell(applied, f"is active, a copy of {number}", as_json=as_json)
 
 
@@ -302,6 +311,7 @@ def delete(number: int) -> None:
     """Delete a draft. What was active once is kept."""
     with office() as at, at.database.begin() as connection:
         configuration.delete(connection, number)
+        at.note(connection, "config.delete", f"configuration {number}")
     click.echo(f"Configuration {number} is deleted")
 
 

@@ -272,6 +272,9 @@ def _restart_some(at: Office, i_events: Sequence[int], name: str | None, *, dry_
             names = restarts.restart(connection, at.database, i_event, handler)
             verb = "would be" if dry_run else "is"
             said.append(f"Event {i_event} {verb} restarted for {', '.join(names)}")
+            i_env = _environment_of(connection, i_event)
+            after = {"handlers": names}
+            at.note(connection, "event.restart", f"event {i_event}", None, after, i_env=i_env)
         if dry_run:
             connection.rollback()
     click.echo("\n".join(said))
@@ -290,6 +293,11 @@ def _restart_all(at: Office, wanted: Filter, count: int, *, dry_run: bool, yes: 
                 begun = time.monotonic()
                 with at.database.begin() as connection:
                     done = restarts.restart_next(connection, at.database, wanted)
+                    if done is not None and done.count and not restarted:
+                        # One line for all of the steps.
+                        after = {"about": count, **_set_fields(wanted)}
+                        i_env = wanted.i_env
+                        at.note(connection, "event.restart", "events", None, after, i_env=i_env)
                 if done is None:
                     break
                 wanted = replace(wanted, after=done.last)
@@ -326,6 +334,8 @@ def skip(i_event: int, name: str, reason: str) -> None:
     with office() as at, at.database.begin() as connection:
         handler = _handler_of(connection, i_event, name)
         restarts.skip(connection, at.database, i_event, handler, reason.strip())
+        after = {"handler": name, "reason": reason.strip()}
+        at.note(connection, "event.skip", f"event {i_event}", None, after, i_env=handler.i_env)
     click.echo(f"Event {i_event} is skipped for {name}")
 
 
@@ -454,7 +464,9 @@ def cancel(i_event: int | None, key: str | None, i_env: int | None) -> None:
             assert key is not None
             assert i_env is not None
             i_event = schedule.under(connection, i_env, key)
+        i_env = _environment_of(connection, i_event)
         restarts.cancel(connection, at.database, i_event)
+        at.note(connection, "event.cancel", f"event {i_event}", None, {"key": key}, i_env=i_env)
     click.echo(f"Event {i_event} is cancelled")
 
 
@@ -509,10 +521,20 @@ def _filter(
 
 def _handler_of(connection: Connection, i_event: int, name: str) -> EventHandler:
     """The handler of this name in the environment of an event."""
-    parts = overview.search(connection, Filter(i_event=i_event), 1)
-    if not parts or parts[0].i_env is None:
+    i_env = _environment_of(connection, i_event)
+    if i_env is None:
         raise NotFound(f"there is no event {i_event}")
-    return subscriptions.require_handler(connection, parts[0].i_env, name)
+    return subscriptions.require_handler(connection, i_env, name)
+
+
+def _environment_of(connection: Connection, i_event: int) -> int | None:
+    parts = overview.search(connection, Filter(i_event=i_event), 1)
+    return parts[0].i_env if parts else None
+
+
+def _set_fields(wanted: Filter) -> dict[str, object]:
+    """What a choice of events is made by."""
+    return {name: value for name, value in asdict(wanted).items() if value is not None}
 
 
 def _parent(variables: str | None) -> int | None:

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
-from espf import settings
+from espf import audit, settings
 from espf.crypto import Sealer
 from espf.db import schema
 from espf.db.database import Database
@@ -103,6 +104,25 @@ class Office:
         """The keys. Raises SettingsError when there is no key file."""
         return Sealer.open(self.settings.key_file)
 
+    def note(
+        self,
+        connection: Connection,
+        action: str,
+        subject: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        *,
+        i_env: int | None = None,
+    ) -> None:
+        """Write into the audit log what a command does, in the transaction that does it.
+
+        Without an ``i_env`` it concerns the whole installation. No secrets.
+        """
+        who = audit.Actor(_shell_user(), "evctl")
+        audit.record(
+            connection, self.database, who, action, subject, i_env=i_env, before=before, after=after
+        )
+
 
 @contextmanager
 def office(*, initialised: bool = True, create: bool = False) -> Iterator[Office]:
@@ -154,11 +174,16 @@ def progress(count: int) -> Iterator[Callable[[int], None]]:
 
 def operator() -> str:
     """Who gives commands, for the record."""
+    name = _shell_user()
+    return f"{name} (evctl)" if name else "evctl"
+
+
+def _shell_user() -> str:
+    """The name of the account; some have none."""
     try:
-        return f"{getpass.getuser()[:50]} (evctl)"
+        return getpass.getuser()[:50]
     except (OSError, KeyError):
-        # An account without a name.
-        return "evctl"
+        return ""
 
 
 def is_interactive() -> bool:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import click
+from sqlalchemy import Connection
 
 from espf import overview, restarts, standing, subscriptions
 from espf.cli import support, trial
@@ -85,6 +86,9 @@ def create(
         subscribed = subscriptions.subscriptions(connection, made)
         missing = made.missing(at.sealer)
         remarks = _remarks(at, made, subscribed)
+        at.note(
+            connection, "handler.create", f"handler {name}", None, made.described(), i_env=i_env
+        )
     state = "disabled" if disabled else "enabled"
     click.echo(f"Handler {name} is created, {state}, subscribed to {len(subscribed)} event types")
     _tell_missing(missing)
@@ -124,6 +128,8 @@ def set_(
         changed = subscriptions.require_handler(connection, i_env, name)
         missing = changed.missing(at.sealer)
         after = _remarks(at, changed, subscribed)
+        subject = f"handler {name}"
+        at.note(connection, "handler.set", subject, found.shown(), changed.shown(), i_env=i_env)
     click.echo(f"Handler {name}: {', '.join(options)} changed")
     _tell_missing(missing)
     _tell_remarks({each: after[each] for each in after if each not in before})
@@ -196,6 +202,7 @@ def enable(i_env: int, name: str) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.set_handler_enabled(connection, found, enabled=True)
+        at.note(connection, "handler.enable", f"handler {name}", i_env=i_env)
     click.echo(f"Handler {name} is enabled")
 
 
@@ -218,6 +225,7 @@ def disable(i_env: int, name: str, *, yes: bool) -> None:
             click.confirm("Disable it?", abort=True, err=True)
         with at.database.begin() as connection:
             subscriptions.set_handler_enabled(connection, found, enabled=False)
+            at.note(connection, "handler.disable", f"handler {name}", i_env=i_env)
     click.echo(f"Handler {name} is disabled")
 
 
@@ -250,6 +258,8 @@ def _pause(i_env: int, name: str, *, paused: bool) -> None:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.set_handler_paused(connection, found, paused=paused)
         waits = in_maintenance(connection)
+        action = "handler.pause" if paused else "handler.resume"
+        at.note(connection, action, f"handler {name}", i_env=i_env)
     click.echo(f"Handler {name} {'is paused' if paused else 'goes on'}")
     if not paused and waits:
         click.echo("Note: maintenance is on; until 'evctl maintenance off' it waits", err=True)
@@ -272,6 +282,9 @@ def delete(i_env: int, name: str, *, force: bool) -> None:
         with at.database.begin() as connection:
             found = subscriptions.require_handler(connection, i_env, name)
             cancelled += restarts.remove_handler(connection, at.database, found, force=force)
+            before, after = found.described(), {"cancelled": cancelled}
+            subject = f"handler {name}"
+            at.note(connection, "handler.delete", subject, before, after, i_env=i_env)
     click.echo(f"Handler {name} is deleted; {cancelled} notifications cancelled")
 
 
@@ -289,6 +302,7 @@ def subscribe(i_env: int, name: str, event_type: str) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.subscribe(connection, found, event_type)
+        _note_subscription(at, connection, found, event_type, "subscribed")
         remarks = _remarks(at, found, [event_type])
     click.echo(f"Handler {name} is subscribed to {event_type}")
     for remark in remarks.values():
@@ -304,6 +318,7 @@ def unsubscribe(i_env: int, name: str, event_type: str) -> None:
     with office() as at, at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.unsubscribe(connection, found, event_type)
+        _note_subscription(at, connection, found, event_type, "not subscribed")
     click.echo(f"Handler {name} is unsubscribed from {event_type}")
 
 
@@ -333,10 +348,19 @@ def subscriptions_(i_env: int, name: str, *, as_json: bool) -> None:
     show(rows, ["event_type", "subscribed", "note"], as_json=as_json)
 
 
+def _note_subscription(
+    at: Office, connection: Connection, found: EventHandler, event_type: str, state: str
+) -> None:
+    subject = f"handler {found.name}"
+    after = {event_type: state}
+    at.note(connection, "handler.subscribe", subject, None, after, i_env=found.i_env)
+
+
 def _cancel_all(at: Office, i_env: int, name: str) -> int:
     with at.database.begin() as connection:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.set_handler_enabled(connection, found, enabled=False)
+        at.note(connection, "handler.disable", f"handler {name}", i_env=i_env)
         count = sum(overview.counts(connection, found.i_event_handler).values())
     cancelled = 0
     with progress(count) as step:

@@ -41,6 +41,9 @@ def prune(keep: timedelta | None, keep_failed: timedelta | None, *, dry_run: boo
         janitor = Janitor(at.database, keep, keep_failed)
         count = janitor.prunable()
         if not dry_run:
+            with at.database.begin() as connection:
+                after = {"older than": keep, "failed older than": keep_failed, "rows": count}
+                at.note(connection, "journal.prune", "journal", None, after)
             with progress(count) as step:
                 count = janitor.prune_journal(step)
     click.echo(f"{count} rows {'would be' if dry_run else 'are'} removed")

@@ -36,6 +36,7 @@ def rotate(*, end_tokens: bool) -> None:
         now = at.database.now(connection)
         kid = tokens.add_key(connection, at.sealer, now)
         ended = tokens.forget_retired(connection, now) if end_tokens else 0
+        at.note(connection, "key.rotate", f"key {kid}", None, {"end tokens": end_tokens})
     click.echo(f"Key {kid} signs from now on")
     if ended:
         click.echo("Tokens of the keys before it have ended: refresh them, or log in again")

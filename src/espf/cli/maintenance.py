@@ -39,5 +39,7 @@ def status(*, as_json: bool) -> None:
 
 def _switch(*, on: bool) -> None:
     with office() as at, at.database.begin() as connection:
+        before = {"maintenance": state.in_maintenance(connection)}
         configuration.set_maintenance(connection, at.database, operator(), on=on)
+        at.note(connection, "maintenance", "all deliveries", before, {"maintenance": on})
     click.echo("Maintenance is on: all deliveries wait" if on else "Maintenance is off")

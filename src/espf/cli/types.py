@@ -6,7 +6,7 @@ import click
 
 from espf import subscriptions
 from espf.capture import triggers
-from espf.catalogue import EventType, Way, catalogue
+from espf.catalogue import EventType, Way, canonical, catalogue
 from espf.cli.group import json_option, office, show
 
 
@@ -26,6 +26,7 @@ def create(name: str) -> None:
     """  # noqa: D301
     with office() as at, at.database.begin() as connection:
         number = subscriptions.create_type(connection, name)
+        at.note(connection, "type.create", f"event type {name}")
     click.echo(f"Created event type #{number} {name}")
 
 
@@ -66,6 +67,8 @@ def _switch(name: str, *, enabled: bool) -> None:
     with office() as at, at.database.begin() as connection:
         subscriptions.set_type_enabled(connection, name, enabled=enabled)
         triggers.reapply(connection, at.database.dialect, at.settings.rules)
+        action = "type.enable" if enabled else "type.disable"
+        at.note(connection, action, f"event type {canonical(name)}")
     click.echo(f"Event type {name} is {'enabled' if enabled else 'disabled'}")
 
 

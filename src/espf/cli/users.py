@@ -45,6 +45,8 @@ def create(login: str, i_env: int, role: str, rights: tuple[str, ...], *, superu
                 rights=frozenset(rights),
                 role=role,
             )
+            made = _rights(users.find(connection, login))
+            at.note(connection, "user.create", f"user {login}", None, made, i_env=i_env)
     click.echo(f"User {login} is created in environment {i_env}")
 
 
@@ -87,13 +89,15 @@ def set_(login: str, role: str | None, superuser: bool | None, enabled: bool | N
     """  # noqa: D301
     with office() as at, at.database.begin() as connection:
         before = users.find(connection, login)
-        users.change(
+        after = users.change(
             connection,
             login,
             role=role or before.role,
             superuser=before.superuser if superuser is None else superuser,
             enabled=before.enabled if enabled is None else enabled,
         )
+        rights = (_rights(before), _rights(after))
+        at.note(connection, "user.set", f"user {login}", *rights, i_env=before.i_env)
     click.echo(f"User {login} is changed")
 
 
@@ -102,7 +106,10 @@ def set_(login: str, role: str | None, superuser: bool | None, enabled: bool | N
 def delete(login: str) -> None:
     """Delete the user LOGIN; its sessions and tokens end."""
     with office() as at, at.database.begin() as connection:
+        before = users.find(connection, login)
         users.remove(connection, login)
+        rights = _rights(before)
+        at.note(connection, "user.delete", f"user {login}", rights, i_env=before.i_env)
     click.echo(f"User {login} is deleted")
 
 
@@ -114,7 +121,19 @@ def password(login: str) -> None:
         new = _new_password()
         with at.database.begin() as connection:
             users.set_password(connection, login, new)
+            i_env = users.find(connection, login).i_env
+            at.note(connection, "user.password", f"user {login}", i_env=i_env)
     click.echo(f"The password of {login} is changed")
+
+
+def _rights(one: users.User) -> dict[str, object]:
+    rights = sorted(one.rights)
+    return {
+        "role": one.role,
+        "superuser": one.superuser,
+        "enabled": one.enabled,
+        "rights": rights,
+    }
 
 
 def _new_password() -> str:

@@ -1,5 +1,6 @@
 """/espf/v1, the configuration of the installation: its versions, and which of them is active."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -113,14 +114,19 @@ _origin = Body(Origin)
 @api.post("/configuration/clone", openapi_extra=_origin.openapi)
 async def clone(call: Superuser, origin: Annotated[Origin, Depends(_origin)]) -> Whole:
     """Make a draft of a version."""
-    made = await call.write(
-        configuration.clone,
-        call.site.database,
-        call.user.login,
-        origin.i_configuration,
-        origin.comment,
-    )
-    return Whole.of(made)
+
+    def make(connection: Connection) -> Version:
+        made = configuration.clone(
+            connection,
+            call.site.database,
+            call.user.login,
+            origin.i_configuration,
+            origin.comment,
+        )
+        _note(call, connection, "clone", made, None, {"clone of": made.cloned_from})
+        return made
+
+    return Whole.of(await call.write(make))
 
 
 class Changes(RequestBody):
@@ -153,10 +159,16 @@ async def change(
 ) -> Whole:
     """Change some fields of a draft, all or none; those that are not named stay as they are."""
     site, who = call.site, call.user.login
-    changed = await call.write(
-        configuration.change, site.database, site.sealer, i_configuration, new.settings, who
-    )
-    return Whole.of(changed)
+
+    def write(connection: Connection) -> Version:
+        before = configuration.find(connection, i_configuration).shown()
+        changed = configuration.change(
+            connection, site.database, site.sealer, i_configuration, new.settings, who
+        )
+        _note(call, connection, "set", changed, before, changed.shown())
+        return changed
+
+    return Whole.of(await call.write(write))
 
 
 class NewInstance(RequestBody):
@@ -185,16 +197,22 @@ async def create_instance(
 ) -> Whole:
     """Add an instance of ESPF to a draft."""
     site, who = call.site, call.user.login
-    changed = await call.write(
-        configuration.create_instance,
-        site.database,
-        site.sealer,
-        i_configuration,
-        new.name,
-        new.settings,
-        who,
-    )
-    return Whole.of(changed)
+
+    def create(connection: Connection) -> Version:
+        before = configuration.find(connection, i_configuration).shown()
+        changed = configuration.create_instance(
+            connection,
+            site.database,
+            site.sealer,
+            i_configuration,
+            new.name,
+            new.settings,
+            who,
+        )
+        _note(call, connection, "set", changed, before, changed.shown())
+        return changed
+
+    return Whole.of(await call.write(create))
 
 
 @api.delete("/configuration/{i_configuration:int}/instance/{name}")
@@ -204,9 +222,16 @@ async def delete_instance(
     name: Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")],
 ) -> Whole:
     """Remove an instance from a draft."""
-    database, who = call.site.database, call.user.login
-    changed = await call.write(configuration.delete_instance, database, i_configuration, name, who)
-    return Whole.of(changed)
+
+    def remove(connection: Connection) -> Version:
+        before = configuration.find(connection, i_configuration).shown()
+        changed = configuration.delete_instance(
+            connection, call.site.database, i_configuration, name, call.user.login
+        )
+        _note(call, connection, "set", changed, before, changed.shown())
+        return changed
+
+    return Whole.of(await call.write(remove))
 
 
 class Difference(BaseModel):
@@ -297,16 +322,30 @@ async def apply(
 
     409 when another has become active meanwhile: look at the differences, and say ``over``.
     """
-    database, who = call.site.database, call.user.login
-    applied = await call.write(configuration.apply, database, i_configuration, who, replaced.over)
-    return Whole.of(applied)
+
+    def put(connection: Connection) -> Version:
+        before = configuration.active(connection).shown()
+        applied = configuration.apply(
+            connection, call.site.database, i_configuration, call.user.login, replaced.over
+        )
+        _note(call, connection, "apply", applied, before, applied.shown())
+        return applied
+
+    return Whole.of(await call.write(put))
 
 
 @api.post("/configuration/{i_configuration:int}/rollback")
 async def roll_back(call: Superuser, i_configuration: SmallPathNumber) -> Whole:
     """Verify and apply a copy of a version that was active before."""
-    database, who = call.site.database, call.user.login
-    return Whole.of(await call.write(configuration.roll_back, database, i_configuration, who))
+
+    def put(connection: Connection) -> Version:
+        before = configuration.active(connection).shown()
+        database, who = call.site.database, call.user.login
+        applied = configuration.roll_back(connection, database, i_configuration, who)
+        _note(call, connection, "rollback", applied, before, applied.shown())
+        return applied
+
+    return Whole.of(await call.write(put))
 
 
 class DeletedConfiguration(BaseModel):
@@ -318,5 +357,23 @@ class DeletedConfiguration(BaseModel):
 @api.delete("/configuration/{i_configuration:int}")
 async def delete(call: Superuser, i_configuration: SmallPathNumber) -> DeletedConfiguration:
     """Delete a draft; what was active once is kept."""
-    await call.write(configuration.delete, i_configuration)
+
+    def remove(connection: Connection) -> None:
+        gone = configuration.find(connection, i_configuration)
+        configuration.delete(connection, i_configuration)
+        _note(call, connection, "delete", gone, None, None)
+
+    await call.write(remove)
     return DeletedConfiguration(i_configuration=i_configuration)
+
+
+def _note(
+    call: Call,
+    connection: Connection,
+    what: str,
+    version: Version,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> None:
+    subject = f"configuration {version.i_configuration}"
+    call.note(connection, f"config.{what}", subject, before, after, everywhere=True)

@@ -291,7 +291,13 @@ async def create_group(
     call: Application, new: Annotated[NewGroup, Depends(_new_group)]
 ) -> NamedGroup:
     """Add a service group; custom ones have numbers from 1001."""
-    return NamedGroup.of(await call.write(statuses.create_group, call.i_env, new.name))
+
+    def create(connection: Connection) -> Group:
+        made = statuses.create_group(connection, call.i_env, new.name)
+        call.note(connection, "group.create", f"service group {made.name}")
+        return made
+
+    return NamedGroup.of(await call.write(create))
 
 
 @api.post("/group/delete", tags=["Service groups"], openapi_extra=_one_group.openapi)
@@ -299,16 +305,25 @@ async def delete_group_named(
     call: Application, one: Annotated[OneGroup, Depends(_one_group)]
 ) -> NamedGroup:
     """Delete a custom service group, and what was reported in it."""
-    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, one.i_group))
+    return await _delete_group(call, one.i_group)
 
 
 @api.delete("/group/{i_group:int}", tags=["Service groups"])
 async def delete_group(call: Application, i_group: SmallPathNumber) -> NamedGroup:
     """Delete a custom service group, and what was reported in it."""
-    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))
+    return await _delete_group(call, i_group)
 
 
 @api.post("/group/{i_group:int}", tags=["Service groups"])
 async def delete_group_by_post(call: Application, i_group: SmallPathNumber) -> NamedGroup:
     """The same as DELETE, for clients that have no DELETE."""
-    return NamedGroup.of(await call.write(statuses.delete_group, call.i_env, i_group))
+    return await _delete_group(call, i_group)
+
+
+async def _delete_group(call: Call, i_group: int) -> NamedGroup:
+    def delete(connection: Connection) -> Group:
+        gone = statuses.delete_group(connection, call.i_env, i_group)
+        call.note(connection, "group.delete", f"service group {gone.name}")
+        return gone
+
+    return NamedGroup.of(await call.write(delete))

@@ -22,6 +22,7 @@ from pydantic import (
 from sqlalchemy import Connection
 
 from espf import overview, restarts, schedule, subscriptions, timeline
+from espf.db.walk import Progress
 from espf.errors import InvalidRequest
 from espf.model import parse_time
 from espf.overview import Filter, Page
@@ -463,7 +464,9 @@ async def restart_event(
             if one.handler is not None
             else None
         )
-        return restarts.restart(connection, call.site.database, i_event, handler)
+        names = restarts.restart(connection, call.site.database, i_event, handler)
+        call.note(connection, "event.restart", f"event {i_event}", None, {"handlers": names})
+        return names
 
     return Restarted(i_event=i_event, handlers=await call.write(restart))
 
@@ -540,8 +543,17 @@ async def restart_events(
         count = await call.fetch(restarts.restartable, wanted)
         return RestartedMany(restarted=count, to=until, next=None)
     restarted = 0
+
+    def restart(connection: Connection) -> Progress | None:
+        step = restarts.restart_next(connection, call.site.database, wanted)
+        if step is not None and step.count and not restarted:
+            # One line for all of the steps.
+            meant = many.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            call.note(connection, "event.restart", "events", None, meant)
+        return step
+
     while restarted < many.limit:
-        step = await call.write(restarts.restart_next, call.site.database, wanted)
+        step = await call.write(restart)
         if step is None:
             return RestartedMany(restarted=restarted, to=until, next=None)
         restarted += step.count
@@ -580,7 +592,10 @@ async def skip_event(
     def skip(connection: Connection) -> None:
         overview.require(connection, i_event, call.i_env)
         handler = subscriptions.require_handler(connection, call.i_env, one.handler)
-        restarts.skip(connection, call.site.database, i_event, handler, one.reason.strip())
+        reason = one.reason.strip()
+        restarts.skip(connection, call.site.database, i_event, handler, reason)
+        after = {"handler": handler.name, "reason": reason}
+        call.note(connection, "event.skip", f"event {i_event}", None, after)
 
     await call.write(skip)
     return Done(i_event=i_event)
@@ -604,6 +619,7 @@ async def cancel_by_key(call: Application, one: Annotated[CancelOne, Depends(_ca
     def cancel(connection: Connection) -> int:
         i_event = schedule.under(connection, call.i_env, one.key)
         restarts.cancel(connection, call.site.database, i_event)
+        call.note(connection, "event.cancel", f"event {i_event}", None, {"key": one.key})
         return i_event
 
     return Done(i_event=await call.write(cancel))
@@ -616,6 +632,7 @@ async def cancel_event(call: Application, i_event: PathNumber) -> Done:
     def cancel(connection: Connection) -> None:
         overview.require(connection, i_event, call.i_env)
         restarts.cancel(connection, call.site.database, i_event)
+        call.note(connection, "event.cancel", f"event {i_event}")
 
     await call.write(cancel)
     return Done(i_event=i_event)

@@ -188,6 +188,7 @@ async def create_handler(
             new.settings,
             enabled=new.enabled,
         )
+        call.note(connection, "handler.create", f"handler {made.name}", None, made.described())
         return _standings(connection, call, [made])[0]
 
     return await call.write(create)
@@ -207,37 +208,38 @@ async def show_handler(call: Administrator, i_event_handler: SmallPathNumber) ->
 @api.post("/handler/{i_event_handler:int}/enable", tags=["Handlers"])
 async def enable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler on: it goes on with what waits, and hears of new events."""
-    return await _switch(call, i_event_handler, "enabled", on=True)
+    return await _switch(call, i_event_handler, "enable")
 
 
 @api.post("/handler/{i_event_handler:int}/disable", tags=["Handlers"])
 async def disable_handler(call: Administrator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Switch a handler off: what waits is kept, new events are not recorded for it."""
-    return await _switch(call, i_event_handler, "enabled", on=False)
+    return await _switch(call, i_event_handler, "disable")
 
 
 @api.post("/handler/{i_event_handler:int}/pause", tags=["Handlers"])
 async def pause_handler(call: Operator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a handler's events wait, within two seconds; they are captured all the same."""
-    return await _switch(call, i_event_handler, "paused", on=True)
+    return await _switch(call, i_event_handler, "pause")
 
 
 @api.post("/handler/{i_event_handler:int}/resume", tags=["Handlers"])
 async def resume_handler(call: Operator, i_event_handler: SmallPathNumber) -> HandlerStanding:
     """Let a paused handler go on, in order, with what waits."""
-    return await _switch(call, i_event_handler, "paused", on=False)
+    return await _switch(call, i_event_handler, "resume")
 
 
 async def _switch(
-    call: Call, i_event_handler: int, switch: Literal["enabled", "paused"], *, on: bool
+    call: Call, i_event_handler: int, switch: Literal["enable", "disable", "pause", "resume"]
 ) -> HandlerStanding:
     def change(connection: Connection) -> HandlerStanding:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
-        if switch == "enabled":
-            subscriptions.set_handler_enabled(connection, found, enabled=on)
+        if switch in {"enable", "disable"}:
+            subscriptions.set_handler_enabled(connection, found, enabled=switch == "enable")
         else:
-            subscriptions.set_handler_paused(connection, found, paused=on)
+            subscriptions.set_handler_paused(connection, found, paused=switch == "pause")
         changed = subscriptions.find_handler(connection, call.i_env, i_event_handler)
+        call.note(connection, f"handler.{switch}", f"handler {found.name}")
         return _standings(connection, call, [changed])[0]
 
     return await call.write(change)
@@ -261,15 +263,21 @@ async def delete_handler(
 
     With ``force`` it is switched off first, and what waits is cancelled step by step.
     """
+    database = call.site.database
     found = await call.fetch(subscriptions.find_handler, call.i_env, i_event_handler)
     cancelled = 0
     if force:
-        await call.write(subscriptions.set_handler_enabled, found, enabled=False)
-        while some := await call.write(restarts.cancel_next, call.site.database, found):
+        await _switch(call, i_event_handler, "disable")
+        while some := await call.write(restarts.cancel_next, database, found):
             cancelled += some
-    database = call.site.database
-    cancelled += await call.write(restarts.remove_handler, database, found, force=force)
-    return Deleted(cancelled=cancelled)
+
+    def remove(connection: Connection) -> int:
+        count = cancelled + restarts.remove_handler(connection, database, found, force=force)
+        after = {"cancelled": count}
+        call.note(connection, "handler.delete", f"handler {found.name}", found.described(), after)
+        return count
+
+    return Deleted(cancelled=await call.write(remove))
 
 
 def _standings(
@@ -436,6 +444,8 @@ async def change_settings(
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         subscriptions.set_options(connection, call.site.sealer, found, new.settings)
         changed = subscriptions.find_handler(connection, call.i_env, i_event_handler)
+        subject = f"handler {found.name}"
+        call.note(connection, "handler.set", subject, found.shown(), changed.shown())
         return _settings(call, changed)
 
     return await call.write(change)
@@ -525,6 +535,8 @@ async def subscribe(
     def change(connection: Connection) -> Subscribed:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         subscriptions.subscribe(connection, found, new.event_type)
+        after = {new.event_type: "subscribed"}
+        call.note(connection, "handler.subscribe", f"handler {found.name}", None, after)
         sealer = call.site.sealer
         remark = None
         if found.missing(sealer) is None:
@@ -548,6 +560,8 @@ async def unsubscribe(
     def change(connection: Connection) -> None:
         found = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         subscriptions.unsubscribe(connection, found, event_type)
+        after = {event_type: "not subscribed"}
+        call.note(connection, "handler.subscribe", f"handler {found.name}", None, after)
 
     await call.write(change)
     return Subscription(event_type=event_type, subscribed=False)
@@ -614,6 +628,7 @@ async def create_type(call: Superuser, new: Annotated[NewType, Depends(_new_type
 
     def create(connection: Connection) -> EventType:
         subscriptions.create_type(connection, new.event_type)
+        call.note(connection, "type.create", f"event type {new.event_type}", everywhere=True)
         return _type(connection, new.event_type)
 
     return await call.write(create)
@@ -637,6 +652,8 @@ async def _switch_type(call: Call, name: str, *, enabled: bool) -> EventType:
     def switch(connection: Connection) -> EventType:
         subscriptions.set_type_enabled(connection, name, enabled=enabled)
         triggers.reapply(connection, site.database.dialect, site.rules)
+        action = "type.enable" if enabled else "type.disable"
+        call.note(connection, action, f"event type {canonical(name)}", everywhere=True)
         return _type(connection, name)
 
     return await call.write(switch)
@@ -753,6 +770,13 @@ async def set_maintenance(
     call: Superuser, new: Annotated[Maintenance, Depends(_maintenance)]
 ) -> Maintenance:
     """Let all deliveries wait, or go on; workers notice within two seconds."""
-    database, who = call.site.database, call.user.login
-    await call.write(configuration.set_maintenance, database, who, on=new.maintenance)
+    on = new.maintenance
+
+    def change(connection: Connection) -> None:
+        before = {"maintenance": maintenance.in_maintenance(connection)}
+        configuration.set_maintenance(connection, call.site.database, call.user.login, on=on)
+        after = {"maintenance": on}
+        call.note(connection, "maintenance", "all deliveries", before, after, everywhere=True)
+
+    await call.write(change)
     return new

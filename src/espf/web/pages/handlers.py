@@ -283,7 +283,7 @@ async def _delete(visit: Visit, i_event_handler: int) -> Response:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         if form.get("name") != handler.name:
             raise InvalidRequest(f"type the handler's name, {handler.name}, to delete it", "name")
-        before = {"type": handler.type, **handler.shown()}
+        before = handler.described()
         count = restarts.remove_handler(connection, visit.site.database, handler, force=True)
         visit.note(
             connection, "handler.delete", f"handler {handler.name}", before, {"cancelled": count}
