@@ -5,6 +5,7 @@
 
 import os
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -36,6 +37,16 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _proxies(value: str) -> str:
+    for one in _split(value):
+        ip_network(one)
+    return value
+
+
+def _split(value: str) -> list[str]:
+    return value.replace(",", " ").split()
+
+
 class Settings(BaseSettings):
     """Where things are. Whatever may change without a restart is not here but in the database."""
 
@@ -48,6 +59,9 @@ class Settings(BaseSettings):
 
     database_url: str = "sqlite:///var/espf.db"
     listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:8080"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] = "127.0.0.1, ::1"
     metrics_listen: Annotated[str, AfterValidator(_host_and_port_or_off)] = "127.0.0.1:9180"
     log: Path = Path("var/provisioning.log")
     log_format: Literal["text", "json"] = "text"
@@ -65,6 +79,17 @@ class Settings(BaseSettings):
         if self.billing_url and not (self.billing_login and self.billing_password):
             raise ValueError("billing_url needs billing_login and billing_password")
         return self
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both, or none")
+        return self
+
+    @property
+    def proxies(self) -> list[str]:
+        """The addresses and networks of ``trusted_proxies``."""
+        return _split(self.trusted_proxies)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -19,9 +19,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import uvicorn
 from sqlalchemy import Connection
-from starlette.applications import Starlette
 
 from espf import configuration
 from espf.alerts import Watch
@@ -40,6 +38,7 @@ from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
 from espf.web.operation import Operation, build_operation
+from espf.web.server import Server, Tls, server
 from espf.worker.gauges import Gauges
 from espf.worker.patience import PatientDatabase
 from espf.worker.worker import Worker
@@ -73,11 +72,14 @@ class _Part:
     """What a process does: serve at a place, if it serves, and deliver, if it has a log for that.
 
     ``address`` is where the APIs are, of this process or of another; ``watching`` is where it tells
-    how it stands; ``instance`` is the one that it works as, or "".
+    how it stands; ``instance`` is the one that it works as, or "". With ``tls`` on the address,
+    its own handlers reach the APIs at ``within``, on a loopback address and without it.
     """
 
     address: tuple[str, int]
     listening: socket.socket | None
+    tls: Tls | None
+    within: socket.socket | None
     watching: socket.socket | None
     log: ProvisioningLog | None
     instance: str
@@ -85,6 +87,9 @@ class _Part:
     @property
     def served_at(self) -> tuple[str, int]:
         """The address, with the port that was taken."""
+        if self.within is not None:
+            host, port = self.within.getsockname()
+            return host, port
         host, port = self.address
         return host, port if self.listening is None else self.listening.getsockname()[1]
 
@@ -113,9 +118,11 @@ def run_until_stopped(at: Office, *, serve: bool, work: bool, instance: str = ""
             return None if one is None else opened.enter_context(closing(one))
 
         log = open_(ProvisioningLog(at.settings.log, as_json=as_json) if work else None)
-        listening = open_(_listen(address) if serve else None)
+        tls = _tls(at.settings)
+        listening = open_(_listen(address, tls=tls is not None) if serve else None)
+        within = open_(_take("127.0.0.1", 0) if serve and tls else None)
         watching = open_(_listen_to_watchers(at.settings))
-        part = _Part(address, listening, watching, log, instance)
+        part = _Part(address, listening, tls, within, watching, log, instance)
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
                 runner.run(_run(at, part))
@@ -153,6 +160,15 @@ def _reason(faults: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
+def _tls(settings: Settings) -> Tls | None:
+    """The certificate that is set. Raises SettingsError when it cannot be used."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    tls = Tls(settings.tls_certificate, settings.tls_key)
+    tls.context()
+    return tls
+
+
 def _address(at: Office, instance: str, *, serve: bool) -> tuple[str, int]:
     """Where the APIs listen: at the place of the instance that serves them, or of the settings."""
     if not instance:
@@ -176,6 +192,7 @@ async def _run(at: Office, part: _Part) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     servers = []
+    following: asyncio.Task[None] | None = None
     async with asyncio.TaskGroup() as group:
         # They answer that the database is away, when it is.
         if part.listening is not None:
@@ -183,19 +200,26 @@ async def _run(at: Office, part: _Part) -> None:
 
             way = partial(_way, at, part.served_at)
             app = build_app(at.database, at.sealer, at.settings.rules, operation, way)
-            servers.append((_server(app), part.listening))
+            context = None if part.tls is None else part.tls.context()
+            servers.append((server(app, at.settings.proxies, context), part.listening))
+            if part.within is not None:
+                servers.append((server(app), part.within))
+            if part.tls is not None and context is not None:
+                following = group.create_task(part.tls.follow(context))
         if part.watching is not None:
-            servers.append((_server(build_operation(operation)), part.watching))
-        for server, sock in servers:
-            group.create_task(_serve(server, sock, stop))
+            servers.append((server(build_operation(operation)), part.watching))
+        for one, sock in servers:
+            group.create_task(_serve(one, sock, stop))
         try:
             ready = PatientDatabase(at.database).fetch(schema.require_current, at.database.dialect)
             if await _unless_stopped(stop, ready):
                 await _work(at, part, operation, stop)
         finally:
             # Last of all: what is in flight may still need the billing API.
-            for server, _ in servers:
-                server.should_exit = True
+            for one, _ in servers:
+                one.should_exit = True
+            if following is not None:
+                following.cancel()
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -277,42 +301,22 @@ async def _upgraded(database: Database, stop: asyncio.Event) -> SettingsError:
             return error
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket, stop: asyncio.Event) -> None:
+async def _serve(server: Server, listening: socket.socket, stop: asyncio.Event) -> None:
     await server.serve([listening])
     # Without the APIs the process is not worth keeping: whoever supervises it starts it again.
     stop.set()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the process has one way to stop."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
-
-
-def _server(app: Starlette) -> _Server:
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        timeout_graceful_shutdown=5,
-    )
-    return _Server(config)
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
+def _listen(address: tuple[str, int], *, tls: bool) -> socket.socket:
     """Take the address; port 0 is any free one. Raises SettingsError when it cannot be had."""
     host, port = address
-    if not _is_loopback(host):
+    if not tls and not _is_loopback(host):
         _log.warning("listening on %s without TLS; put a proxy with TLS in front", host)
     try:
         listening = _take(host, port)
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"ESPF_LISTEN: cannot listen on {host}:{port}: {error}") from None
-    _log.info("listening on %s", _url(listening))
+    _log.info("listening on %s", _url(listening, tls=tls))
     return listening
 
 
@@ -345,9 +349,10 @@ def _take(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=1024)
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, *, tls: bool = False) -> str:
     host, port, *_ = listening.getsockname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -373,6 +378,11 @@ def way_to_billing(
         login, password = settings.billing_login, settings.billing_password.get_secret_value()
         return BillingClient(client, settings.billing_url, login, password).for_environment
     host, port = address
+    if settings.tls_certificate is not None and address == settings.address:
+        raise SettingsError(
+            "ESPF_BILLING_URL: where do the handlers reach the billing API? It is not set, and "
+            "only 'evctl run' reaches its own without a name that the certificate is for"
+        )
     if port == 0:
         raise SettingsError(
             "ESPF_BILLING_URL: where do the handlers reach the billing API? It is not set, and "

@@ -8,8 +8,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection, text
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -101,6 +103,7 @@ def build_app(
         openapi_url="/doc/api/openapi.json",
         redirect_slashes=False,
     )
+    app.add_middleware(_Guarded)
     app.state.site = Site(database, sealer, users, Trials(sealer, way_to_billing), rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
@@ -122,6 +125,27 @@ def build_app(
         return {"status": "ok"}
 
     return app
+
+
+class _Guarded:
+    """Tells browsers to guess no types and to keep nothing, where a reply says nothing of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                # To say so of what a browser holds would make it throw that away.
+                if message["status"] != 304:
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, guarded)
 
 
 class _App(FastAPI):
