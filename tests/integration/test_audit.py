@@ -22,6 +22,7 @@ SECRET = "a secret that nobody may read"
 FAILED = {"status": "failed", "attempts": 3, "last_error": "503", "next_attempt_at": None}
 LATER = {"start_time": "2037-03-01 00:00:00"}
 CUSTOM = {"event_type": "Custom/NextMonth"}
+LANE = {"about": "account:541"}
 HANDLER = "/handler/{i_event_handler}"
 DRAFT = "/configuration/{i_configuration}"
 
@@ -54,6 +55,8 @@ CHANGES = (
     ("POST /event/{failed}/skip", {"handler": "HSS", "reason": "why not"}, "event.skip"),
     ("POST /event/cancel", {"key": "one"}, "event.cancel"),
     ("POST /event/{i_event}/cancel", None, "event.cancel"),
+    ("POST /lane/hold", {**LANE, "reason": "why not"}, "lane.hold"),
+    ("POST /lane/release", LANE, "lane.release"),
     ("POST /group/create", {"name": "IOT"}, "group.create"),
     ("POST /group/delete", {"i_group": 1001}, "group.delete"),
     ("POST /group/create", {"name": "IOT"}, "group.create"),
@@ -188,6 +191,8 @@ COMMANDS = (
     ("event restart", ["--handler", "HSS", "--yes"], "event.restart"),
     ("event skip", ["{failed}", "--handler", "HSS", "--reason", "why not"], "event.skip"),
     ("event cancel", ["--env", 3, "--key", "one"], "event.cancel"),
+    ("event hold", [3, "account:541", "--reason", "why not"], "lane.hold"),
+    ("event release", [3, "account:541"], "lane.release"),
     ("handler delete", [3, "HSS", "--force"], "handler.delete"),
     ("maintenance on", [], "maintenance"),
     ("maintenance off", [], "maintenance"),
@@ -215,6 +220,8 @@ SILENT = {
     **dict.fromkeys(("handler subscriptions", "event list", "event show"), "it looks"),
     **dict.fromkeys(("event planned", "capture plan", "capture verify"), "it looks"),
     **dict.fromkeys(("capture sql", "user list", "key list"), "it looks"),
+    **dict.fromkeys(("alert list", "event timeline", "event held"), "it looks"),
+    "alert test": "it changes nothing; whoever is told sees it",
     "handler test": "it changes nothing; the diagnostics tell of it",
     "event create": "what is put into the queue is in the journal",
     "billing tick": "it is the time that makes the change",

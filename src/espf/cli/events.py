@@ -412,6 +412,8 @@ def hold(i_env: int, who: str, name: str | None, reason: str) -> None:
         key = timeline.key_of(connection, who, i_env)
         some = subscriptions.some_handlers(connection, i_env, name)
         names = timeline.hold(connection, at.database, some, key, f"evctl: {reason.strip()}")
+        after = {"handlers": names, "reason": reason.strip()}
+        at.note(connection, "lane.hold", key, None, after, i_env=i_env)
     click.echo(f"{key} is held for {', '.join(names)}")
 
 
@@ -430,6 +432,7 @@ def release(i_env: int, who: str, name: str | None) -> None:
         key = timeline.key_of(connection, who, i_env)
         some = subscriptions.some_handlers(connection, i_env, name)
         names = timeline.release(connection, at.database, some, key)
+        at.note(connection, "lane.release", key, None, {"handlers": names}, i_env=i_env)
     click.echo(f"{key} goes on for {', '.join(names)}")
 
 
