@@ -9,9 +9,11 @@ import socket
 import pytest
 
 from espf import Route, configuration, standing, subscriptions
+from espf.configuration import Provisioning
 from espf.errors import InvalidRequest, Misconfigured
 from espf.handlers.http import HttpClient
 from espf.handlers.networks import ANYWHERE, Networks
+from espf.handlers.registry import read_settings
 from house import House
 from webhook import Answer, Webhook
 
@@ -200,6 +202,32 @@ async def test_a_connection_that_is_kept_breaks_when_its_network_is_taken_away(c
 
 
 # In the configuration
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("10.0.0.0/8", "write ENVIRONMENT: NETWORKS"),
+        ("0: 10.0.0.0/8", "write ENVIRONMENT: NETWORKS"),
+        ("3: 10.0.0.1/8", "is no network such as"),
+        ("3: example.net", "is no network such as"),
+        ("3: 10.0.0.0/8; 3: 10.0.0.0/8", "is there twice"),
+        ("3:", "has no networks"),
+    ],
+)
+def test_what_is_no_list_of_networks_is_refused(written, why):
+    with pytest.raises(InvalidRequest, match=why):
+        read_settings(Provisioning, {"TargetNetworks": written})
+
+
+def test_a_list_of_networks_is_shown_as_it_would_be_written():
+    written = "*: ::/0\n 12: 192.0.2.7 ;3: 10.0.0.0/8,2001:db8::/32"
+    group = read_settings(Provisioning, {"TargetNetworks": written})
+    shown = group.model_dump(by_alias=True)["TargetNetworks"]
+    assert shown == "3: 10.0.0.0/8, 2001:db8::/32; 12: 192.0.2.7/32; *: ::/0"
+    assert read_settings(Provisioning, {"TargetNetworks": shown}) == group
+    assert group.networks(12) == networks("192.0.2.7")
+    assert group.networks(4) == networks("::/0")
 
 
 @pytest.fixture

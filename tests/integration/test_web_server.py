@@ -171,6 +171,27 @@ def test_a_certificate_that_cannot_be_used_is_told_at_the_start(desk, tmp_path):
     assert "belong together" in desk.fails(2, "run", **words)
 
 
+def test_a_process_serves_tls_and_its_workers_need_to_know_where(desk, tmp_path):
+    tls = certificate(tmp_path)
+    desk.environment |= {
+        "ESPF_TLS_CERTIFICATE": str(tls.certificate),
+        "ESPF_TLS_KEY": str(tls.key),
+    }
+    with desk.start("run") as process:
+        try:
+            found = re.search(r"INFO .* listening on (https://\S+)", process.stderr.readline())
+            assert found
+            assert ask(f"{found[1]}/healthz", tls)[0] == 200
+        finally:
+            process.terminate()
+            rest = process.stderr.read()
+        assert process.wait(60) == 0, rest
+    # Its own would be asked under a name that no certificate is for.
+    done = desk.child("worker")
+    assert done.returncode == 2
+    assert "ESPF_BILLING_URL" in done.stderr
+
+
 def locations(place):
     """What the how-to tells to write into the configuration of nginx, for this place."""
     page = (Path(__file__).parents[2] / "docs/how-to/serve-by-tls.md").read_text("utf-8")

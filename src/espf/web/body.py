@@ -6,7 +6,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from espf.errors import InvalidRequest
 
-
 #: How long a client may take over it.
 BODY_SECONDS = 60
 
