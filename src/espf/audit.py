@@ -1,15 +1,22 @@
 """Who did what, when, and what it was before: written in the transaction that does it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select
 
 from espf.db.database import Database
 from espf.db.tables import audit_log
+from espf.db.walk import first_at
+
+#: So many lines are looked at for a page.
+LOOK = 20_000
+
+#: How far the time of a line and its number may disagree: numbers are taken before commits.
+CLOCK_SLACK = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,66 @@ def record(
     )
 
 
+@dataclass(frozen=True)
+class Found:
+    """Some lines, newest first. ``older``: what to give as ``before`` to go on; None: that is all.
+
+    ``is_short``: so much had to be looked at that it ended before there were as many as asked for.
+    """
+
+    entries: Sequence[Entry]
+    older: int | None
+    is_short: bool = False
+
+
+def page(connection: Connection, wanted: Wanted, limit: int) -> Found:
+    """The newest lines that fit, as far as they are found among ``LOOK``."""
+    number = audit_log.c.i_audit
+    way = _way(connection, wanted)
+    reached: int | None = connection.execute(
+        select(number).where(*way).order_by(number.desc()).offset(LOOK - 1).limit(1)
+    ).scalar_one_or_none()
+    looked_at = way if reached is None else [*way, number >= reached]
+    query = select(audit_log).where(*looked_at, *_fits(wanted))
+    rows = connection.execute(query.order_by(number.desc()).limit(limit + 1)).all()
+    entries = [_entry(row) for row in rows[:limit]]
+    if len(rows) > limit:
+        return Found(entries, entries[-1].i_audit)
+    return Found(entries, reached, is_short=reached is not None)
+
+
 def search(connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
-    """The newest lines that fit, newest first."""
+    """The newest lines that fit, however far they are from one another."""
+    entries: list[Entry] = []
+    while len(entries) < limit:
+        found = page(connection, wanted, limit - len(entries))
+        entries += found.entries
+        if found.older is None:
+            break
+        wanted = replace(wanted, before=found.older)
+    return entries
+
+
+def _way(connection: Connection, wanted: Wanted) -> list[ColumnElement[bool]]:
+    """What an index leads to, in the order of the numbers; times are turned into numbers."""
+    log = audit_log.c
+    way: list[ColumnElement[bool]] = []
+    if wanted.i_env is not None:
+        way.append(log.i_env == wanted.i_env)
+    if wanted.since is not None:
+        way.append(
+            log.i_audit
+            >= first_at(connection, log.i_audit, log.happened_at, wanted.since - CLOCK_SLACK)
+        )
+    before = wanted.before
+    if before is None and wanted.until is not None:
+        before = first_at(connection, log.i_audit, log.happened_at, wanted.until + CLOCK_SLACK)
+    return way if before is None else [*way, log.i_audit < before]
+
+
+def _fits(wanted: Wanted) -> list[ColumnElement[bool]]:
     log = audit_log.c
     conditions: list[ColumnElement[bool]] = []
-    if wanted.i_env is not None:
-        conditions.append(log.i_env == wanted.i_env)
     if wanted.login is not None:
         conditions.append(log.login == wanted.login)
     if wanted.text:
@@ -102,10 +163,7 @@ def search(connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
         conditions.append(log.happened_at >= wanted.since)
     if wanted.until is not None:
         conditions.append(log.happened_at < wanted.until)
-    if wanted.before is not None:
-        conditions.append(log.i_audit < wanted.before)
-    query = select(audit_log).where(*conditions).order_by(log.i_audit.desc()).limit(limit)
-    return [_entry(row) for row in connection.execute(query)]
+    return conditions
 
 
 def forget(connection: Connection, older_than: datetime, limit: int) -> int:

@@ -71,7 +71,7 @@ FIRST_LOOK = 1000
 #: Lines that are in memory at a time where all are wanted.
 LINES = 1000
 
-#: Up to here events are counted.
+#: Up to here events are counted, and what of a handler's is retried or has failed.
 MOST_COUNTED = 10_000
 
 #: How far the clock of an event and its number may disagree: a number is taken when a statement
@@ -603,33 +603,20 @@ def counted(connection: Connection, i_event_handler: int) -> Backlog:
 SAMPLE = 1000
 SAMPLES = 8
 
-#: Of what is retried or has failed, at most so many are counted.
-MOST_COUNTED = 10_000
 
-
-def roughly_counted(connection: Connection, i_event_handler: int) -> Backlog:
+def roughly_counted(connection: Connection, i_event_handler: int, now: datetime) -> Backlog:
     """The backlog of a handler, at a cost that does not grow with it.
 
     Exact where little waits. Beyond two samples ``waiting`` is an estimate, from samples at both
     ends and in between, and so is ``oldest``, if the first sample shows none that waits; the other
-    counts end at ``MOST_COUNTED``.
+    counts end at ``MOST_COUNTED``, of what is retried among as many as wait for a time of theirs.
     """
     samples = list(_samples(connection, i_event_handler))
     first = next((one.first for one in samples if one.first is not None), None)
-    n = event_notifications.c
-    mine = n.i_event_handler == i_event_handler
-    few = {
-        status: sum(
-            int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
-            for way in _ways(frozenset({status}))
-            for some in [select(n.position).where(mine, *way).limit(MOST_COUNTED)]
-        )
-        for status in (RETRYING, Status.FAILED)
-    }
     return Backlog(
         waiting=round(sum(one.waiting for one in samples)),
-        retrying=min(few[RETRYING], MOST_COUNTED),
-        failed=min(few[Status.FAILED], MOST_COUNTED),
+        retrying=_some_retried(connection, i_event_handler),
+        failed=_some_failed(connection, i_event_handler, now),
         oldest=None if first is None else _happened(connection, i_event_handler, first),
     )
 
@@ -647,6 +634,27 @@ def example(
         if (row := connection.execute(query.limit(1)).one_or_none()) is not None:
             return row.i_event, row.last_error
     return None
+
+
+def _some_retried(connection: Connection, i_event_handler: int) -> int:
+    """What is restarted has a time, too: the last ones are looked at, which are to come."""
+    n = event_notifications.c
+    wait = select(n.last_error).where(
+        n.i_event_handler == i_event_handler, n.status == Status.QUEUED, n.next_attempt_at > _EVER
+    )
+    last = wait.order_by(n.next_attempt_at.desc()).limit(MOST_COUNTED).subquery()
+    return int(connection.execute(select(func.count(last.c.last_error))).scalar_one())
+
+
+def _some_failed(connection: Connection, i_event_handler: int, now: datetime) -> int:
+    """Those that hold their lanes have failed before now: no retry to come stands among them."""
+    n = event_notifications.c
+    freely, holding = _ways(frozenset({Status.FAILED}))
+    found = 0
+    for way in (freely, [*holding, n.next_attempt_at <= now]):
+        some = select(n.position).where(n.i_event_handler == i_event_handler, *way)
+        found += _count(connection, some.limit(MOST_COUNTED - found))
+    return found
 
 
 @dataclass(frozen=True)

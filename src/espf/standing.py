@@ -122,7 +122,12 @@ def _standing(
     in_maintenance: bool,
     roughly: bool,
 ) -> Standing:
-    breakers = maintenance.breakers(connection, database, handler.i_event_handler)
+    number = handler.i_event_handler
+    breakers = maintenance.breakers(connection, database, number)
+    if roughly:
+        backlog = overview.roughly_counted(connection, number, database.now(connection))
+    else:
+        backlog = overview.counted(connection, number)
     keeps_waiting = {
         "disabled": not handler.enabled,
         "maintenance": in_maintenance,
@@ -133,14 +138,13 @@ def _standing(
             for state in ("open", "probing", "ramping")
         },
     }
-    count = overview.roughly_counted if roughly else overview.counted
     return Standing(
         handler=handler,
         state=next((state for state, holds in keeps_waiting.items() if holds), "working"),
         maintenance=in_maintenance,
         breakers=breakers,
         workers=owners,
-        **asdict(count(connection, handler.i_event_handler)),
+        **asdict(backlog),
     )
 
 

@@ -487,6 +487,20 @@ def test_there_is_always_a_superuser(desk):
     assert desk.as_("root").get("/system/workers").status == 200
 
 
+def test_the_audit_log_is_searched_a_part_at_a_time(desk, handler, monkeypatch):
+    monkeypatch.setattr("espf.audit.LOOK", 2)
+    adam = desk.as_("adam")
+    adam.does(f"/env/3/handlers/{handler}/disable")
+    for _ in range(3):
+        adam.does(f"/env/3/handlers/{handler}/pause")
+    page = adam.get("/env/3/audit?q=disable")
+    assert "this page ends early" in page.text
+    assert "handler.disable" not in page.text
+    page = adam.get(next(link for link in page.links() if "before=" in link))
+    assert "handler.disable" in page.text
+    assert "handler.disable" in adam.get("/env/3/audit?q=disable&format=csv").html
+
+
 def test_the_audit_log_is_searched_and_paged(desk, handler):
     adam = desk.as_("adam")
     for _ in range(3):

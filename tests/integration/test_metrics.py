@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -210,9 +211,44 @@ def test_what_waits_is_estimated_from_samples(house, statuses, waiting, monkeypa
     handler = house.handler(NOBODY)
     fill(house, handler, statuses)
     with house.database.read() as connection:
-        rough = overview.roughly_counted(connection, handler.i_event_handler)
+        now = house.database.now(connection)
+        rough = overview.roughly_counted(connection, handler.i_event_handler, now)
     assert rough.waiting == pytest.approx(waiting, rel=0.15)
     assert rough == Backlog(rough.waiting, 0, 0, None)
+
+
+@pytest.mark.parametrize(("most", "retrying", "failed"), [(1000, 6, 9), (5, 5, 5)])
+def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
+    house, monkeypatch, most, retrying, failed
+):
+    monkeypatch.setattr(overview, "MOST_COUNTED", most)
+    handler = house.handler(NOBODY)
+    with house.database.begin() as connection:
+        now = house.database.now(connection)
+        hour = timedelta(hours=1)
+        kinds = [
+            *[("failed", None, "gave up")] * 5,
+            # They hold their lanes.
+            *[("failed", now - hour, "gave up")] * 4,
+            *[("queued", now + hour, "HTTP 503")] * 6,
+            # They have been restarted.
+            *[("queued", now - hour, None)] * 3,
+        ]
+        rows = [
+            {
+                "i_event_handler": handler.i_event_handler,
+                "position": place,
+                "i_event": place,
+                "status": status,
+                "next_attempt_at": at,
+                "ordering_key": f"account:{place}",
+                "last_error": error,
+            }
+            for place, (status, at, error) in enumerate(kinds, 1)
+        ]
+        connection.execute(insert(event_notifications), rows)
+        rough = overview.roughly_counted(connection, handler.i_event_handler, now)
+    assert (rough.waiting, rough.retrying, rough.failed) == (3, retrying, failed)
 
 
 @pytest.mark.databases("sqlite")
@@ -230,9 +266,10 @@ def test_a_rough_count_costs_the_same_whatever_waits(house, monkeypatch):
             return 0
 
         with house.database.read() as connection:
+            now = house.database.now(connection)
             raw = connection.connection.driver_connection
             raw.set_progress_handler(tick, 100)
-            overview.roughly_counted(connection, handler.i_event_handler)
+            overview.roughly_counted(connection, handler.i_event_handler, now)
             raw.set_progress_handler(None, 100)
         return count
 

@@ -39,16 +39,16 @@ async def show(visit: Annotated[Visit, Depends(Visitor(ADMINISTER))]) -> Respons
     if listing.wants_csv(visit):
         rows = await visit.fetch(audit.search, wanted, MOST)
         return listing.as_csv("audit", COLUMNS, rows)
-    rows = await visit.fetch(audit.search, wanted, size + 1)
+    found = await visit.fetch(audit.page, wanted, size)
     page = Listing(
         visit,
         COLUMNS,
-        rows[:size],
+        found.entries,
         "",
-        older=visit.here(before=rows[size - 1].i_audit) if len(rows) > size else None,
+        older=None if found.older is None else visit.here(before=found.older),
         newer=visit.here(before=None) if wanted.before else None,
     )
-    return visit.page("audit/list.html", listing=page)
+    return visit.page("audit/list.html", listing=page, is_short=found.is_short)
 
 
 def _wanted(visit: Visit) -> Wanted:
