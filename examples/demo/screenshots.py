@@ -1,0 +1,256 @@
+"""Pictures of the console for the documents: ``make screenshots``.
+
+Plays the demo, lets some things go wrong for two more handlers, and takes each page by day and by
+night, some on a phone, too. Ends by itself; what it started is stopped.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from demo import Story
+from stage import I_ENV, NEXT_MONTH, PATIENCE_SECONDS, ROOT, Billing, DemoFailed, Stage
+
+PICTURES = ROOT / "docs" / "images" / "console"
+CHROMIUM = "/usr/bin/chromium"
+SCHEMES = ("light", "dark")
+DESK = {"width": 1280, "height": 860}
+PHONE = {"width": 390, "height": 844}
+
+#: What the second application refuses, or is too busy for.
+REFUSED = {
+    "Account/Blocked": (403, "the number is not known here"),
+    "Account/Product/Changed": (503, "the message centre is busy"),
+}
+
+#: Whoever posts here is not let in.
+KEPT_OUT = "/mailboxes"
+
+CUSTOMERS = ("Blue Kite Logistics", "Harbour Bakery", "Northwind Cycles")
+
+#: Name of a picture: the page. ``*`` stands for the last event that was refused.
+PAGES = {
+    "dashboard": "dashboard",
+    "setup": "setup",
+    "handlers": "handlers",
+    "handler": "handlers/1",
+    "handler-configuration": "handlers/1/configuration",
+    "handler-subscriptions": "handlers/1/subscriptions",
+    "handler-new": "handlers/new",
+    "subscriptions": "subscriptions",
+    "event-types": "event-types",
+    "event-type": "event-types/Account/Blocked",
+    "workers": "/system/workers",
+    "capture": "/system/capture",
+    "events": "events",
+    "event-open": "events?handler=Messages&status=failed&open=*",
+    "event": "events/*",
+    "events-scheduled": "events?status=scheduled",
+    "events-restart": "events/restart?handler=Messages&status=failed",
+    "timeline": "timeline/account:1",
+    "timeline-held": "timeline/account:3",
+    "customers": "customers",
+    "customer": "customers/1",
+    "customer-accounts": "customers/1/accounts",
+    "account-new": "accounts/new?customer=1",
+    "accounts": "accounts",
+    "account": "accounts/1",
+    "products": "products",
+    "product": "products/1",
+    "sim-cards": "sim-cards",
+    "sim-card": "sim-cards/1",
+    "sim-cards-upload": "sim-cards/upload",
+    "configurations": "/system/configurations",
+    "configuration": "/system/configurations/2",
+    "configuration-provisioning": "/system/configurations/2/provisioning",
+    "configuration-verify": "/system/configurations/2/verify",
+    "users": "users",
+    "user": "users/olga",
+    "audit": "audit",
+    "me": "/me",
+}
+
+#: These are taken on a phone as well.
+ON_A_PHONE = ("dashboard", "events", "event", "account")
+
+
+class Messages(BaseHTTPRequestHandler):
+    """A second application, which takes most events and refuses some."""
+
+    def do_POST(self) -> None:
+        """Answer an event."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, said = REFUSED.get(body["event_type"], (200, "sent"))
+        if self.path == KEPT_OUT:
+            status, said = 401, "who is this?"
+        reply = json.dumps({"message": said}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def messages(port: int) -> Iterator[None]:
+    """The second application, while it is needed."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), Messages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def enliven(stage: Stage, port: int) -> None:
+    """What an installation has that works: more handlers, subscribers, people, and some trouble."""
+    env = str(I_ENV)
+    _create(stage, "Messages", f"http://127.0.0.1:{port}/events", "RetryDelays=30m 1hx23")
+    _create(stage, "VoiceMail", f"http://127.0.0.1:{port}{KEPT_OUT}")
+    stage.evctl(
+        *("handler", "create", env, "Customers", "--type", "CustomerToAccountsDispatcher"),
+    )
+    call = Billing(stage.url, stage.password).call
+    for number, name in enumerate(CUSTOMERS, 1):
+        info = {"name": name, "credit_limit": 100, "opening_balance": 12.5 * number}
+        i_customer = call("Customer/add_customer", customer_info=info)["i_customer"]
+        for line in (1, 2):
+            _add_account(call, i_customer, f"38044555{number}{line}00", i_product=1 + line % 2)
+    call("Account/update_account", account_info={"i_account": 5, "blocked": "Y"})
+    call("Account/update_account", account_info={"i_account": 6, "i_product": 1})
+    stage.evctl("event", "hold", env, "account:3", "--reason", "moved by hand, ticket 77")
+    call("Account/update_account", account_info={"i_account": 3, "id": "380445551199"})
+    for i_account in (3, 4, 5):
+        stage.evctl(
+            *("event", "create", env, NEXT_MONTH, "--var", f"i_account={i_account}"),
+            *("--start-time", "2099-01-01 00:00:00", "--key", f"next-month-{i_account}"),
+        )
+    for login, role in (("olga", "operator"), ("rita", "readonly"), ("adam", "administrator")):
+        stage.evctl("user", "create", login, "--env", env, "--role", role, stdin=stage.password)
+    stage.evctl("config", "clone")
+    stage.evctl("config", "set", "2", "Provisioning.AlertRecipient=noc@example.net")
+
+
+def _create(stage: Stage, name: str, url: str, *options: str) -> None:
+    chosen = (
+        *(f"EventSender.URL={url}", "EventSender.AuthMethod=None", "EventSender.APIVersion=1"),
+        *options,
+    )
+    words = [word for option in chosen for word in ("--set", option)]
+    stage.evctl("handler", "create", str(I_ENV), name, "--type", "EventSender", *words)
+
+
+def _add_account(call: Any, i_customer: int, number: str, i_product: int) -> None:
+    (card,) = call("SIMCard/get_card_list", status="available", limit=1)["card_list"]
+    info = {
+        "id": number,
+        "i_customer": i_customer,
+        "i_product": i_product,
+        "billing_model": -1,
+        "opening_balance": 25,
+        "i_account_role": 3,
+        "imsi": card["imsi"],
+    }
+    call("Account/add_account", account_info=info)
+
+
+def refused(stage: Stage) -> int:
+    """The event that the second application has refused, and the breaker is open by then."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        rows = json.loads(
+            stage.evctl("event", "list", "--handler", "Messages", "--json", show=False)
+        )
+        found = [row["i_event"] for row in rows if row["status"] == "rejected"]
+        states = json.loads(stage.evctl("handler", "list", str(I_ENV), "--json", show=False))
+        if found and any("breaker" in one["state"] for one in states):
+            return int(found[0])
+        time.sleep(0.2)
+    raise DemoFailed("nothing was refused")
+
+
+def take(stage: Stage, browser: Browser, i_event: int) -> None:
+    """All pictures."""
+    for scheme in SCHEMES:
+        page = _logged_in(stage, browser, scheme)
+        for name, path in PAGES.items():
+            where = path.replace("*", str(i_event))
+            page.goto(where if where[0] == "/" else f"/env/{I_ENV}/{where}")
+            _shoot(page, f"{name}-{scheme}")
+            if name in ON_A_PHONE:
+                page.set_viewport_size(PHONE)
+                _shoot(page, f"{name}-phone-{scheme}")
+                page.set_viewport_size(DESK)
+        page.set_viewport_size(PHONE)
+        page.get_by_role("button", name="Menu", exact=True).click()
+        _shoot(page, f"menu-phone-{scheme}")
+        page.context.close()
+
+
+def _logged_in(stage: Stage, browser: Browser, scheme: Any) -> Page:
+    context = browser.new_context(
+        base_url=stage.url, viewport=DESK, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.goto("/login")
+    _shoot(page, f"login-{scheme}")
+    page.get_by_label("Login").fill("admin")
+    page.get_by_label("Password").fill(stage.password)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/dashboard")
+    return page
+
+
+def _shoot(page: Page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.jpg", type="jpeg", quality=80)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Take pictures of the console.")
+    parser.add_argument("--port", type=int, default=8080, help="of ESPF's APIs [8080]")
+    parser.add_argument("--app-port", type=int, default=5000, help="of the application [5000]")
+    parser.add_argument("--more-port", type=int, default=5001, help="of a second one [5001]")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "var" / "screenshots", help="made anew"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Take the pictures; returns the exit code."""
+    options = arguments()
+    stage = Stage(options.folder, options.port, options.app_port)
+    try:
+        stage.set_up()
+        Story(stage).play()
+        with messages(options.more_port), sync_playwright() as playwright:
+            enliven(stage, options.more_port)
+            i_event = refused(stage)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            take(stage, browser, i_event)
+            browser.close()
+    except DemoFailed as failure:
+        print(f"No pictures: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        stage.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
