@@ -138,6 +138,12 @@ class Post:
         assert len(subjects) == count, subjects
         return subjects
 
+    async def noted(self) -> None:
+        """Wait until the database knows that all was told."""
+        await self.house.come_true(
+            lambda: all(row["mailed_at"] is not None for row in self.house.rows("Alerts"))
+        )
+
 
 @pytest.fixture
 def post(database, sealer, tmp_path) -> Post:
@@ -375,7 +381,7 @@ async def test_of_several_processes_one_tells(post):
         await post.house.come_true(lambda: not post.house.rows("Alerts"))
         failing(post, handler)
         await post.house.come_true(lambda: post.kinds() == ["failing"])
-        await post.house.come_true(lambda: post.house.rows("Alerts")[0]["mailed_at"] is not None)
+        await post.noted()
     assert post.box.subjects() == [
         "[ESPF] Events of Sender have failed",
         "[ESPF] Over: No failed event of Sender is left, and none has failed within the hour",
@@ -389,6 +395,7 @@ async def test_when_the_process_that_tells_is_gone_another_takes_its_turn(post, 
     async with post.watched():
         failed(post, handler)
         await post.told(1)
+        await post.noted()
     async with post.watched():
         failing(post, handler)
         await post.told(2)
@@ -532,6 +539,7 @@ async def test_alerts_are_shown_on_the_dashboard_and_in_the_api_to_whom_they_con
     lost(post, handler)
     async with post.watched():
         await post.told(1)
+        await post.noted()
     with console(database, sealer) as desk:
         pages = {
             login: desk.as_(login).get(f"/env/{i}/dashboard").text

@@ -28,7 +28,7 @@ _LONGEST_ERROR = 500
 
 
 class Kind(StrEnum):
-    """What can be wrong. All but the last are rows of the table; that one, when it is there."""
+    """What can be wrong. The last one is told without the table, which is away then."""
 
     FAILING = "failing"
     FAILED = "failed"
