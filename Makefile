@@ -6,7 +6,7 @@ BIN := .venv/bin
 ARGS ?=
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 install: .venv/installed ## Make .venv with everything pinned in requirements.lock
 
@@ -16,6 +16,9 @@ install: .venv/installed ## Make .venv with everything pinned in requirements.lo
 
 demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
 	@$(BIN)/python examples/demo/demo.py $(ARGS)
+
+screenshots: install ## Take the pictures of docs/console.md anew, from the demo
+	@$(BIN)/python examples/demo/screenshots.py $(ARGS)
 
 test: install ## Run every test; make test ARGS='-k queue' runs some
 	@scripts/need-servers
@@ -56,4 +59,4 @@ lock: ## Pin the newest versions of everything in requirements.lock
 clean: ## Remove what the commands above made
 	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
-.PHONY: help install demo test coverage chaos lint format bench lock clean
+.PHONY: help install demo screenshots test coverage chaos lint format bench lock clean

@@ -11,14 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from stage import I_ENV, NEXT_MONTH, PATIENCE_SECONDS, ROOT, Billing, DemoFailed, Stage
 
 from demo import Story
-from stage import I_ENV, NEXT_MONTH, PATIENCE_SECONDS, ROOT, Billing, DemoFailed, Stage
 
 PICTURES = ROOT / "docs" / "images" / "console"
 CHROMIUM = "/usr/bin/chromium"
@@ -45,42 +46,29 @@ PAGES = {
     "handler": "handlers/1",
     "handler-configuration": "handlers/1/configuration",
     "handler-subscriptions": "handlers/1/subscriptions",
-    "handler-new": "handlers/new",
     "subscriptions": "subscriptions",
     "event-types": "event-types",
-    "event-type": "event-types/Account/Blocked",
     "workers": "/system/workers",
     "capture": "/system/capture",
     "events": "events",
     "event-open": "events?handler=Messages&status=failed&open=*",
-    "event": "events/*",
     "events-scheduled": "events?status=scheduled",
-    "events-restart": "events/restart?handler=Messages&status=failed",
-    "timeline": "timeline/account:1",
     "timeline-held": "timeline/account:3",
     "customers": "customers",
-    "customer": "customers/1",
-    "customer-accounts": "customers/1/accounts",
     "account-new": "accounts/new?customer=1",
     "accounts": "accounts",
     "account": "accounts/1",
     "products": "products",
-    "product": "products/1",
     "sim-cards": "sim-cards",
-    "sim-card": "sim-cards/1",
-    "sim-cards-upload": "sim-cards/upload",
     "configurations": "/system/configurations",
-    "configuration": "/system/configurations/2",
     "configuration-provisioning": "/system/configurations/2/provisioning",
     "configuration-verify": "/system/configurations/2/verify",
     "users": "users",
-    "user": "users/olga",
     "audit": "audit",
-    "me": "/me",
 }
 
 #: These are taken on a phone as well.
-ON_A_PHONE = ("dashboard", "events", "event", "account")
+ON_A_PHONE = ("dashboard", "event-open", "account")
 
 
 class Messages(BaseHTTPRequestHandler):
@@ -99,7 +87,7 @@ class Messages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
 
@@ -133,15 +121,16 @@ def enliven(stage: Stage, port: int) -> None:
     call("Account/update_account", account_info={"i_account": 6, "i_product": 1})
     stage.evctl("event", "hold", env, "account:3", "--reason", "moved by hand, ticket 77")
     call("Account/update_account", account_info={"i_account": 3, "id": "380445551199"})
+    month = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).replace(day=1)
     for i_account in (3, 4, 5):
         stage.evctl(
             *("event", "create", env, NEXT_MONTH, "--var", f"i_account={i_account}"),
-            *("--start-time", "2099-01-01 00:00:00", "--key", f"next-month-{i_account}"),
+            *("--start-time", f"{month:%Y-%m-%d} 00:00:00", "--key", f"next-month-{i_account}"),
         )
     for login, role in (("olga", "operator"), ("rita", "readonly"), ("adam", "administrator")):
         stage.evctl("user", "create", login, "--env", env, "--role", role, stdin=stage.password)
     stage.evctl("config", "clone")
-    stage.evctl("config", "set", "2", "Provisioning.AlertRecipient=noc@example.net")
+    stage.evctl("config", "set", "2", "Provisioning.AlertURL=https://alerts.example.net/espf")
 
 
 def _create(stage: Stage, name: str, url: str, *options: str) -> None:
@@ -169,7 +158,7 @@ def _add_account(call: Any, i_customer: int, number: str, i_product: int) -> Non
 
 def refused(stage: Stage) -> int:
     """The event that the second application has refused, and the breaker is open by then."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + 4 * PATIENCE_SECONDS
     while time.monotonic() < end:
         rows = json.loads(
             stage.evctl("event", "list", "--handler", "Messages", "--json", show=False)
@@ -186,9 +175,12 @@ def take(stage: Stage, browser: Browser, i_event: int) -> None:
     """All pictures."""
     for scheme in SCHEMES:
         page = _logged_in(stage, browser, scheme)
+        if scheme == SCHEMES[0]:
+            _work(page)
         for name, path in PAGES.items():
-            where = path.replace("*", str(i_event))
+            where = path.replace("*", str(i_event), 1)
             page.goto(where if where[0] == "/" else f"/env/{I_ENV}/{where}")
+            page.wait_for_load_state("networkidle")
             _shoot(page, f"{name}-{scheme}")
             if name in ON_A_PHONE:
                 page.set_viewport_size(PHONE)
@@ -214,8 +206,20 @@ def _logged_in(stage: Stage, browser: Browser, scheme: Any) -> Page:
     return page
 
 
+def _work(page: Page) -> None:
+    """Something for the audit log."""
+    page.goto(f"/env/{I_ENV}/handlers/1")
+    for button in ("Pause", "Resume"):
+        page.get_by_role("button", name=button).click()
+        page.get_by_role("status").first.wait_for()
+    page.goto(f"/env/{I_ENV}/handlers/1/configuration")
+    page.get_by_label("RetryDelays").fill("1s 2s 5s 30s")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("status").first.wait_for()
+
+
 def _shoot(page: Page, name: str) -> None:
-    page.screenshot(path=PICTURES / f"{name}.jpg", type="jpeg", quality=80)
+    page.screenshot(path=PICTURES / f"{name}.jpg", type="jpeg", quality=72)
 
 
 def arguments() -> argparse.Namespace:

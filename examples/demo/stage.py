@@ -37,7 +37,7 @@ FAILS_ONCE = "Account/Blocked"
 MONTH_SECONDS = 3
 
 #: How long any one thing may take. Nothing here takes a second but what waits for the clock.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 15.0
 
 #: Only a folder that holds this file is deleted to make room for a new demo.
 MARK = ".espf-demo"
@@ -196,9 +196,7 @@ class Stage:
         self._start_application(key)
         self._start_espf()
 
-    def evctl(
-        self, *words: str, show: bool = True, stdin: str = "", **environment: str
-    ) -> str:
+    def evctl(self, *words: str, show: bool = True, stdin: str = "", **environment: str) -> str:
         """Run evctl as an administrator does; returns what it prints."""
         if show:
             say("$ evctl " + " ".join(f"'{word}'" if " " in word else word for word in words))

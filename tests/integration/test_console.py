@@ -508,14 +508,14 @@ def test_the_audit_log_is_searched_and_paged(desk, handler):
         adam.does(f"/env/3/handlers/{handler}/resume")
     assert adam.get("/env/3/audit").text.count("handler.pause") == 3
     assert adam.get("/env/3/audit?q=resume").text.count("handler.pause") == 0
-    assert "Nothing fits" in adam.get("/env/3/audit?login=olga").text
+    assert "No change fits" in adam.get("/env/3/audit?login=olga").text
     first = adam.get("/env/3/audit?size=4")
     older = next(link for link in first.links() if "before=" in link)
     assert adam.get(older).text.count("handler.") == 2
     csv = adam.get("/env/3/audit?format=csv").html.splitlines()
     assert len(csv) == 7
     assert adam.get("/env/3/audit?since=yesterday").status == 400
-    assert "Nothing fits" in desk.as_("carl").get("/env/4/audit").text
+    assert "No change fits" in desk.as_("carl").get("/env/4/audit").text
 
 
 def test_a_program_gets_a_credential_of_its_own_that_is_taken_back(desk):

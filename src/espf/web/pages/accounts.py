@@ -58,7 +58,7 @@ COLUMNS: Sequence[Column[Result]] = (
     Column("product_name", "Product", lambda one: one["product_name"], sortable=False),
     Column("type", "Type", lambda one: ALL_TYPES[one["billing_model"]], sortable=False),
     Column("status", "Status", lambda one: STATUSES[one["bill_status"]], sortable=False),
-    Column("balance", "Balance", lambda one: one["balance"], sortable=False),
+    Column("balance", "Balance", lambda one: one["balance"], sortable=False, number=True),
     Column("activation_date", "Activation date", lambda one: one["activation_date"], False),
 )
 

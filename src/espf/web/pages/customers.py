@@ -38,10 +38,12 @@ STATUSES = {
 
 COLUMNS: Sequence[Column[Result]] = (
     Column("name", "Name", lambda one: one["name"]),
-    Column("i_customer", "Number", lambda one: one["i_customer"], sortable=False),
+    Column("i_customer", "Number", lambda one: one["i_customer"], sortable=False, number=True),
     Column("status", "Status", lambda one: STATUSES[one["bill_status"]], sortable=False),
-    Column("balance", "Balance", lambda one: one["balance"], sortable=False),
-    Column("credit_limit", "Credit limit", lambda one: one["credit_limit"], sortable=False),
+    Column("balance", "Balance", lambda one: one["balance"], sortable=False, number=True),
+    Column(
+        "credit_limit", "Credit limit", lambda one: one["credit_limit"], sortable=False, number=True
+    ),
 )
 
 #: What CSV has besides.

@@ -33,9 +33,9 @@ COLUMNS: Sequence[Column[Standing]] = (
     Column("name", "Name", lambda one: one.handler.name),
     Column("type", "Type", lambda one: one.handler.type),
     Column("state", "State", lambda one: one.state),
-    Column("waiting", "Waiting", lambda one: one.waiting),
-    Column("retrying", "Retrying", lambda one: one.retrying),
-    Column("failed", "Failed", lambda one: one.failed),
+    Column("waiting", "Waiting", lambda one: one.waiting, number=True),
+    Column("retrying", "Retrying", lambda one: one.retrying, number=True),
+    Column("failed", "Failed", lambda one: one.failed, number=True),
     Column("oldest", "Oldest waiting", lambda one: one.oldest),
 )
 

@@ -23,12 +23,16 @@ PAGE_SIZES = (25, 50, 100, 200)
 
 @dataclass(frozen=True)
 class Column(Generic[R]):
-    """A column: its name in the address and in CSV, its title, and what a row has there."""
+    """A column: its name in the address and in CSV, its title, and what a row has there.
+
+    ``number``: figures stand below one another, and the title above them.
+    """
 
     name: str
     title: str
     value: Callable[[R], Any]
     sortable: bool = True
+    number: bool = False
 
 
 @dataclass(frozen=True)

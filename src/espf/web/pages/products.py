@@ -28,10 +28,12 @@ def _quotas(product: Result) -> str:
 
 COLUMNS: Sequence[Column[Result]] = (
     Column("name", "Name", lambda one: one["name"]),
-    Column("i_product", "Number", lambda one: one["i_product"], sortable=False),
+    Column("i_product", "Number", lambda one: one["i_product"], sortable=False, number=True),
     Column("description", "Description", lambda one: one["description"], sortable=False),
     Column("quotas", "Monthly quotas", _quotas, sortable=False),
-    Column("addon_priority", "Priority", lambda one: one["addon_priority"], sortable=False),
+    Column(
+        "addon_priority", "Priority", lambda one: one["addon_priority"], sortable=False, number=True
+    ),
 )
 
 

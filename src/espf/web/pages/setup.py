@@ -12,6 +12,7 @@ from espf import configuration, standing, statistics, subscriptions
 from espf.configuration import Configuration
 from espf.statistics import Step as Span
 from espf.subscriptions import EventHandler
+from espf.users import ADMINISTER
 from espf.web.pages.visit import Visit, Visitor
 
 pages = APIRouter(prefix="/env/{i_env}/setup")
@@ -53,7 +54,7 @@ def _tasks(connection: Connection, visit: Visit) -> Iterator[Task]:
         "Create a handler on the web interface",
         "A handler tells one external system what has changed. EventSender tells a web application "
         "of your own.",
-        visit.path("handlers", "new"),
+        _form(visit, "handlers"),
         bool(senders),
     )
     yield from _handlers(connection, senders, visit)
@@ -62,7 +63,7 @@ def _tasks(connection: Connection, visit: Visit) -> Iterator[Task]:
         "Dispatchers turn what happens to a customer or a product into events of the accounts that "
         "it affects: CustomerToAccountsDispatcher, ProductToAccountsDispatcher, "
         "ServiceAttributeDispatcher.",
-        visit.path("handlers", "new"),
+        _form(visit, "handlers"),
         any(one.type in _DISPATCHERS and one.enabled for one in handlers),
     )
     told = content.provisioning
@@ -77,10 +78,15 @@ def _tasks(connection: Connection, visit: Visit) -> Iterator[Task]:
     yield Task(
         "Test the system",
         "Create a mobile account, and see under Provisioning events that it was delivered.",
-        visit.path("accounts", "new") if visit.guest.has_billing else visit.path("events"),
+        _form(visit, "accounts") if visit.guest.has_billing else visit.path("events"),
         any(one.finished for figures in month.handlers.values() for one in figures),
         lacks="nothing has been delivered in the last 30 days",
     )
+
+
+def _form(visit: Visit, things: str) -> str:
+    """Where one more is made; for who may not do that, the list of those that there are."""
+    return visit.path(things, "new") if visit.user.may(ADMINISTER) else visit.path(things)
 
 
 def _instance(content: Configuration, works: bool, visit: Visit) -> Task:
