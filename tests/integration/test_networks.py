@@ -3,10 +3,12 @@
 Addresses such as 127.0.0.1 and 127.0.0.2 play two networks; both are real, on any Linux.
 """
 
+import asyncio
 import ipaddress
 import socket
 
 import pytest
+import uvloop
 
 from espf import Route, configuration, standing, subscriptions
 from espf.configuration import Provisioning
@@ -16,6 +18,8 @@ from espf.handlers.networks import ANYWHERE, Networks
 from espf.handlers.registry import read_settings
 from house import House
 from webhook import Answer, Webhook
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 pytestmark = pytest.mark.databases("sqlite")
 
