@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from stage import I_ENV, NEXT_MONTH, PATIENCE_SECONDS, ROOT, Billing, DemoFailed, Stage
 
 from demo import Story
@@ -24,8 +24,8 @@ from demo import Story
 PICTURES = ROOT / "docs" / "images" / "console"
 CHROMIUM = "/usr/bin/chromium"
 SCHEMES = ("light", "dark")
-DESK = {"width": 1280, "height": 860}
-PHONE = {"width": 390, "height": 844}
+DESK = ViewportSize(width=1280, height=860)
+PHONE = ViewportSize(width=390, height=844)
 
 #: What the second application refuses, or is too busy for.
 REFUSED = {

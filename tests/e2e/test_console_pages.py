@@ -7,7 +7,7 @@ it leads to, one of each shape.
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx2
@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from desk import PASSWORD, Desk
+from espf.billing import environments
 from screen import browser, somebody, violations
 from webhook import Answer, Request, Webhook
 
@@ -84,12 +85,14 @@ TOO_WIDE = """() => {
 LINKS = """() => [...document.querySelectorAll("a[href]:not([download])")]
   .map((link) => link.getAttribute("href"))"""
 
-#: What can be pressed on a page: where each form goes, and with which fields.
-FORMS = """() => [...document.querySelectorAll("form")]
-  .filter((form) => form.getAttribute("method") === "post")
-  .filter((form) =>
-    [...form.elements].some((one) => one.type === "submit" && one.matches(":enabled")))
-  .map((form) => [form.getAttribute("action"), [...new FormData(form)]])"""
+#: What can be pressed on a page: where each button sends its form, and with which fields.
+BUTTONS = """() => [...document.querySelectorAll("button")]
+  .filter((one) => one.type === "submit" && one.form && one.matches(":enabled"))
+  .filter((one) => one.form.getAttribute("method") === "post")
+  .map((one) => [
+    one.getAttribute("formaction") || one.form.getAttribute("action"),
+    [...new FormData(one.form, one)],
+  ])"""
 
 
 async def test_every_page_is_good_for_everybody(desk):
@@ -124,7 +127,7 @@ async def test_nobody_is_offered_what_is_refused_or_shown_what_is_not_theirs(des
         async with somebody(chromium, base, "admin", PASSWORD) as page:
             paths = [path async for path in walk(page)]
         async with somebody(chromium, base, "rita", PASSWORD) as page:
-            offered = await forms(page)
+            offered = await buttons(page)
             ours = [path for path, _ in offered if not path.startswith(("/me", "/logout"))]
             assert ours == []
         async with somebody(chromium, base, "carl", PASSWORD) as page:
@@ -147,6 +150,8 @@ async def life(desk: Desk) -> AsyncIterator[str]:
         away = [f"--set={option}" for option in (f"EventSender.URL={hook.url}/away", *options)]
         desk("handler", "create", 3, "Away", "--type", "EventSender", *away)
         desk("type", "create", "Custom/NextMonth")
+        with closing(desk.database()) as database, database.begin() as connection:
+            environments.add(connection, 4, "Another tenant")
         for login, role, i_env in PEOPLE:
             desk("user", "create", login, "--env", i_env, "--role", role, stdin=PASSWORD)
         async with desk.running() as base:
@@ -278,11 +283,11 @@ async def by_thumb(page: Page) -> None:
     await expect(menu).to_be_hidden()
 
 
-async def forms(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
+async def buttons(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
     """What somebody is offered to press on all of their pages, one of each shape."""
     found = {}
     async for path in walk(page):
-        for action, fields in await page.evaluate(FORMS):
+        for action, fields in await page.evaluate(BUTTONS):
             to = urljoin(path, action or path)
             found.setdefault(shape(to), (to, fields))
     return list(found.values())
@@ -303,7 +308,7 @@ async def sees_nothing(page: Page, paths: list[str]) -> None:
 
 async def may_press_all(page: Page) -> None:
     """Whatever an operator is offered is not refused for want of a right."""
-    offered = await forms(page)
+    offered = await buttons(page)
     assert any(path.endswith("/restart") for path, _ in offered)
     for path, fields in offered:
         if not path.startswith(("/me", "/logout")):
