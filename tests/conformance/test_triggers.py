@@ -574,6 +574,46 @@ def test_no_value_of_postgresql_stops_a_write(site, column_type, literal, key, v
         assert money == value
 
 
+DATED = """
+[[rule]]
+event = "Custom/Date"
+table = "dated"
+on = "update"
+changed = ["v"]
+i_env = { value = 3 }
+key = { prefix = "d", column = "id" }
+variables = [{ name = "v", column = "v" }]
+"""
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("value", ["2026-03-01", "infinity", "0044-03-15 BC"])
+def test_a_date_is_written_in_one_way_by_a_function_without_settings(site, value):
+    site.sql("CREATE TABLE dated (id integer PRIMARY KEY, v date)", "INSERT INTO dated VALUES (1)")
+    site.apply(DATED)
+    site.sql(
+        f"UPDATE dated SET v = '{value}'",
+        "UPDATE dated SET v = NULL",
+        settings=["SET DateStyle = 'SQL, DMY'"],
+    )
+    assert [variables["v"] for *_names, variables in site.events()] == [value, None]
+
+
+@pytest.mark.databases("postgresql")
+def test_an_interval_that_is_written_otherwise_has_changed(site):
+    site.sql(
+        "CREATE TABLE dated (id integer PRIMARY KEY, v interval)",
+        "INSERT INTO dated VALUES (1, '1 day')",
+    )
+    becomes = [
+        DATED.replace('changed = ["v"]', f'becomes = {{ column = "v", to = "24:00:00"{origin} }}')
+        for origin in ("", ', from = "1 day"')
+    ]
+    site.apply("".join([DATED, *becomes]))
+    site.sql("UPDATE dated SET v = '24:00:00'", "UPDATE dated SET v = '24:00:00'")
+    assert [variables for *_names, variables in site.events()] == [{"v": "24:00:00"}] * 3
+
+
 @pytest.mark.databases("mariadb")
 @pytest.mark.parametrize(
     ("column_type", "literal", "key", "value"),

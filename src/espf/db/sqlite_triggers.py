@@ -332,7 +332,7 @@ def _made(value: str, kind: _Kind) -> str:
 def _scalar(column: str) -> str:
     return (
         f"CASE WHEN typeof({column}) = 'text' THEN substr({column}, 1, {LONGEST_VARIABLE}) "
-        f"|| substr('…', 1, length({column}) > {LONGEST_VARIABLE}) "
+        f"|| CASE WHEN length({column}) > {LONGEST_VARIABLE} THEN '…' ELSE '' END "
         f"WHEN {column} BETWEEN -1e308 AND 1e308 THEN {column} END"
     )
 
