@@ -6,6 +6,7 @@ night, some on a phone, too. Ends by itself; what it started is stopped.
 
 import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -237,6 +238,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Take the pictures; returns the exit code."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     stage = Stage(options.folder, options.port, options.app_port)
     try:
         stage.set_up()
