@@ -95,6 +95,7 @@ BUTTONS = """() => [...document.querySelectorAll("button")]
   ])"""
 
 
+@pytest.mark.timeout(900)
 async def test_every_page_is_good_for_everybody(desk):
     """By day and by night, by keyboard, on a phone; and it asks nobody else for anything."""
     faults: list[str] = []

@@ -132,8 +132,11 @@ def test_a_token_of_an_old_key_works_until_it_has_expired(house, jane, database,
 
 def test_an_old_key_goes_with_the_last_token_that_it_may_have_signed(house, database, sealer):
     rotate(database, sealer)
-    with database.begin() as connection:
-        users.forget_expired(connection, database.now(connection) + timedelta(hours=49))
+    hour = timedelta(hours=1)
+    for life, left in ((users.CREDENTIAL_LIFE - hour, 2), (users.CREDENTIAL_LIFE + hour, 1)):
+        with database.begin() as connection:
+            users.forget_expired(connection, database.now(connection) + life)
+        assert len(keys(database)) == left
     assert [key.retired_at for key in keys(database)] == [None]
 
 
@@ -163,7 +166,7 @@ def test_a_token_that_somebody_else_has_signed_opens_nothing(house, jane, databa
     ):
         # Even if somebody put it into the table.
         with database.begin() as connection:
-            digest = {"digest": users._digest(forged), "session_digest": b"", "kind": "access"}
+            digest = {"digest": users.digest(forged), "session_digest": b"", "kind": "access"}
             later = database.now(connection) + timedelta(days=1)
             row = {**digest, "i_user": jane.i_user, "expires_at": later}
             connection.execute(access_tokens.insert().values(row))

@@ -211,7 +211,12 @@ class PostgresqlDialect(Dialect):
         """See Dialect: on a connection of its own."""
         try:
             if self._asking is None:
-                self._asking = await self._async_connection()
+                made = await self._async_connection()
+                if self._asking is None:
+                    self._asking = made
+                else:
+                    # Somebody else was quicker.
+                    made.pgconn.finish()
             cursor = await self._asking.execute(*_read_on(asked))
             return self._found(await cursor.fetchall(), len(asked.items))
         except BaseException:
@@ -223,7 +228,11 @@ class PostgresqlDialect(Dialect):
         connection = await psycopg.AsyncConnection.connect(
             autocommit=True, connect_timeout=CONNECT_SECONDS, **how
         )
-        await connection.execute(self._session())
+        try:
+            await connection.execute(self._session())
+        except BaseException:
+            connection.pgconn.finish()
+            raise
         return connection
 
     def _ask_no_more(self) -> None:
