@@ -210,18 +210,21 @@ class PostgresqlDialect(Dialect):
     async def ask_on(self, asked: ReadOn) -> tuple[list[Sequence[Any]], frozenset[int]] | None:
         """See Dialect: on a connection of its own."""
         try:
-            if self._asking is None:
-                made = await self._async_connection()
-                if self._asking is None:
-                    self._asking = made
-                else:
-                    # Somebody else was quicker.
-                    made.pgconn.finish()
-            cursor = await self._asking.execute(*_read_on(asked))
+            asking = self._asking or await self._call()
+            cursor = await asking.execute(*_read_on(asked))
             return self._found(await cursor.fetchall(), len(asked.items))
         except BaseException:
             self._ask_no_more()
             raise
+
+    async def _call(self) -> psycopg.AsyncConnection[Any]:
+        """Open the connection that is asked on; of two who do so at once, one keeps it."""
+        made = await self._async_connection()
+        if self._asking is not None:
+            made.pgconn.finish()
+            return self._asking
+        self._asking = made
+        return made
 
     async def _async_connection(self) -> psycopg.AsyncConnection[Any]:
         _, how = self._engine.dialect.create_connect_args(self._url)
