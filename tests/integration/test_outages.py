@@ -216,3 +216,18 @@ async def test_a_worker_that_starts_while_it_has_to_wait_sends_nothing_either(ho
             wait(house, handler, paused=False)
             await house.until("finished")
     assert [r.i_event for r in hook.requests] == made
+
+
+@pytest.mark.databases("postgresql")
+def test_what_was_numbered_before_a_server_was_killed_is_forgotten(database):
+    """It gives those numbers once more, to others: whose events would be passed by."""
+    dialect = database.dialect
+    with database.begin() as connection:
+        dialect.make_no_events(connection)
+        number = int(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one())
+    assert number not in dialect._running(f"{number}:{number + 1}:{number}", 0)
+    # As after an outage, all connections are new ones.
+    database._engine.dispose()
+    with database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert number in dialect._running(f"{number}:{number + 1}:{number}", 0)

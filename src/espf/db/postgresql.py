@@ -131,6 +131,7 @@ class PostgresqlDialect(Dialect):
         @event.listens_for(engine, "connect")
         def connected(raw: Any, _record: object) -> None:
             raw.cursor().execute(self._session())
+            self._forget_eventless()
 
         @event.listens_for(engine, "begin")
         def begun(connection: Connection) -> None:
@@ -238,7 +239,15 @@ class PostgresqlDialect(Dialect):
             raise
         return connection
 
+    def _forget_eventless(self) -> None:
+        """A server that was killed gives the numbers of what was open then once more.
+
+        Every connection is a new one after that; so whoever opens or loses one forgets them.
+        """
+        self._eventless.clear()
+
     def _ask_no_more(self) -> None:
+        self._forget_eventless()
         if self._asking is not None:
             self._asking.pgconn.finish()
             self._asking = None
