@@ -97,15 +97,7 @@ async def log_in(request: Request) -> Response:
     browser = request.headers.get("user-agent", "")
     word = await site.database.write(sessions.begin, site.database, user, address, browser)
     reply = RedirectResponse(_local(form.get("to", "/")), 303)
-    reply.set_cookie(
-        COOKIE,
-        word,
-        max_age=int(sessions.LIFE.total_seconds()),
-        httponly=True,
-        secure=request.url.scheme == "https",
-        # A link in a mail leads here with the session; another site's form does not.
-        samesite="lax",
-    )
+    _remember(request, reply, word)
     return reply
 
 
@@ -164,14 +156,7 @@ async def change_password(visit: Anybody) -> Response:
     except InvalidRequest as error:
         return await _me(visit, InvalidRequest(str(error), "new"))
     reply = visit.go("/me", "Your password is changed; all your other sessions have ended")
-    reply.set_cookie(
-        COOKIE,
-        word,
-        max_age=int(sessions.LIFE.total_seconds()),
-        httponly=True,
-        secure=visit.request.url.scheme == "https",
-        samesite="lax",
-    )
+    _remember(visit.request, reply, word)
     return reply
 
 
@@ -271,6 +256,19 @@ def _form(
         to=form.get("to", "/") if form else to,
         login=form.get("login", "") if form else "",
         error=error,
+    )
+
+
+def _remember(request: Request, reply: Response, word: str) -> None:
+    """Have the browser keep the word of its session."""
+    reply.set_cookie(
+        COOKIE,
+        word,
+        max_age=int(sessions.LIFE.total_seconds()),
+        httponly=True,
+        secure=request.url.scheme == "https",
+        # A link in a mail leads here with the session; another site's form does not.
+        samesite="lax",
     )
 
 

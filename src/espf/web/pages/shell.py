@@ -42,6 +42,10 @@ HEADERS = {
 }
 
 
+#: The cookie that carries a word to the next page.
+SAID = "espf_said"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A line of the menu. ``path`` is below the environment, or absolute."""
@@ -135,7 +139,7 @@ def menu(user: User, i_env: int, here: str, *, has_billing: bool) -> list[tuple[
 
 def render(request: Request, template: str, *, status: int = 200, **words: Any) -> HTMLResponse:
     """A page from a template. ``words`` has ``visit`` where somebody is logged in."""
-    said = request.cookies.get("espf_said")
+    said = request.cookies.get(SAID)
     visit = words.get("visit")
     if visit is not None:
         words["menu"] = menu(
@@ -153,7 +157,7 @@ def render(request: Request, template: str, *, status: int = 200, **words: Any) 
     )
     reply = HTMLResponse(text, status, HEADERS)
     if said:
-        reply.delete_cookie("espf_said")
+        reply.delete_cookie(SAID)
     return reply
 
 

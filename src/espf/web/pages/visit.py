@@ -25,9 +25,8 @@ from espf.web.body import read_body
 from espf.web.contract import MAX_BODY, SAFE_METHODS, Call, Forbidden, Site, SmallPathNumber
 from espf.web.pages import shell
 
-#: The cookie of a session, and the one that carries a word to the next page.
+#: The cookie of a session.
 COOKIE = "espf_session"
-SAID = "espf_said"
 
 #: More than any form has.
 MAX_FIELDS = 5000
@@ -117,7 +116,7 @@ class Visit(Call):
         """On to another page, which says first what was done here."""
         reply = RedirectResponse(path, 303)
         if said is not None:
-            reply.set_cookie(SAID, quote(said), max_age=60, httponly=True, samesite="strict")
+            reply.set_cookie(shell.SAID, quote(said), max_age=60, httponly=True, samesite="strict")
         return reply
 
     async def form(self) -> Form:
