@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, update
+from sqlalchemy import event, text, update
 
 from espf import journal, overview, restarts, subscriptions
 from espf.backlog import Backlog, Start, Wanted
@@ -880,7 +880,9 @@ def test_what_is_being_settled_has_nothing_read_again(books):
     (first, *_) = books.waiting(handler)
     with books.database.begin() as settling:
         books.queue.settle(settling, [Result(first, handler.name, 1, FINISHED, 1)], {})
-        assert reading.read().running == frozenset()
+        # The server's own housekeeping may have a transaction open at the same time.
+        number = settling.execute(text("SELECT pg_current_xact_id()::text::int8")).scalar_one()
+        assert number not in reading.read().running
     assert reading.read().new == []
 
 
