@@ -5,13 +5,14 @@ import io
 import re
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import delete, event, update
 
 from billing_api import Api
 from console import console
 from databases import whatever_the_database
 from espf import statuses
 from espf.billing.tables import accounts as account_table
+from espf.billing.tables import environments
 from espf.billing.tables import sim_cards as card_table
 from espf.errors import EspfError
 from espf.statuses import AccountStatus
@@ -197,7 +198,18 @@ def test_beside_another_billing_the_pages_say_that_they_are_not_there(database, 
         for path in ("customers", "accounts/1", "products/new", "sim-cards/upload"):
             page = opened.as_("adam").get(f"/env/3/{path}")
             assert page.status == 404
-            assert "there is no reference billing in this database" in page.text
+            assert "the reference billing in this database, if there is one" in page.text
+
+
+@whatever_the_database
+def test_an_environment_that_the_billing_does_not_have_has_no_pages_of_it(desk):
+    with desk.console.database.begin() as connection:
+        connection.execute(delete(environments).where(environments.c.i_env == 4))
+    for login, i_env, offered in (("carl", 4, False), ("root", 4, False), ("root", 3, True)):
+        browser = desk.console.as_(login)
+        page = browser.get(f"/env/{i_env}/dashboard")
+        assert (f"/env/{i_env}/accounts" in page.links()) is offered
+        assert browser.get(f"/env/{i_env}/accounts").status == (200 if offered else 404)
 
 
 # Accounts

@@ -387,7 +387,7 @@ async def test_what_a_worker_has_in_memory_is_held_too_and_retries_keep_their_pl
     async with Webhook() as hook:
         hook.then(Answer(503), Answer(delay=1.0))
         house.handler(hook.url, RetryDelays="1s", RetryJitter=0)
-        made = [house.event(i_account=7) for _ in range(150)]
+        made = [house.event(i_account=7) for _ in range(50)]
         async with house.working() as worker:
             # The first is tried again, and is under way while the lane is held.
             await hook.wait_for(2)

@@ -13,6 +13,14 @@ def is_reference_billing(connection: Connection) -> bool:
     return {table.name for table in metadata.sorted_tables} <= set(there)
 
 
+def is_known(connection: Connection, i_env: int) -> bool:
+    """Whether the database holds the reference billing, and it has this environment."""
+    if not is_reference_billing(connection):
+        return False
+    one = select(environments.c.i_env).where(environments.c.i_env == i_env)
+    return connection.execute(one).first() is not None
+
+
 def add(connection: Connection, i_env: int, name: str) -> None:
     """Add an environment; one that has this number already stays as it is.
 

@@ -50,11 +50,12 @@ _FOREIGN = {"service_quotas", "available_funds", "credit_exceed", "is_active"}
 
 
 async def require_billing(guest: Annotated[Guest, Depends(logged_in)]) -> None:
-    """Raise NotFound beside a billing database of another make."""
+    """Raise NotFound where the reference billing does not have the environment."""
     if not guest.has_billing:
         raise NotFound(
-            "there is no reference billing in this database: customers, accounts, products and "
-            "SIM cards are looked after in the billing system that is attached"
+            "the reference billing in this database, if there is one, has no such environment: "
+            "customers, accounts, products and SIM cards are looked after in the billing system "
+            "that is attached"
         )
 
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from espf import sessions
-from espf.billing.environments import is_reference_billing
+from espf.billing import environments
 from espf.errors import Denied, InvalidRequest, NotFound
 from espf.sessions import Session
 from espf.users import READ, User
@@ -72,7 +72,10 @@ class Form(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Guest:
-    """Who is logged in; ``has_billing``: the reference billing is there, and has pages."""
+    """Who is logged in.
+
+    ``has_billing``: the reference billing has the environment that is visited, so there are pages.
+    """
 
     session: Session
     user: User
@@ -195,7 +198,9 @@ async def logged_in(request: Request) -> Guest:
 
     def resume(connection: Connection) -> tuple[Guest, bool]:
         session, user = sessions.resume(connection, database, word)
-        guest = Guest(session, user, is_reference_billing(connection))
+        where = str(request.path_params.get("i_env", ""))
+        i_env = int(where) if where.isdecimal() and len(where) < 10 else user.i_env
+        guest = Guest(session, user, environments.is_known(connection, i_env))
         return guest, sessions.is_stale(connection, database, session)
 
     try:
