@@ -1,5 +1,6 @@
 """Who hears what: event types, event handlers with their settings, and subscriptions."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,10 @@ class EventHandler:
         """What it is, for the audit log; where its settings are damaged, without them."""
         try:
             shown = self.shown()
+            for name in self.options.keys() & registry.secret_options(self.type):
+                # Which secret it is nobody learns, but that it is another than before.
+                sealed = str(self.options[name]).encode()
+                shown[name] += f" (seal {hashlib.sha256(sealed).hexdigest()[:8]})"
         except SettingsError as error:
             shown = {"damaged": str(error)}
         return {"type": self.type, "enabled": self.enabled, **shown}

@@ -12,6 +12,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from desk import PASSWORD
+from letters import Mailbox
 from screen import browser, somebody, violations
 from webhook import Answer, Webhook
 
@@ -38,8 +39,9 @@ TYPES = (
 KEY = "a key of the receiver"
 
 
-async def test_the_handbook_in_a_browser(desk):
+async def test_the_handbook_in_a_browser(desk, tmp_path):
     """Each step is a function below; the boxes of the check-list tick themselves on the way."""
+    box = Mailbox(tmp_path)
     desk("handler", "delete", 3, "EventSender", "--force")
     async with (
         Webhook() as hook,
@@ -52,7 +54,7 @@ async def test_the_handbook_in_a_browser(desk):
         await configure(page, hook.url)
         await subscribe(page)
         await create_handler(page, "Customers", "CustomerToAccountsDispatcher")
-        await enable_notifications(page)
+        await enable_notifications(page, box, base)
         assert await boxes(page) == ["done"] * 6 + ["to do"]
         await create_account(page)
         told = await hook.wait_for(2)
@@ -68,6 +70,7 @@ async def test_the_handbook_in_a_browser(desk):
         hook.always = Answer(404, body="no such subscriber")
         await block(page)
         await hook.wait_for(3)
+        await follow_the_letter(page, box)
         await restart_the_failure(page, hook)
 
 
@@ -141,7 +144,7 @@ async def subscribe(page: Page) -> None:
     assert await violations(page) == []
 
 
-async def enable_notifications(page: Page) -> None:
+async def enable_notifications(page: Page, box: Mailbox, base: str) -> None:
     await go(page, "Configurations")
     row = page.get_by_role("row").filter(has_text="active")
     await row.get_by_role("button", name="Clone").click()
@@ -150,8 +153,9 @@ async def enable_notifications(page: Page) -> None:
     await page.get_by_role("button", name="Save").click()
     await expect(page.locator(".invalid-feedback")).to_be_visible()
     await page.get_by_label("AlertRecipient").fill("noc@example.net")
-    await page.get_by_label("send_options").fill("-i -f espf@example.net")
-    await page.get_by_label("The sendmail program").fill("/bin/true")
+    await page.get_by_label("send_options").fill(f"{box.options} -f espf@example.net")
+    await page.get_by_label("The sendmail program").fill(box.sendmail)
+    await page.get_by_label("ConsoleURL").fill(base)
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("status").first).to_contain_text("Saved in the draft")
     assert await violations(page) == []
@@ -197,6 +201,21 @@ async def block(page: Page) -> None:
     await page.get_by_role("link", name="380441234567").click()
     await page.get_by_role("button", name="Block").click()
     await expect(page.get_by_role("status").first).to_contain_text("locked")
+
+
+async def follow_the_letter(page: Page, box: Mailbox) -> None:
+    """A letter says what failed and leads to where it can be looked at."""
+    async with asyncio.timeout(60):
+        while not box.letters():
+            await asyncio.sleep(0.2)
+    (letter,) = box.letters()
+    assert letter["to"] == "noc@example.net"
+    assert "EventSender" in letter["subject"]
+    link = re.search(r"http://\S+/env/\S+", letter.get_content())
+    assert link is not None
+    await page.goto(link[0])
+    await expect(page.get_by_text("no such subscriber")).to_be_visible()
+    assert await violations(page) == []
 
 
 async def restart_the_failure(page: Page, hook: Webhook) -> None:

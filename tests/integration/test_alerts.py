@@ -1,8 +1,6 @@
 """People are told of failures once, and of their end once, whatever happens to the messenger."""
 
 import asyncio
-import email
-import email.policy
 import json
 import os
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from espf.db.tables import (
 from espf.handlers.http import HttpClient
 from espf.statistics import Step
 from house import House
+from letters import Mailbox
 from webhook import Answer, Webhook
 
 NOBODY = "http://127.0.0.1:1"
@@ -41,40 +40,6 @@ def brisk(monkeypatch):
     monkeypatch.setattr("espf.alerts.watch.AWAY_LOOK_SECONDS", 0.05)
     monkeypatch.setattr("espf.alerts.watch.DRIFT_SECONDS", 0.0)
     monkeypatch.setattr("espf.alerts.book.OVER_SECONDS", 0.2)
-
-
-class Mailbox:
-    """A real sendmail program that delivers here, and programs that do not."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "mail"
-        self.folder.mkdir()
-        settings = folder / "esmtprc"
-        # The program that delivers locally gets a letter on its standard input; each has a file.
-        settings.write_text(
-            f"mda = \"/bin/sh -c 'cat > {self.folder}/.$$; mv {self.folder}/.$$ "
-            f"{self.folder}/$(date +%s%N)'\"\n"
-            'force_mda = "noc"\n'
-        )
-        self.options = f"-C {settings} -i"
-        self.sendmail = "/usr/bin/esmtp"
-        self._broken = folder / "broken"
-
-    def letters(self):
-        """What was delivered, in order."""
-        return [
-            email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-            for path in sorted(self.folder.glob("[0-9]*"))
-        ]
-
-    def subjects(self):
-        return [one["subject"] for one in self.letters()]
-
-    def broken(self, script: str) -> str:
-        """A sendmail program that does what a shell script says."""
-        self._broken.write_text(f"#!/bin/sh\n{script}\n")
-        self._broken.chmod(0o755)
-        return str(self._broken)
 
 
 class Post:

@@ -129,7 +129,9 @@ def set_(
         missing = changed.missing(at.sealer)
         after = _remarks(at, changed, subscribed)
         subject = f"handler {name}"
-        at.note(connection, "handler.set", subject, found.shown(), changed.shown(), i_env=i_env)
+        at.note(
+            connection, "handler.set", subject, found.described(), changed.described(), i_env=i_env
+        )
     click.echo(f"Handler {name}: {', '.join(options)} changed")
     _tell_missing(missing)
     _tell_remarks({each: after[each] for each in after if each not in before})

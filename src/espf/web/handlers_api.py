@@ -445,7 +445,7 @@ async def change_settings(
         subscriptions.set_options(connection, call.site.sealer, found, new.settings)
         changed = subscriptions.find_handler(connection, call.i_env, i_event_handler)
         subject = f"handler {found.name}"
-        call.note(connection, "handler.set", subject, found.shown(), changed.shown())
+        call.note(connection, "handler.set", subject, found.described(), changed.described())
         return _settings(call, changed)
 
     return await call.write(change)

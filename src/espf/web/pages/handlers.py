@@ -156,7 +156,7 @@ async def configure(visit: Administrator, i_event_handler: SmallPathNumber) -> R
         subscriptions.set_options(connection, visit.site.sealer, handler, wanted)
         changed = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
         subject = f"handler {handler.name}"
-        visit.note(connection, "handler.set", subject, handler.shown(), changed.shown())
+        visit.note(connection, "handler.set", subject, handler.described(), changed.described())
 
     try:
         await visit.write(change)
