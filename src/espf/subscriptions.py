@@ -284,7 +284,8 @@ def set_options(
     options: Mapping[str, object | None],
 ) -> None:
     """Change some options; None takes one back to its default. All or nothing."""
-    merged = dict(_unsealed(handler.options, sealer))
+    before = _unsealed(handler.options, sealer)
+    merged = dict(before)
     known = {*merged, *(option.alias for option in registry.options(handler.type))}
     for alias, value in options.items():
         if value is not None:
@@ -295,7 +296,10 @@ def set_options(
             raise InvalidRequest(f"there is no option {alias}", alias)
     registry.what_is_missing(handler.type, merged)
     _check_targets(handler.networks, options)
-    _touch(connection, handler, settings=json.dumps(_sealed(handler.type, merged, sealer)))
+    # Sealed anew, the same secret would look like another.
+    kept = {alias: handler.options[alias] for alias in before if before[alias] == merged.get(alias)}
+    stored = {**_sealed(handler.type, merged, sealer), **kept}
+    _touch(connection, handler, settings=json.dumps(stored))
 
 
 def _check_targets(networks: Networks, options: Mapping[str, object | None]) -> None:
