@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -51,9 +51,10 @@ async def run_once(
     ``number`` counts the attempts of the event from 1. ``under`` may shorten the limit meanwhile.
     ``traceparent`` is what the external system is told of the trace.
     """
-    secrets = handler.secrets()
+    # The handler may add to them: what it learns of a subscriber.
+    secrets = [*handler.secrets()]
     http = Http(client, secrets, traceparent)
-    context = Context(http, billing, attempt=number, outlet=outlet)
+    context = Context(http, billing, attempt=number, outlet=outlet, secrets=secrets)
     started = time.monotonic()
     outcome: Exception | None = None
     try:
@@ -81,7 +82,7 @@ async def run_once(
     )
 
 
-def presentable(outcome: Exception, secrets: tuple[str, ...]) -> Exception:
+def presentable(outcome: Exception, secrets: Collection[str]) -> Exception:
     """The outcome as it may be shown: an external system may well echo what it was sent."""
     text = storable(masked(str(outcome), secrets))
     if len(text) > LONGEST_REASON:

@@ -39,7 +39,7 @@ from espf.handlers.base import (
     Route,
 )
 from espf.handlers.base import Http as HttpProtocol
-from espf.handlers.http import Exchange, Http, HttpClient
+from espf.handlers.http import Exchange, Http, HttpClient, masked
 from espf.handlers.registry import read_settings
 from espf.model import Event, compact, ordering_key
 
@@ -142,9 +142,14 @@ async def run_handler(
     """
     handler = handler_class(read_settings(handler_class.Settings, settings))
     async with HttpClient() as client:
-        recorder = Http(client, handler.secrets())
+        secrets = [*handler.secrets()]
+        recorder = Http(client, secrets)
         context = Context(
-            http or recorder, billing or FakeBilling(), attempt, outlet or FakeOutlet()
+            http or recorder,
+            billing or FakeBilling(),
+            attempt,
+            outlet or FakeOutlet(),
+            secrets=secrets,
         )
         await handler.open()
         try:
@@ -156,7 +161,7 @@ async def run_handler(
             verdict.reason,
             verdict.after,
             exchange=recorder.exchange,
-            notes=tuple(context.notes),
+            notes=tuple(masked(note, secrets) for note in context.notes),
         )
 
 
@@ -311,6 +316,22 @@ class _StandIn:
     ) -> Reply:
         assert timeout_seconds > 0, "a request needs a time-out"
         return await self._answer()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
+    ) -> Reply:
+        if method == "GET":
+            return await self.get(url, headers, timeout_seconds, route)
+        return await self.post(url, body or b"", headers, timeout_seconds, route)
+
+    async def resolve(self, host: str, port: int) -> str:  # noqa: ARG002
+        return host
 
     async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:  # noqa: ARG002
         assert timeout_seconds > 0, "a connection needs a time-out"

@@ -217,17 +217,19 @@ def _unopened(handler: Handler, event: Event | None, fault: Exception) -> Trial:
 
 async def _check(handler: Handler, client: HttpClient, billing: Billing) -> Check:
     found: list[str | None] = []
+    secrets = [*handler.secrets()]
 
     async def check() -> None:
-        http = Http(client, handler.secrets())
-        found.append(await handler.check(Context(http, billing, 1, _Counting())))
+        http = Http(client, secrets)
+        context = Context(http, billing, 1, _Counting(), secrets=secrets)
+        found.append(await handler.check(context))
 
     fault = await _within(CHECK_SECONDS, check())
     if fault is not None:
-        return Check(reached=False, found=str(presentable(fault, handler.secrets())))
+        return Check(reached=False, found=str(presentable(fault, secrets)))
     if found[0] is None:
         return Check(reached=None, found=None)
-    return Check(reached=True, found=storable(masked(found[0], handler.secrets())))
+    return Check(reached=True, found=storable(masked(found[0], secrets)))
 
 
 async def _send(handler: Handler, event: Event, client: HttpClient, billing: Billing) -> Sent:

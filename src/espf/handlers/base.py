@@ -274,6 +274,26 @@ class Http(Protocol):
         """GET, for a ``check``; raises as ``post``."""
         ...
 
+    async def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
+    ) -> Reply:
+        """A request of any other method, such as PUT, PATCH or DELETE; else as ``post``."""
+        ...
+
+    async def resolve(self, host: str, port: int) -> str:
+        """The IP address of a host, for a handler that does not speak HTTP.
+
+        Raises Unreachable when the name is not known, Misconfigured when the handler may not
+        call any of its addresses. To be asked before each connection, and to be connected to.
+        """
+        ...
+
     async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
         """Connect to the server of a URL, with TLS where the URL says so, and hang up.
 
@@ -329,7 +349,7 @@ class Context:
     """What a handler may use while it handles one event.
 
     ``attempt`` counts from 1. ``note`` collects lines for the journal of this attempt, for
-    handlers that do not speak HTTP.
+    handlers that do not speak HTTP. ``secrets`` are texts that no journal, log or page shows.
     """
 
     http: Http
@@ -337,10 +357,15 @@ class Context:
     attempt: int
     outlet: Outlet
     notes: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list, repr=False)
 
     def note(self, line: str) -> None:
         """Add a line to the attempt's record in the journal."""
         self.notes.append(line)
+
+    def hide(self, secret: str) -> None:
+        """Keep a text out of the journal and the log: a subscriber's key or password."""
+        self.secrets.append(secret)
 
 
 class Handler(ABC):
@@ -348,6 +373,9 @@ class Handler(ABC):
 
     #: Names or patterns (``Account/*``) of the event types that this type can handle.
     supports: ClassVar[tuple[str, ...]] = ("*",)
+
+    #: Those of them that a new handler is subscribed to when nobody chooses others.
+    usual: ClassVar[tuple[str, ...]] = ()
 
     Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
 
@@ -371,6 +399,11 @@ class Handler(ABC):
     def time_limit_seconds(self) -> float:
         """After how long ``handle`` is cut off, as a last resort; counts as no answer."""
         return 600.0
+
+    @property
+    def service_group(self) -> str:
+        """The group under which the status of accounts is reported; empty: none is."""
+        return ""
 
     def remark(self, event_type: str) -> str | None:  # noqa: ARG002  (subclasses use it)
         """What an administrator should know who subscribes this handler to a type."""

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 
-from espf.errors import BillingFault, TryLater
 from espf.handlers import pb_data
 from espf.handlers.base import Context
 from espf.handlers.pb_data import Info
+from espf.handlers.subscriber import ask
 from espf.model import Event, parse_time
 
 Part = Literal[
@@ -33,9 +33,6 @@ MOST_REMEMBERED = 1000
 
 #: An event says to the second when it happened, by the clock of the database; ours may differ.
 CLOCK_SECONDS = 2.0
-
-#: How the billing says that there is no such thing in this environment, or no such method.
-_ABSENT = (".not_found", ".unknown_method", ".unknown_service")
 
 #: Parts that are made of the account's details, and all that are about the account.
 _OF_DETAILS: frozenset[Part] = frozenset({"account_info", "access_policy_info", "product_info"})
@@ -67,20 +64,20 @@ class Enrichment:
         know it; the journal says so. Raises TryLater or Misconfigured when the billing is away or
         refuses to answer.
         """
-        ask = _Questions(event, context, self._memory)
-        leads_on = not ask.i_account and self._parts & _OF_ACCOUNT
-        card = await ask.card() if "sim_info" in self._parts or leads_on else None
-        ask.i_account = ask.i_account or (card or {}).get("i_account")
-        account = await ask.account() if self._parts & _OF_DETAILS else None
+        about = _Questions(event, context, self._memory)
+        leads_on = not about.i_account and self._parts & _OF_ACCOUNT
+        card = await about.card() if "sim_info" in self._parts or leads_on else None
+        about.i_account = about.i_account or (card or {}).get("i_account")
+        account = await about.account() if self._parts & _OF_DETAILS else None
         found: Info = {
             "account_info": account and pb_data.account_info(account, datetime.now(UTC)),
             "sim_info": card,
         }
         others: Mapping[str, Callable[[], Awaitable[Any]]] = {
-            "prev_sim_info": ask.previous_card,
-            "access_policy_info": partial(ask.access_policy, account),
-            "product_info": partial(ask.product, account),
-            "full_vd_counter_info": ask.counters,
+            "prev_sim_info": about.previous_card,
+            "access_policy_info": partial(about.access_policy, account),
+            "product_info": partial(about.product, account),
+            "full_vd_counter_info": about.counters,
         }
         wanted = [part for part in others if part in self._parts]
         answers = await asyncio.gather(*(others[part]() for part in wanted))
@@ -180,15 +177,7 @@ class _Questions:
 
     async def _ask(self, service: str, method: str, params: Mapping[str, Any], answer: str) -> Any:
         """One member of the billing's answer."""
-        called = f"{service}/{method}"
-        try:
-            found = await self._context.billing.call(service, method, params)
-        except BillingFault as fault:
-            if not fault.code.endswith(_ABSENT):
-                raise TryLater(f"the billing refuses {called}: {fault} ({fault.code})") from fault
-            self._context.note(f"{called}: {fault.code}")
-            return None
-        return found.get(answer)
+        return await ask(self._context, service, method, params, answer)
 
 
 class _Memory:

@@ -196,11 +196,35 @@ class HttpClient:
         self, url: str, headers: Mapping[str, str], timeout_seconds: float, route: Route = STRAIGHT
     ) -> Reply:
         """GET and read the reply; raises as ``post``."""
-        ask = partial(self._ask, "GET", url, None, headers, timeout_seconds, route, REPLY_LIMIT)
+        return await self.send("GET", url, None, headers, timeout_seconds, route)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
+    ) -> Reply:
+        """A request of any method; raises as ``post``."""
+        ask = partial(self._ask, method, url, body, headers, timeout_seconds, route, REPLY_LIMIT)
         try:
             return await _once_more(ask)
         except (aiohttp.ClientError, OSError) as error:
             raise self.told(error, url, timeout_seconds, route) from error
+
+    async def resolve(self, host: str, port: int) -> str:
+        """See the contract of handlers."""
+        assert self._names is not None, "the client is not open"
+        to = f"{host}:{port}"
+        try:
+            addresses = await self._names.look_up(host, port)
+            return str(self._gate.permitted(addresses)[0][4][0])
+        except Refused as error:
+            raise Misconfigured(f"no connection to {to}: {error}") from None
+        except OSError:
+            raise Unreachable(f"no connection to {to}: the host name is not known") from None
 
     async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
         """See the contract of handlers."""
@@ -344,8 +368,29 @@ class Http:
         self, url: str, headers: Mapping[str, str], timeout_seconds: float, route: Route = STRAIGHT
     ) -> Reply:
         """See the contract."""
-        self._request = message_head(url, headers, "GET")
-        return await self._heard(self._client.get(url, headers, timeout_seconds, route))
+        return await self.send("GET", url, None, headers, timeout_seconds, route)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        route: Route = STRAIGHT,
+    ) -> Reply:
+        """See the contract."""
+        self._request = message_head(url, headers, method)
+        if body is not None:
+            self._request += f"\n\n{body.decode('utf-8', 'replace')}"
+        if self._traceparent is not None and method != "GET":
+            headers = {**headers, "traceparent": self._traceparent}
+        asked = self._client.send(method, url, body, headers, timeout_seconds, route)
+        return await self._heard(asked)
+
+    async def resolve(self, host: str, port: int) -> str:
+        """See the contract."""
+        return await self._client.resolve(host, port)
 
     async def connect(self, url: str, timeout_seconds: float, route: Route = STRAIGHT) -> str:
         """See the contract."""

@@ -49,8 +49,8 @@ def account_info(account: Info, now: datetime) -> Info:
     return {
         **_picked(account, _ACCOUNT),
         "status": told if isinstance(told, str) and told else status(account, now),
-        "assigned_addons": [_picked(addon, _ADDON) for addon in _list(account, "assigned_addons")],
-        "service_features": [_feature(each) for each in _list(account, "service_features")],
+        "assigned_addons": [_picked(addon, _ADDON) for addon in listed(account, "assigned_addons")],
+        "service_features": [_feature(each) for each in listed(account, "service_features")],
     }
 
 
@@ -68,7 +68,7 @@ def access_policy_info(policy: Info) -> Info:
     """A policy as ``AccessPolicy/get_access_policy_info`` describes it."""
     attributes = [
         {**_picked(each, _POLICY_ATTRIBUTE), **_joined(each, "value", "values")}
-        for each in _list(policy, "attributes")
+        for each in listed(policy, "attributes")
     ]
     return {**_picked(policy, _POLICY), "attributes": attributes}
 
@@ -80,9 +80,9 @@ def counter_info(counter: Info) -> Info:
 
 def access_policy_of(account: Info) -> int | None:
     """The access policy in an account's service features, unless it is switched off."""
-    for feature in _list(account, "service_features"):
+    for feature in listed(account, "service_features"):
         if feature.get("name") == "netaccess_policy" and feature.get(_FLAG) != "N":
-            for attribute in _list(feature, "attributes"):
+            for attribute in listed(feature, "attributes"):
                 if attribute.get("name") == "access_policy":
                     return whole(_values(attribute, "effective_values", "values").split(",")[0])
     return None
@@ -101,7 +101,7 @@ def status(account: Info, now: datetime) -> str:
         return inherited
     if bill_status in {"S", "E"}:
         return _CUSTOMER_STATUSES[bill_status]
-    return _by_dates(account, now) or _by_blocks(account) or _by_funds(account) or "active"
+    return by_dates(account, now) or _by_blocks(account) or by_funds(account) or "active"
 
 
 def whole(value: object) -> int | None:
@@ -114,7 +114,8 @@ def whole(value: object) -> int | None:
         return None
 
 
-def _by_dates(account: Info, now: datetime) -> str | None:
+def by_dates(account: Info, now: datetime) -> str | None:
+    """What an account's own dates make of it: expired, not yet active, inactive; None: nothing."""
     try:
         today = now.astimezone(ZoneInfo(account.get("time_zone_name") or "UTC")).date()
     except (ZoneInfoNotFoundError, ValueError):
@@ -133,7 +134,8 @@ def _by_blocks(account: Info) -> str | None:
     return "customer_blocked" if account.get("customer_blocked") == "Y" else None
 
 
-def _by_funds(account: Info) -> str | None:
+def by_funds(account: Info) -> str | None:
+    """What a lack of funds makes of an account; None: there is no lack."""
     funds = account.get("available_funds")
     if not isinstance(funds, (int, float)) or funds > 0:
         return None
@@ -152,7 +154,7 @@ def _day(account: Info, name: str) -> date | None:
 def _feature(feature: Info) -> Info:
     attributes = [
         {**_picked(each, {"name": _text}), **_joined(each, "effective_value", "effective_values")}
-        for each in _list(feature, "attributes")
+        for each in listed(feature, "attributes")
     ]
     return {**_picked(feature, _FEATURE), "attributes": attributes}
 
@@ -173,7 +175,8 @@ def _values(attribute: Info, *names: str) -> str:
     return ""
 
 
-def _list(info: Info, name: str) -> Sequence[Info]:
+def listed(info: Info, name: str) -> Sequence[Info]:
+    """The objects in a list of an answer; none where there is no such list."""
     found = info.get(name)
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 

@@ -1,0 +1,1 @@
+"""Handlers of real external systems: each brings one system to the state that the billing wants."""
