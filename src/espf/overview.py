@@ -65,14 +65,14 @@ _VIEWS: Mapping[str, frozenset[str]] = {
 _ALL_PARTS = 1000
 
 #: So many rows are looked at for a page, and for a count; a few first, which nearly always do.
-LOOK = 20_000
+LOOK = 10_000
 FIRST_LOOK = 1000
 
 #: Lines that are in memory at a time where all are wanted.
 LINES = 1000
 
 #: Up to here events are counted, and what of a handler's is retried or has failed.
-MOST_COUNTED = 10_000
+MOST_COUNTED = 5_000
 
 #: How far the clock of an event and its number may disagree: a number is taken when a statement
 #: begins, or when it comes to its row.

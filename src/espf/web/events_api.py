@@ -178,7 +178,7 @@ class EventCount(BaseModel):
 
 @api.get("/events/count")
 async def count_events(call: Application, chosen: Choice) -> EventCount:
-    """How many entries a search finds, up to 10,000, among those that are looked at at once."""
+    """How many entries a search finds, up to 5,000, among those that are looked at at once."""
 
     def count(connection: Connection) -> EventCount:
         found = overview.count(connection, chosen.filter(connection, call.i_env))

@@ -355,7 +355,8 @@ class Worker:
 
     async def _share(self, roster: _Roster) -> None:
         """Have the shards that fall to us, and no others that somebody waits for."""
-        dead = {owner for owner in roster.roll.owners.values() if _is_dead(owner)}
+        others = {*roster.roll.owners.values()} - {self.name, ""}
+        dead = {owner for owner in others if _is_dead(owner)}
         alive = [worker for worker in roster.roll.instances if worker not in dead]
         if alive != self._alive:
             self._alive = alive
