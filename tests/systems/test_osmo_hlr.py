@@ -3,10 +3,12 @@
 import sqlite3
 
 import pytest
-
-from espf.errors import TryLater
-from espf.systems.osmo_hlr import OsmoHLR
 from gsup import DELETE_DATA, GPRS_NOT_ALLOWED, INSERT_DATA, PLMN_NOT_ALLOWED, UNKNOWN_IMSI, Node
+
+from espf.errors import InvalidRequest, TryLater
+from espf.handlers.registry import read_settings
+from espf.systems.osmo_hlr import OsmoHLR
+from espf.testing import check_desired_state
 from programs import OsmoHLR as RealHLR
 from town import KI, OPC, OTHER_KI
 
@@ -122,6 +124,23 @@ async def test_the_keys_of_a_card_are_written_once(town, hlr, vlr):
         assert sequence_number(hlr) == before
 
 
+def test_what_a_product_gives_is_checked_where_it_is_set():
+    wrong = {"OsmoHLR.Address": "127.0.0.1", "OsmoHLR.Services": "Gold=csps"}
+    with pytest.raises(InvalidRequest, match=r"OsmoHLR\.Services: what Gold gives is one of cs,"):
+        read_settings(OsmoHLR.Settings, wrong)
+
+
+@pytest.mark.parametrize("opc", [None, OPC])
+async def test_a_card_without_a_key_of_one_kind_is_provisioned_all_the_same(town, hlr, vlr, opc):
+    """A key that is not wanted is not written, where there is none."""
+    async with town.served(OsmoHLR, options(hlr) | {"OsmoHLR.Algorithm2G": "none"}) as handler:
+        await open_account(town, opc=opc)
+        assert vlr.attach(IMSI) is None
+        change = await handler.compare(IMSI, town.context())
+        assert (change.kind, change.held["aud2g"]) == ("same", "none")
+        assert (change.held["aud3g"] == "none") is (opc is None)
+
+
 async def test_no_key_is_told(town, hlr):
     """Neither what is written nor what is read of a key stands in the journal or an error."""
     async with town.served(OsmoHLR, options(hlr)) as handler:
@@ -203,3 +222,15 @@ def pay(i_account, amount):
 def sequence_number(hlr):
     with sqlite3.connect(hlr.database) as connection:
         return connection.execute("SELECT sqn FROM auc_3g").fetchone()[0]
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(hlr):
+    def at(host, port):
+        return {
+            "OsmoHLR.Address": host,
+            "OsmoHLR.CtrlPort": port,
+            "OsmoHLR.VtyPort": port,
+            "OsmoHLR.Timeout": 1,
+        }
+
+    await check_desired_state(OsmoHLR, options(hlr), at=at)
