@@ -12,17 +12,26 @@ from urllib.error import HTTPError
 
 import pytest
 
-from espf.attempt import run_once
 from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.base import Reply
 from espf.handlers.subscriber import Card, Subscriber
 from espf.systems.pyhss import PAGE, PyHSS
-from espf.testing import FakeBilling, FakeOutlet, check_handler, sample_event
+from espf.testing import FakeBilling, check_handler, sample_event
+from mobile_accounts import (
+    IMSI,
+    NUMBER,
+    OTHER_IMSI,
+    OTHER_NUMBER,
+    card_given,
+    charge,
+    journal_of,
+    of,
+    open_account,
+    pay,
+)
 from pyhss_server import PyHSS as Contract
-from town import KI, OPC, OTHER_KI, Direct
+from town import KI, OPC, OTHER_KI
 
-IMSI, OTHER_IMSI = "001010000000001", "001010000000002"
-NUMBER, OTHER_NUMBER = "380441234567", "380441234568"
 KEY = "hush-hush-provisioning"
 REAL = os.environ.get("PYHSS_URL")
 
@@ -130,14 +139,6 @@ def options(network, **more):
 
 
 EVERYTHING = "internet", {"internet", "ims"}, "100000000/50000000"
-
-
-async def open_account(town, number=NUMBER, imsi=IMSI, **card):
-    info = new_account(town, number)
-    i_account = (await town.do("Account/add_account", account_info=info))["i_account"]
-    i_sim_card = town.card(imsi, **card)
-    await town.do("SIMCard/assign_sim_card", i_sim_card=i_sim_card, i_account=i_account)
-    return i_account, i_sim_card
 
 
 async def test_the_whole_life_of_a_subscriber(town, network, pyhss):
@@ -467,41 +468,3 @@ async def test_it_keeps_the_contract():
     event = sample_event(i_account=541, prev_imsi=IMSI)
     chosen = {"PyHSS.URL": "http://127.0.0.1:1", "PyHSS.ProvisioningKey": KEY}
     await check_handler(PyHSS, chosen, event, billing=billing, reply=Reply(200, {}, "null"))
-
-
-async def journal_of(town, event):
-    """All that an attempt would leave, as a worker stores it."""
-    billing = Direct(town.api)
-    attempt = await run_once(town.handler, event, 1, town._client, billing, FakeOutlet(), 30)
-    return f"{attempt.outcome}\n{attempt.request}\n{attempt.response}"
-
-
-def card_given(town):
-    """The event of a new account with a card, which nobody was told of."""
-    info = new_account(town, NUMBER)
-    i_account = town.api("Account/add_account", account_info=info)["i_account"]
-    town.api("SIMCard/assign_sim_card", i_sim_card=town.card(IMSI), i_account=i_account)
-    *_, event = town.events("Account/SIMCardAssignment")
-    return event
-
-
-def new_account(town, number):
-    return {
-        "id": number,
-        "i_customer": town.i_customer,
-        "i_product": town.product("Everything"),
-        "billing_model": -1,
-        "opening_balance": 10,
-    }
-
-
-def of(i_account, **fields):
-    return {"i_account": i_account, **fields}
-
-
-def charge(i_account, amount):
-    return {"i_account": i_account, "action": "manual charge", "amount": amount}
-
-
-def pay(i_account, amount):
-    return {"i_account": i_account, "action": "manual payment", "amount": amount}

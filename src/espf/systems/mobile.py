@@ -12,7 +12,7 @@ _KEY = re.compile(r"[0-9A-F]{32}")
 #: The keys of cards, and the members of an object in which a register tells a card's other secrets.
 SECRETS = re.compile(
     r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}(?![0-9A-Fa-f])"
-    r'|"(?:ki|opc?|pin[12]?|puk[12]?|adm1?|kid|psk|des)"\s*:\s*"[^"]+"'
+    r'|"(?:pin[12]?|puk[12]?|adm1?|kid|psk|des)"\s*:\s*"[^"]+"'
 )
 
 #: By which services a quota that is used up takes data away.
@@ -45,3 +45,8 @@ def keys(card: Card | None) -> tuple[str, str] | None:
     if not all(_KEY.fullmatch(each) for each in found):
         raise Rejected("a key of the SIM card is not 32 hexadecimal digits")
     return found
+
+
+def is_key(text: str) -> bool:
+    """Whether a text is a key, not stars in its place."""
+    return _KEY.fullmatch(text.upper()) is not None
