@@ -69,13 +69,14 @@ class HttpApi:
         path: str,
         body: object = None,
         form: Mapping[str, str] | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Told:
         """One request; ``body`` goes as JSON, a ``form`` as a form.
 
-        ``path`` is quoted already. Raises TryLater when there is no answer, and Misconfigured when
-        there can be none.
+        ``path`` is quoted already; ``more`` are headers of this request. Raises TryLater when there
+        is no answer, and Misconfigured when there can be none.
         """
-        headers = {"Accept": "application/json", **self.headers}
+        headers = {"Accept": "application/json", **self.headers, **(more or {})}
         content: bytes | None = None
         if form is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"

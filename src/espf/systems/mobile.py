@@ -1,6 +1,7 @@
 """What the registers of mobile networks have in common: IMSIs, numbers, and the keys of cards."""
 
 import re
+from hashlib import blake2b
 
 from espf.errors import Rejected
 from espf.handlers.subscriber import Card, Subscriber
@@ -45,6 +46,11 @@ def keys(card: Card | None) -> tuple[str, str] | None:
     if not all(_KEY.fullmatch(each) for each in found):
         raise Rejected("a key of the SIM card is not 32 hexadecimal digits")
     return found
+
+
+def mark(imsi_: str, ki: str, opc: str) -> str:
+    """What says which keys a card has, and not what they are: 40 hexadecimal digits."""
+    return blake2b(f"{imsi_}:{ki}:{opc}".encode(), digest_size=20).hexdigest()
 
 
 def is_key(text: str) -> bool:

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
@@ -527,5 +526,5 @@ def _rates_of(ambr: str | None) -> dict[str, int]:
 
 
 def _mark(imsi: str, ki: str, opc: str) -> str:
-    """What says which keys were written, and not what they are."""
-    return _OURS + blake2b(f"{imsi}:{ki}:{opc}".encode(), digest_size=20).hexdigest()
+    """What says which keys we have written."""
+    return _OURS + mobile.mark(imsi, ki, opc)
