@@ -89,7 +89,8 @@ class HttpApi:
         for found in self.secret.finditer(reply.text) if self.secret else ():
             context.hide(found[0])
         # A part of a secret would not be known as one: first hidden, then cut.
-        return Told(reply, _read(reply.text), first_line(masked(reply.text, context.secrets)))
+        shown = " ".join(masked(reply.text, context.secrets).split())
+        return Told(reply, _read(reply.text), first_line(shown))
 
 
 class Pages:
