@@ -32,7 +32,13 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
 
 @pytest.mark.parametrize(
     ("handler_type", "page"),
-    [("EventSender", "event-sender.md"), ("ConnectorSender", "connector-sender.md")],
+    [
+        ("AricentHSS", "aricent-hss.md"),
+        ("ConnectorSender", "connector-sender.md"),
+        ("EventSender", "event-sender.md"),
+        ("PyHSS", "pyhss.md"),
+        ("YateHSS", "yate-hss.md"),
+    ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):
     rows = re.findall(

@@ -133,7 +133,7 @@ class YateHSSSettings(DesiredStateSettings):
         json_schema_extra={"group": _GROUP},
     )
     absent_messages: Annotated[str, AfterValidator(_expression)] = Field(
-        default="(sim|subscriber|imsi|iccid|msisdn)\\b.*\\b(not found|does not exist)",
+        default="^(?!.*request).*not found",
         alias="YateHSS.AbsentMessages",
         max_length=500,
         description="A regular expression that fits the messages which say the same.",
