@@ -119,6 +119,7 @@ class Town:
     async def attempt(self, event: Event) -> None:
         """Hand one event to the handler; raises what it says. Nothing to do is fine."""
         context = self.context()
+        context.i_event = event.i_event
         try:
             async with asyncio.timeout(60):
                 await self.handler.handle(event, context)

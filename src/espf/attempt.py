@@ -54,7 +54,9 @@ async def run_once(
     # The handler may add to them: what it learns of a subscriber.
     secrets = [*handler.secrets()]
     http = Http(client, secrets, traceparent)
-    context = Context(http, billing, attempt=number, outlet=outlet, secrets=secrets)
+    context = Context(
+        http, billing, attempt=number, outlet=outlet, secrets=secrets, i_event=event.i_event
+    )
     started = time.monotonic()
     outcome: Exception | None = None
     try:

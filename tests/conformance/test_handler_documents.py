@@ -36,6 +36,9 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
         ("EventSender", "event-sender.md"),
         ("ConnectorSender", "connector-sender.md"),
         ("OsmoHLR", "osmo-hlr.md"),
+        ("AricentHSS", "aricent-hss.md"),
+        ("PyHSS", "pyhss.md"),
+        ("YateHSS", "yate-hss.md"),
     ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):

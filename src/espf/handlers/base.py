@@ -353,6 +353,7 @@ class Context:
 
     ``attempt`` counts from 1. ``note`` collects lines for the journal of this attempt, for
     handlers that do not speak HTTP. ``secrets`` are texts that no journal, log or page shows.
+    ``i_event`` is the number of the event, where there is one, for a system that takes note of it.
     """
 
     http: Http
@@ -361,6 +362,7 @@ class Context:
     outlet: Outlet
     notes: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list, repr=False)
+    i_event: int | None = None
 
     def note(self, line: str) -> None:
         """Add a line to the attempt's record in the journal."""

@@ -218,12 +218,12 @@ class Change:
 class DesiredStateHandler(Handler):
     """A handler that makes a system hold what the billing wants."""
 
-    supports = (
+    supports: ClassVar[tuple[str, ...]] = (
         *ACCOUNT_EVENTS,
         "SIM/*",
         RECONCILE,
     )
-    usual = ACCOUNT_EVENTS
+    usual: ClassVar[tuple[str, ...]] = ACCOUNT_EVENTS
     Settings: ClassVar[type[HandlerSettings]] = DesiredStateSettings
     settings: DesiredStateSettings
 
@@ -232,6 +232,10 @@ class DesiredStateHandler(Handler):
 
     #: Whether the keys of SIM cards (Ki, OPc) are needed.
     needs_card_keys: ClassVar[bool] = False
+
+    #: Whether what comes is brought before what goes. Where a key is taken from one entry and
+    #: given to another, what goes has to make way first.
+    comes_first: ClassVar[bool] = False
 
     #: The fields whose values are never shown.
     secret_fields: ClassVar[frozenset[str]] = frozenset()
@@ -333,7 +337,7 @@ class DesiredStateHandler(Handler):
         return None if number is None else await billing.by_account(context, number, keys=keys)
 
     async def _keys(self, event: Event, context: Context) -> list[str]:
-        """The keys that an event may be about; those of before first, to make way."""
+        """The keys that an event may be about, in the order in which they are brought."""
         variables = event.variables
         if event.event_type == RECONCILE and isinstance(variables.get("key"), str):
             return [str(variables["key"])]
@@ -347,7 +351,8 @@ class DesiredStateHandler(Handler):
             owner = await billing.by_account(context, i_account)
             if owner is not None:
                 keys += self.keys_of(owner)
-        return list(dict.fromkeys(keys))
+        found = list(dict.fromkeys(keys))
+        return found[::-1] if self.comes_first else found
 
     async def _cards(self, event: Event, context: Context) -> list[str]:
         """The IMSIs of the cards that an event names."""

@@ -141,6 +141,7 @@ async def run_handler(
             attempt,
             outlet or FakeOutlet(),
             secrets=secrets,
+            i_event=event.i_event,
         )
         await handler.open()
         try:
