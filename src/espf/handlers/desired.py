@@ -228,7 +228,7 @@ class DesiredStateHandler(Handler):
     settings: DesiredStateSettings
 
     #: By what the system names its entries.
-    keyed_by: ClassVar[KeyKind] = "id"
+    keyed_by: KeyKind = "id"
 
     #: Whether the keys of SIM cards (Ki, OPc) are needed.
     needs_card_keys: ClassVar[bool] = False

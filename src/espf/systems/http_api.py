@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from espf.errors import HandlerError, Misconfigured, Rejected, TryLater
-from espf.handlers.base import Context, Reply
+from espf.handlers.base import STRAIGHT, Context, Reply, Route
 from espf.handlers.event_sender import TEMPORARY, UNKNOWN_SENDER, first_line, retry_after
 from espf.handlers.http import masked, status_line
 from espf.model import compact
@@ -36,12 +36,14 @@ class Told:
         """Whether the status is 2xx."""
         return self.reply.ok
 
-    def verdict(self) -> HandlerError:
+    def verdict(self, said: str | None = None) -> HandlerError:
         """What an answer that is no success usually means, by its status alone.
 
         Later: 408, 425, 429 and 5xx. Settings: 401, 403 and 407. All else is refused for good.
+        The reason tells what was ``said``, or else how the answer begins.
         """
-        reason = ": ".join(part for part in (status_line(self.status), self.shown) if part)
+        text = self.shown if said is None else first_line(said)
+        reason = ": ".join(part for part in (status_line(self.status), text) if part)
         if self.status == 403 or self.status in UNKNOWN_SENDER:
             return Misconfigured(reason)
         if self.status >= 500 or self.status in TEMPORARY:
@@ -52,7 +54,7 @@ class Told:
 
 @dataclass(frozen=True)
 class HttpApi:
-    """The API at a base URL; ``headers`` go with every request.
+    """The API at a base URL; ``headers`` go with every request, and all by the same ``route``.
 
     What ``secret`` finds in a reply is hidden: keys and passwords that a system tells or echoes.
     """
@@ -60,6 +62,7 @@ class HttpApi:
     url: str
     timeout_seconds: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    route: Route = STRAIGHT
     secret: re.Pattern[str] | None = None
 
     async def ask(
@@ -70,11 +73,13 @@ class HttpApi:
         body: object = None,
         form: Mapping[str, str] | None = None,
         more: Mapping[str, str] | None = None,
+        reply_limit: int | None = None,
     ) -> Told:
         """One request; ``body`` goes as JSON, a ``form`` as a form.
 
-        ``path`` is quoted already; ``more`` are headers of this request. Raises TryLater when there
-        is no answer, and Misconfigured when there can be none.
+        ``path`` is quoted already; empty: the base URL itself. ``more`` are headers of this
+        request, ``reply_limit`` is that of ``Http.send``. Raises TryLater when there is no answer,
+        and Misconfigured when there can be none.
         """
         headers = {"Accept": "application/json", **self.headers, **(more or {})}
         content: bytes | None = None
@@ -84,8 +89,11 @@ class HttpApi:
         elif body is not None:
             headers["Content-Type"] = "application/json"
             content = compact(body).encode("utf-8", "replace")
-        url = f"{self.url.rstrip('/')}/{path.lstrip('/')}"
-        reply = await context.http.send(method, url, content, headers, self.timeout_seconds)
+        url = f"{self.url.rstrip('/')}/{path.lstrip('/')}" if path else self.url
+        seconds, route = self.timeout_seconds, self.route
+        reply = await context.http.send(
+            method, url, content, headers, seconds, route, reply_limit=reply_limit
+        )
         for found in self.secret.finditer(reply.text) if self.secret else ():
             context.hide(found[0])
         # A part of a secret would not be known as one: first hidden, then cut.
