@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from espf.errors import HandlerError, Misconfigured, Rejected, TryLater
-from espf.handlers.base import Context, Reply
+from espf.handlers.base import STRAIGHT, Context, Reply, Route
 from espf.handlers.event_sender import TEMPORARY, UNKNOWN_SENDER, first_line, retry_after
 from espf.handlers.http import status_line
 from espf.model import compact
@@ -31,14 +31,14 @@ class Told:
         """Whether the status is 2xx."""
         return self.reply.ok
 
-    def verdict(self) -> HandlerError:
+    def verdict(self, said: str | None = None) -> HandlerError:
         """What an answer that is no success usually means, by its status alone.
 
         Later: 408, 425, 429 and 5xx. Settings: 401, 403 and 407. All else is refused for good.
+        The reason tells what was ``said``, or else how the answer begins.
         """
-        reason = ": ".join(
-            part for part in (status_line(self.status), first_line(self.reply.text)) if part
-        )
+        text = self.reply.text if said is None else said
+        reason = ": ".join(part for part in (status_line(self.status), first_line(text)) if part)
         if self.status == 403 or self.status in UNKNOWN_SENDER:
             return Misconfigured(reason)
         if self.status >= 500 or self.status in TEMPORARY:
@@ -49,11 +49,12 @@ class Told:
 
 @dataclass(frozen=True)
 class HttpApi:
-    """The API at a base URL; ``headers`` go with every request."""
+    """The API at a base URL; ``headers`` go with every request, and all by the same ``route``."""
 
     url: str
     timeout_seconds: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    route: Route = STRAIGHT
 
     async def ask(
         self,
@@ -77,7 +78,9 @@ class HttpApi:
             headers["Content-Type"] = "application/json"
             content = compact(body).encode("utf-8", "replace")
         url = f"{self.url.rstrip('/')}/{path.lstrip('/')}"
-        reply = await context.http.send(method, url, content, headers, self.timeout_seconds)
+        reply = await context.http.send(
+            method, url, content, headers, self.timeout_seconds, self.route
+        )
         return Told(reply, _read(reply.text))
 
 
