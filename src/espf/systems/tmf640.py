@@ -341,6 +341,11 @@ class TMF640(DesiredStateHandler):
         else:
             await self._patch(change, context)
 
+    async def bring(self, key: str, context: Context) -> list[Change]:
+        """See DesiredStateHandler. What is remembered with an event is forgotten when it is over."""
+        await context.outlet.reached()  # else nobody knows that there may be something
+        return await super().bring(key, context)
+
     async def held_keys(self, after: str | None, context: Context) -> Sequence[str]:
         """The accounts that have a service, as the server lists them.
 
