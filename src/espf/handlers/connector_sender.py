@@ -31,8 +31,8 @@ from espf.handlers.event_sender import (
     UNKNOWN_SENDER,
     Url,
     first_line,
-    numbered,
     retry_after,
+    standard,
 )
 from espf.handlers.http import status_line
 from espf.handlers.http_auth import Credentials, custom
@@ -174,11 +174,7 @@ def enriched(event: Event, handler_id: str, pb_data: Info) -> bytes:
         "updated_at": datetime.now(UTC).isoformat(),
         "status": "received",
     }
-    data = (
-        f'{{"event_type":{compact(event.event_type)},'
-        f'"variables":{numbered(event.payload, event.i_event)}}}'
-    )
-    text = f'{{"event_id":"{event_id(event)}","data":{data},{compact(rest)[1:]}'
+    text = f'{{"event_id":"{event_id(event)}","data":{standard(event)},{compact(rest)[1:]}'
     return text.encode("utf-8", "replace")
 
 

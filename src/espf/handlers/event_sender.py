@@ -438,6 +438,12 @@ class EventSender(PostHandler):
         return headers
 
 
+def standard(event: Event) -> str:
+    """An event in its standard form, that of version 1, with ``i_event``: a JSON object as text."""
+    variables = numbered(event.payload, event.i_event)
+    return f'{{"event_type":{compact(event.event_type)},"variables":{variables}}}'
+
+
 def numbered(variables: str, i_event: int) -> str:
     """The variables, a JSON object as text, with ``i_event`` as the last one.
 
