@@ -221,13 +221,13 @@ class DesiredStateHandler(Handler):
     settings: DesiredStateSettings
 
     #: By what the system names its entries.
-    keyed_by: ClassVar[KeyKind] = "id"
+    keyed_by: KeyKind = "id"
 
     #: Whether the keys of SIM cards (Ki, OPc) are needed.
     needs_card_keys: ClassVar[bool] = False
 
     #: The fields whose values are never shown.
-    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)
