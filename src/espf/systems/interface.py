@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,7 @@ OF_SUBSCRIBER: Mapping[str, Collection[str] | None] = {
     "packages": None,
     "password": None,
     "products": None,
+    "secret": SECRETS,
 }
 
 _CONTENT_TYPES = {
@@ -93,6 +94,16 @@ _Status = Annotated[str, StringConstraints(pattern=r"^[1-5]([0-9]{2}|xx)$")]
 _FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
+def _headers(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if name.lower() in _TAKEN or not name.isascii() or not name.replace("-", "").isalnum():
+            raise ValueError(f"a request cannot have a header {name!r} of its own")
+    return value
+
+
+_Headers = Annotated[dict[str, str], AfterValidator(_headers)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -102,7 +113,8 @@ class _Request(_Strict):
 
     method: Method
     path: str
-    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    headers: _Headers = {}
     json_: str | None = Field(default=None, alias="json")
     xml: str | None = None
     text: str | None = None
@@ -116,11 +128,10 @@ class _Request(_Strict):
             raise ValueError("a request has one body: json, xml, text or form")
         if given and self.method == "GET":
             raise ValueError("a GET has no body")
-        if self.path and self.path[0] not in "/?":
-            raise ValueError("a path begins with / or ?, and stands behind TemplateHTTP.URL")
-        for name in self.headers:
-            if name.lower() in _TAKEN or not name.isascii() or not name.replace("-", "").isalnum():
-                raise ValueError(f"a request cannot have a header {name!r} of its own")
+        if self.path and not self.path.startswith("/"):
+            raise ValueError("a path begins with /, and stands behind TemplateHTTP.URL")
+        if "?" in self.path or "#" in self.path:
+            raise ValueError("what is asked for stands in query, not in path")
         return self
 
 
@@ -151,7 +162,7 @@ class Rule(_Strict):
     """What a reply means to which all of this applies."""
 
     on: Annotated[tuple[Call, ...], BeforeValidator(_listed)] = get_args(Call)
-    status: Annotated[tuple[_Status, ...], BeforeValidator(_words)] = ()
+    status: Annotated[tuple[_Status, ...], BeforeValidator(_words)] = ("2xx",)
     at: _Place | None = None
     is_: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(default=(), alias="is")
     matches: Annotated[str, AfterValidator(expression)] | None = None
@@ -170,18 +181,18 @@ class Rule(_Strict):
         return self
 
     def fits(self, call: Call, said: Said) -> bool:
-        """Whether it applies to a reply. What cannot be read is not there."""
+        """Whether it applies to a reply. Of one that cannot be read, nothing is known."""
         status = str(said.reply.status)
         if call not in self.on:
             return False
-        if self.status and not {status, f"{status[0]}xx"} & set(self.status):
+        if not {status, f"{status[0]}xx"} & set(self.status):
             return False
         if self.at is None:
             return self.matches is None or search(self.matches, said.reply.text) is not None
         try:
             found = self.at.found(said)
         except NotRead:
-            found = []
+            return False
         if self.missing is not None and self.missing != (not found):
             return False
         if self.is_ and not set(self.is_) & set(found):
@@ -195,7 +206,9 @@ class _Description(_Strict):
     key: KeyKind = "id"
     cannot_read: bool = False
     reason: _Place | None = None
+    headers: _Headers = {}
     fields: dict[_FieldName, str] = Field(min_length=1)
+    told_by: dict[str, str] = {}
     read: _Read | None = None
     list_: _List | None = Field(default=None, alias="list")
     create: _Create
@@ -209,6 +222,12 @@ class _Description(_Strict):
             raise ValueError("either there is [read], or cannot_read = true")
         if self.cannot_read and self.list_ is not None:
             raise ValueError("what cannot be read cannot be listed")
+        places = self.read.fields if self.read else {}
+        for name, by in self.told_by.items():
+            if name not in self.fields or name in places:
+                raise ValueError(f"told_by: {name} is no field that [read.fields] does not have")
+            if by not in self.fields or by not in places:
+                raise ValueError(f"told_by.{name}: there is no field {by} that is read")
         carried = {name for one in self.change for name in one.fields or self.fields}
         if unknown := carried - self.fields.keys():
             raise ValueError(f"change: there is no field {min(unknown)}")
@@ -234,6 +253,7 @@ class RequestTemplate:
         self,
         call: Call,
         described: _Request,
+        common_headers: Mapping[str, str],
         names: Mapping[str, Collection[str] | None],
         document: str,
     ) -> None:
@@ -247,11 +267,18 @@ class RequestTemplate:
             self.uses |= made.uses
             return made
 
+        def table(
+            sources: Mapping[str, str], where: str, kind: templates.Place
+        ) -> dict[str, Template]:
+            return {
+                name: template(source, f"{where}.{name}", kind) for name, source in sources.items()
+            }
+
         self._path = template(described.path, "path", "path")
-        self._headers = {
-            name: template(source, f"headers.{name}", "header")
-            for name, source in described.headers.items()
-        }
+        self._query = table(described.query, "query", "text")
+        headers = {name.title(): source for name, source in common_headers.items()}
+        headers |= {name.title(): source for name, source in described.headers.items()}
+        self._headers = table(headers, "headers", "header")
         self._kind: Literal["json", "xml", "text"] | None = None
         self._body: Template | None = None
         if described.json_ is not None:
@@ -260,14 +287,7 @@ class RequestTemplate:
             self._kind, self._body = "xml", template(described.xml, "xml", "xml")
         elif described.text is not None:
             self._kind, self._body = "text", template(described.text, "text", "text")
-        self._form = (
-            None
-            if described.form is None
-            else {
-                name: template(source, f"form.{name}", "text")
-                for name, source in described.form.items()
-            }
-        )
+        self._form = None if described.form is None else table(described.form, "form", "text")
 
     def render(self, values: Mapping[str, Any], secrets: list[str]) -> Request:
         """The request with its values; the forms in which it has secrets are added to them.
@@ -281,26 +301,26 @@ class RequestTemplate:
             except TemplateFault as fault:
                 raise TemplateFault(f"{self.call}.{where}: {fault}") from None
 
-        path = rendered(self._path, "path")
-        headers = {
-            name: rendered(template, f"headers.{name}") for name, template in self._headers.items()
-        }
-        body: bytes | None = None
+        def encoded(table: Mapping[str, Template], where: str) -> str:
+            pairs = {name: rendered(one, f"{where}.{name}") for name, one in table.items()}
+            for text in pairs.values():
+                templates.hide(text, quote_plus(text), secrets)
+            return urlencode(pairs)
+
+        query = encoded(self._query, "query")
+        path = rendered(self._path, "path") + (f"?{query}" if query else "")
+        headers = {name: rendered(one, f"headers.{name}") for name, one in self._headers.items()}
+        body: str | None = None
+        kind: str | None = self._kind
         if self._body is not None and self._kind is not None:
-            text = rendered(self._body, self._kind)
-            _well_formed(self.call, self._kind, text)
-            body = text.encode("utf-8", "replace")
+            body = rendered(self._body, self._kind)
+            _well_formed(self.call, self._kind, body)
         elif self._form is not None:
-            pairs = {
-                name: quote_plus(rendered(template, f"form.{name}"))
-                for name, template in self._form.items()
-            }
-            secrets.extend({quote_plus(secret) for secret in secrets} - set(secrets))
-            body = "&".join(f"{quote_plus(name)}={text}" for name, text in pairs.items()).encode()
-        kind = self._kind or ("form" if self._form is not None else None)
-        if kind is not None and "content-type" not in {name.lower() for name in headers}:
-            headers["Content-Type"] = _CONTENT_TYPES[kind]
-        return Request(self.method, path, headers, body)
+            body, kind = encoded(self._form, "form"), "form"
+        if kind is not None:
+            headers.setdefault("Content-Type", _CONTENT_TYPES[kind])
+        content = None if body is None else body.encode("utf-8", "replace")
+        return Request(self.method, path, headers, content)
 
 
 class Interface:
@@ -318,12 +338,16 @@ class Interface:
         }
         #: The fields whose values nobody may see.
         self.secret_fields = frozenset(
-            name for name, template in self.fields.items() if "password" in template.uses
+            name
+            for name, template in self.fields.items()
+            if not template.uses.isdisjoint({"password", "secret"})
         )
         self.places: Mapping[str, Place] = described.read.fields if described.read else {}
         self.keys = described.list_.keys if described.list_ else None
+        #: The fields that are as they should be where another one is.
+        self.told_by = described.told_by
         #: The fields that the system does not tell.
-        self.untold = frozenset(self.fields) - frozenset(self.places)
+        self.untold = frozenset(self.fields) - frozenset(self.places) - frozenset(self.told_by)
 
         secret: Mapping[str, Collection[str] | None] = {"secret": SECRETS}
         about = {"key": None, **secret}
@@ -333,7 +357,7 @@ class Interface:
         def request(
             call: Call, one: _Request, names: Mapping[str, Collection[str] | None]
         ) -> RequestTemplate:
-            return RequestTemplate(call, one, names, document)
+            return RequestTemplate(call, one, described.headers, names, document)
 
         self.read = request("read", described.read, about) if described.read else None
         after = {"after": None, **secret}

@@ -157,7 +157,9 @@ class TemplateHTTP(DesiredStateHandler):
         card = owner.card
         values = {
             "account": {
-                name: value for name, value in owner.info.items() if "password" not in name
+                name: value
+                for name, value in owner.info.items()
+                if value is not None and "password" not in name
             },
             "barred": owner.barred_by(settings.barred_by),
             "bars": sorted(owner.bars),
@@ -168,6 +170,7 @@ class TemplateHTTP(DesiredStateHandler):
             "packages": list(packages),
             "password": owner.service_password,
             "products": list(owner.products),
+            "secret": self._secrets,
         }
         wanted = {}
         for name, template in self._interface.fields.items():
@@ -223,9 +226,17 @@ class TemplateHTTP(DesiredStateHandler):
         except NotRead as error:
             raise TryLater(f"read: {error}") from None
         self._hide(held, context)
-        for name in self._interface.untold & (wanted or {}).keys():
-            held[name] = (wanted or {})[name]
-        return held
+        return held | self._taken_for_told(wanted or {}, held)
+
+    def _taken_for_told(self, wanted: Fields, held: Fields) -> dict[str, str]:
+        """The fields that a reply does not tell, as far as they are taken to be as wanted."""
+        told_by = self._interface.told_by
+        return {
+            name: wanted[name]
+            for name in wanted
+            if name in self._interface.untold
+            or (name in told_by and held.get(told_by[name]) == wanted.get(told_by[name]))
+        }
 
     async def apply(self, change: Change, context: Context) -> None:
         """Add, change or delete one entry."""

@@ -77,12 +77,12 @@ class _Rendering:
         if time.monotonic() > self.deadline:
             raise TemplateFault(f"it takes longer than {MOST_SECONDS:g} s")
 
-    def hide(self, before: str, after: str) -> None:
-        """A secret is one in each form in which it is written."""
-        if after in self.secrets or after == before:
-            return
-        if any(secret and secret in before for secret in self.secrets):
-            self.secrets.append(after)
+
+def hide(before: str, after: str, secrets: list[str]) -> None:
+    """A secret is one in each form in which it is written."""
+    if after != before and after not in secrets:
+        if any(secret and secret in before for secret in secrets):
+            secrets.append(after)
 
 
 _now: ContextVar[_Rendering] = ContextVar("_now")
@@ -203,7 +203,7 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
         made = function(value, *arguments)
         if isinstance(made, str):
             _fits(len(made))
-            rendering.hide(str(value), made)
+            hide(str(value), made, rendering.secrets)
         return made
 
     return run
@@ -266,6 +266,10 @@ def _join(values: object, by: str = "") -> str:
     return by.join(texts)
 
 
+def _split(value: object, by: str) -> list[str]:
+    return [part for part in _text(value).split(by) if part]
+
+
 def _replace(value: object, old: str, new: str) -> str:
     text = _text(value)
     _fits(len(text) + text.count(old) * len(new))
@@ -310,6 +314,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "raw": _raw,
     "replace": _replace,
     "sha256": _digest("sha256"),
+    "split": _split,
     "sort": lambda values: sorted(_texts(values)),
     "trim": _of_text(str.strip),
     "upper": _of_text(str.upper),
@@ -334,7 +339,7 @@ def _environment(write: Callable[[object], str]) -> ImmutableSandboxedEnvironmen
             return value
         text = write(value)
         if isinstance(value, str):
-            rendering.hide(value, text)
+            hide(value, text, rendering.secrets)
         return text
 
     made = ImmutableSandboxedEnvironment(
