@@ -7,7 +7,7 @@ their own, errors with HTTP 200.
 import hashlib
 import json
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from webhook import Answer, Webhook
@@ -106,7 +106,7 @@ class XmlPlatform(Webhook):
 
     def _answer(self, request):
         assert request.headers["content-type"].startswith("text/xml")
-        root = ElementTree.fromstring(request.body)
+        root = ET.fromstring(request.body)
         auth = root.find("auth")
         if (auth.get("user"), auth.get("key")) != (self.user, self.key):
             return self._result(99, "who are you")

@@ -7,6 +7,7 @@ from dataclasses import astuple
 
 import pytest
 
+from alone import alone
 from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.http_auth import basic
 from espf.systems.ministra import Ministra
@@ -199,11 +200,11 @@ async def test_no_password_is_told(town, portal):
         (Answer(302, {"Location": "http://127.0.0.1:1/"}), Rejected, "302"),
     ],
 )  # fmt: skip
-async def test_what_an_answer_means(town, portal, answer, verdict, told):
-    async with town.served(Ministra, options(portal, Timeout=1)) as handler:
+async def test_what_an_answer_means(portal, answer, verdict, told):
+    async with alone(Ministra, options(portal, Timeout=1)) as (handler, context):
         portal.then(answer)
         with pytest.raises(verdict, match=told):
-            await handler.read("1", None, town.context())
+            await handler.read("1", None, context)
 
 
 async def test_a_portal_that_was_away_is_brought_to_the_end(town, portal):
@@ -226,13 +227,13 @@ async def test_a_portal_that_was_away_is_brought_to_the_end(town, portal):
         assert portal.sent == [("cut_off", LOGIN)]
 
 
-async def test_the_settings_are_to_blame_for_a_wrong_key_and_an_api_that_is_off(town, portal):
-    async with town.served(Ministra, options(portal, Key="wrong")) as handler:
+async def test_the_settings_are_to_blame_for_a_wrong_key_and_an_api_that_is_off(portal):
+    async with alone(Ministra, options(portal, Key="wrong")) as (handler, context):
         with pytest.raises(Misconfigured, match="login"):
-            await handler.check(town.context())
+            await handler.check(context)
         portal.is_enabled = False
         with pytest.raises(Misconfigured, match="not enabled"):
-            await handler.check(town.context())
+            await handler.check(context)
 
 
 async def test_two_accounts_of_one_number_are_refused(town, portal):
@@ -261,11 +262,11 @@ async def test_in_shadow_mode_nothing_is_sent_and_all_is_told(town, portal):
         assert PASSWORD not in str(change.differences(handler.secret_fields))
 
 
-async def test_what_it_says_of_its_server(town, portal):
-    async with town.served(Ministra, options(portal)) as handler:
-        assert await handler.check(town.context()) == (
+async def test_what_it_says_of_its_server(portal):
+    async with alone(Ministra, options(portal)) as (handler, context):
+        assert await handler.check(context) == (
             "Ministra answers, and has 3 tariffs, with all that are named"
         )
-    async with town.served(Ministra, options(portal, Tariffs="*=gold")) as handler:
+    async with alone(Ministra, options(portal, Tariffs="*=gold")) as (handler, context):
         with pytest.raises(Misconfigured, match="'gold'"):
-            await handler.check(town.context())
+            await handler.check(context)

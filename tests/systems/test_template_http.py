@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from alone import alone
 from espf.errors import CheckLater, InvalidRequest, Misconfigured, Rejected, Skipped, TryLater
 from espf.handlers.desired import Change
 from espf.handlers.registry import read_settings
@@ -122,6 +123,19 @@ def account_info(town, login=LOGIN, product="Family TV", password=PASSWORD):
     }
 
 
+async def test_an_event_that_comes_again_sends_what_cannot_be_told_and_nothing_else(town, rest):
+    async with town.served(TemplateHTTP, options(rest, REST)):
+        town.api("Account/add_account", account_info=account_info(town))
+        (event,) = town.events("Account/New")
+        await town.attempt(event)
+        await town.attempt(event)
+        asked = [request.line.split(" HTTP")[0] for request in rest.requests]
+        read = "GET /api/subscribers?external_id=1"
+        assert asked[:3] == [read, "POST /api/subscribers", read]
+        assert set(asked[3:]) == {read, "PUT /api/subscribers/101/password"}
+        assert asked[3:].count("PUT /api/subscribers/101/password") == 1
+
+
 async def test_the_whole_life_of_a_subscriber_by_xml(town, xml):
     """Each event is told twice."""
     async with town.served(TemplateHTTP, options(xml, XML)) as handler:
@@ -184,7 +198,7 @@ async def test_an_answer_that_is_lost_and_a_platform_that_is_away(town, rest):
 
 async def test_what_the_platform_refuses_is_told_in_its_words(town, rest, xml):
     async with town.served(TemplateHTTP, options(rest, REST)):
-        with pytest.raises(Rejected, match="create: HTTP 422 .*: unknown package"):
+        with pytest.raises(Rejected, match=r"create: HTTP 422 .*: unknown package"):
             await open_account(town, product="Wrong TV")
     async with town.served(TemplateHTTP, options(xml, XML)):
         xml.is_busy = True
@@ -222,38 +236,40 @@ async def test_no_secret_is_told_however_it_is_written(town, rest, xml):
         assert PASSWORD not in mark
 
 
-async def test_keys_come_page_by_page(town, rest):
-    async with town.served(TemplateHTTP, options(rest, REST)) as handler:
+async def test_keys_come_page_by_page(rest):
+    async with alone(TemplateHTTP, options(rest, REST)) as (handler, context):
         for number in range(1, 8):
             fields = {"external_id": str(number), "login": str(number), "password": "x"}
             rest.subscribers[number] = {"id": number, "enabled": True, **fields}
         found, after = [], None
-        while page := await handler.held_keys(after, town.context()):
+        while page := await handler.held_keys(after, context):
             assert len(page) <= 3
             found += page
             after = page[-1]
         assert found == list("1234567")
 
 
-async def test_a_list_without_an_end_is_refused(town, rest):
-    async with town.served(TemplateHTTP, options(rest, REST)) as handler:
+async def test_a_list_without_an_end_is_refused(rest):
+    async with alone(TemplateHTTP, options(rest, REST)) as (handler, context):
         rest.always = Answer(200, body='{"items": [{"external_id": "7"}]}')
         with pytest.raises(Rejected, match="does not go on"):
-            await handler.held_keys("7", town.context())
+            await handler.held_keys("7", context)
 
 
-BLIND_REST = f"""{BLIND}
+BLIND_REST = f"""{BLIND}{
+    '''
 [fields]
-package = "{{{{ package }}}}"
+package = "{{ package }}"
 [create]
 path = "/users"
-form = {{ name = "{{{{ key }}}}", package = "{{{{ wanted.package }}}}", key = "{{{{ secret.a }}}}" }}
+form = { name = "{{ key }}", package = "{{ wanted.package }}", key = "{{ secret.a }}" }
 [change]
-path = "/users/{{{{ key }}}}"
-form = {{ package = "{{{{ wanted.package }}}}" }}
+path = "/users/{{ key }}"
+form = { package = "{{ wanted.package }}" }
 [delete]
-path = "/users/{{{{ key }}}}"
-"""
+path = "/users/{{ key }}"
+'''
+}"""
 
 
 async def test_what_cannot_be_read_is_sent_with_every_event(town, rest):
@@ -296,7 +312,7 @@ async def test_in_shadow_mode_nothing_is_sent_and_all_is_told(town, rest, interf
     async with town.served(TemplateHTTP, chosen) as handler:
         town.api("Account/add_account", account_info=account_info(town))
         (event,) = town.events("Account/New")
-        with pytest.raises(Skipped, match="shadow mode, not done: .* is added"):
+        with pytest.raises(Skipped, match=r"shadow mode, not done: .* is added"):
             await handler.handle(event, town.context())
         sent = {request.method for request in rest.requests}
         assert sent <= ({"POST"} if interface is XML else {"GET"})
@@ -333,21 +349,21 @@ means = "refused"
         (Answer(200, body="[" * 60_000), TryLater, "not JSON"),
     ],
 )
-async def test_what_an_answer_means(town, rest, answer, verdict, told):
-    async with town.served(TemplateHTTP, options(rest, MEANINGS, Timeout=1)) as handler:
+async def test_what_an_answer_means(rest, answer, verdict, told):
+    async with alone(TemplateHTTP, options(rest, MEANINGS, Timeout=1)) as (handler, context):
         rest.then(answer)
         with pytest.raises(verdict, match=told) as raised:
-            await handler.read("1", None, town.context())
+            await handler.read("1", None, context)
         if answer.status == 429:
             assert raised.value.after.total_seconds() == 7
 
 
-async def test_an_error_is_not_taken_for_an_absence(town, rest):
+async def test_an_error_is_not_taken_for_an_absence(rest):
     """A rule about the body counts for answers of success, unless it says otherwise."""
-    async with town.served(TemplateHTTP, options(rest, REST)) as handler:
+    async with alone(TemplateHTTP, options(rest, REST)) as (handler, context):
         rest.then(Answer(401, body='{"items": []}'))
         with pytest.raises(Misconfigured):
-            await handler.read("1", None, town.context())
+            await handler.read("1", None, context)
 
 
 @pytest.mark.parametrize(
@@ -357,33 +373,33 @@ async def test_an_error_is_not_taken_for_an_absence(town, rest):
         '<!DOCTYPE response SYSTEM "file:///etc/passwd"><response/>',
     ],
 )
-async def test_xml_with_a_document_type_is_not_read(town, xml, body):
+async def test_xml_with_a_document_type_is_not_read(xml, body):
     lenient = XML.rpartition("[[rules]]")[0]
-    async with town.served(TemplateHTTP, options(xml, lenient)) as handler:
+    async with alone(TemplateHTTP, options(xml, lenient)) as (handler, context):
         xml.then(Answer(200, body=body))
         with pytest.raises(TryLater, match="document type"):
-            await handler.read(LOGIN, None, town.context())
+            await handler.read(LOGIN, None, context)
 
 
-async def test_a_value_that_would_change_the_path_is_refused(town, rest):
+async def test_a_value_that_would_change_the_path_is_refused(rest):
     """Nothing may delete all subscribers for want of a name."""
-    async with town.served(TemplateHTTP, options(rest, BLIND_REST, URL=rest.url)) as handler:
+    async with alone(TemplateHTTP, options(rest, BLIND_REST, URL=rest.url)) as (handler, context):
         for key in ("", "..", "."):
             with pytest.raises(Rejected, match="cannot stand in a path"):
-                await handler.apply(Change(key, {}, None), town.context())
+                await handler.apply(Change(key, {}, None), context)
         rest.always = Answer()
-        await handler.apply(Change("a/b?c#d", {}, None), town.context())
+        await handler.apply(Change("a/b?c#d", {}, None), context)
         assert rest.requests[-1].path == "/users/a%2Fb%3Fc%23d"
 
 
-async def test_what_it_says_of_its_server(town, rest, xml):
-    async with town.served(TemplateHTTP, options(rest, REST)) as handler:
-        assert await handler.check(town.context()) == (
+async def test_what_it_says_of_its_server(rest, xml):
+    async with alone(TemplateHTTP, options(rest, REST)) as (handler, context):
+        assert await handler.check(context) == (
             "the interface answers: under the key 0 there is nothing"
         )
         assert {request.method for request in rest.requests} == {"GET"}
-    async with town.served(TemplateHTTP, options(xml, XML)) as handler:
-        assert "can be reached" in await handler.check(town.context())
+    async with alone(TemplateHTTP, options(xml, XML)) as (handler, context):
+        assert "can be reached" in await handler.check(context)
         assert xml.requests == []
 
 
@@ -409,9 +425,9 @@ def replaced(old, new):
                   "{% endfor %}"), "a loop in a loop"),
         (replaced("{{ not barred }}", "{{ barred | nosuch }}"), "No filter named 'nosuch'"),
         (replaced('"json:/items/0/id"', '"jsn:/items"'), "read.fields.number: 'jsn:/items' is no"),
-        (replaced('missing = true', 'matches = "("'), "no regular expression"),
+        (replaced("missing = true", 'matches = "("'), "no regular expression"),
         (replaced('means = "absent"', 'means = "gone"'), "rules.0.means"),
-        (replaced('[delete]', '[remove]'), "delete: Field required"),
+        (replaced("[delete]", "[remove]"), "delete: Field required"),
         (replaced('fields = ["login", "package", "enabled"]', 'fields = ["login"]'),
          "no request changes the field enabled"),
         (replaced('key = "i_account"', "cannot_read = true"), "either there is .read."),

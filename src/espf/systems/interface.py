@@ -183,16 +183,17 @@ class Rule(_Strict):
     def fits(self, call: Call, said: Said) -> bool:
         """Whether it applies to a reply. Of one that cannot be read, nothing is known."""
         status = str(said.reply.status)
-        if call not in self.on:
-            return False
-        if not {status, f"{status[0]}xx"} & set(self.status):
+        if call not in self.on or not {status, f"{status[0]}xx"} & set(self.status):
             return False
         if self.at is None:
             return self.matches is None or search(self.matches, said.reply.text) is not None
         try:
-            found = self.at.found(said)
+            return self._fits(self.at.found(said))
         except NotRead:
             return False
+
+    def _fits(self, found: list[str]) -> bool:
+        """Whether it applies to what stands at its place."""
         if self.missing is not None and self.missing != (not found):
             return False
         if self.is_ and not set(self.is_) & set(found):

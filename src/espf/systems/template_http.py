@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from espf.errors import CheckLater, HandlerError, Misconfigured, Rejected, TryLater
 from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings, Route
 from espf.handlers.desired import (
+    RECONCILE,
     Change,
     DesiredStateHandler,
     DesiredStateSettings,
@@ -53,6 +54,8 @@ _NOBODY = "0"
 
 
 def _interface(value: str) -> str:
+    # Browsers send texts of several lines in this way.
+    value = value.replace("\r\n", "\n")
     Interface(value)
     return value
 
@@ -124,6 +127,8 @@ class TemplateHTTP(DesiredStateHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = TemplateHTTPSettings
     settings: TemplateHTTPSettings
+    #: A description may be about anything that the billing knows of an account.
+    supports = ("Account/*", "SIM/*", RECONCILE)
 
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)

@@ -80,9 +80,9 @@ class _Rendering:
 
 def hide(before: str, after: str, secrets: list[str]) -> None:
     """A secret is one in each form in which it is written."""
-    if after != before and after not in secrets:
-        if any(secret and secret in before for secret in secrets):
-            secrets.append(after)
+    is_new = after != before and after not in secrets
+    if is_new and any(secret and secret in before for secret in secrets):
+        secrets.append(after)
 
 
 _now: ContextVar[_Rendering] = ContextVar("_now")
