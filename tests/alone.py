@@ -8,6 +8,15 @@ from espf.handlers.http import Http, HttpClient
 from espf.handlers.registry import read_settings
 from espf.testing import FakeBilling, FakeOutlet
 
+#: A billing that knows one account, of the product Family TV.
+ONE_ACCOUNT = FakeBilling(
+    {
+        "Account/get_account_info": {
+            "account_info": {"i_account": 541, "id": "ann", "product_name": "Family TV"}
+        }
+    }
+)
+
 
 @asynccontextmanager
 async def alone(

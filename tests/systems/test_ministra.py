@@ -3,14 +3,17 @@
 Against a server that does as the API is documented; nobody has tried the product.
 """
 
+import json
 from dataclasses import astuple
 
 import pytest
 
-from alone import alone
+from alone import ONE_ACCOUNT, alone
 from espf.errors import Misconfigured, Rejected, TryLater
+from espf.handlers.base import Reply
 from espf.handlers.http_auth import basic
 from espf.systems.ministra import Ministra
+from espf.testing import check_handler, sample_event
 from ministra_server import MinistraServer
 from webhook import Answer
 
@@ -234,6 +237,19 @@ async def test_the_settings_are_to_blame_for_a_wrong_key_and_an_api_that_is_off(
         portal.is_enabled = False
         with pytest.raises(Misconfigured, match="not enabled"):
             await handler.check(context)
+
+
+async def test_it_keeps_the_contract_of_handlers():
+    account = {"login": "ann", "tariff_plan": "family", "status": 1, "comment": None}
+    reply = Reply(200, {}, json.dumps({"status": "OK", "results": [account]}))
+    chosen = {
+        "Ministra.URL": "http://127.0.0.1:1",
+        "Ministra.User": "espf",
+        "Ministra.Key": "hush-hush",
+        "Ministra.Tariffs": "Family TV=family",
+    }
+    event = sample_event("Account/Blocked")
+    await check_handler(Ministra, chosen, event, billing=ONE_ACCOUNT, reply=reply)
 
 
 async def test_two_accounts_of_one_number_are_refused(town, portal):

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from alone import alone
+from alone import ONE_ACCOUNT, alone
 from espf.errors import CheckLater, InvalidRequest, Misconfigured, Rejected, Skipped, TryLater
+from espf.handlers.base import Reply
 from espf.handlers.desired import Change
 from espf.handlers.registry import read_settings
 from espf.systems.template_http import TemplateHTTP
+from espf.testing import check_handler, sample_event
 from tv_platforms import JsonPlatform, XmlPlatform
 from webhook import Answer
 
@@ -401,6 +403,27 @@ async def test_what_it_says_of_its_server(rest, xml):
     async with alone(TemplateHTTP, options(xml, XML)) as (handler, context):
         assert "can be reached" in await handler.check(context)
         assert xml.requests == []
+
+
+@pytest.mark.parametrize(
+    ("interface", "reply"),
+    [
+        (
+            REST,
+            Reply(200, {}, '{"items": [{"id": 7, "login": "ann", "package": "Family TV", '
+                           '"enabled": true}]}'),
+        ),
+        (BLIND_REST, Reply(200, {}, "")),
+    ],
+)  # fmt: skip
+async def test_it_keeps_the_contract_of_handlers(interface, reply):
+    chosen = {
+        "TemplateHTTP.URL": "http://127.0.0.1:1",
+        "TemplateHTTP.Interface": interface,
+        "TemplateHTTP.Secret.A": "hush-hush",
+    }
+    event = sample_event("Account/Blocked")
+    await check_handler(TemplateHTTP, chosen, event, billing=ONE_ACCOUNT, reply=reply)
 
 
 def replaced(old, new):
