@@ -276,12 +276,12 @@ def _replace(value: object, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def _first(values: Sequence[Any]) -> Any:
-    return values[0] if values else ""
+def _first(values: object) -> str:
+    return (_texts(values) or [""])[0]
 
 
-def _last(values: Sequence[Any]) -> Any:
-    return values[-1] if values else ""
+def _last(values: object) -> str:
+    return (_texts(values) or [""])[-1]
 
 
 def _of_text(function: Callable[[str], str]) -> Callable[[object], str]:
