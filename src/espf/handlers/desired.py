@@ -211,12 +211,12 @@ class Change:
 class DesiredStateHandler(Handler):
     """A handler that makes a system hold what the billing wants."""
 
-    supports = (
+    supports: ClassVar[tuple[str, ...]] = (
         *ACCOUNT_EVENTS,
         "SIM/*",
         RECONCILE,
     )
-    usual = ACCOUNT_EVENTS
+    usual: ClassVar[tuple[str, ...]] = ACCOUNT_EVENTS
     Settings: ClassVar[type[HandlerSettings]] = DesiredStateSettings
     settings: DesiredStateSettings
 
