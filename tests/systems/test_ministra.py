@@ -76,6 +76,11 @@ async def test_the_whole_life_of_a_subscriber(town, portal):
         await pay(town, i_account, 5)
         assert portal.watches(LOGIN, PASSWORD) == "family"
         assert portal.sent == [("cut_off", LOGIN), ("cut_on", LOGIN)]
+        for status, shown in (("S", "cut off"), ("O", "family")):
+            where = f"WHERE i_account = {i_account}"
+            town.site.sql(f"UPDATE \"Accounts\" SET bill_status = '{status}' {where}")
+            await town.tell()
+            assert portal.watches(LOGIN, PASSWORD) == shown
 
         await update(town, i_account, i_product=town.product("Sport TV"))
         assert portal.watches(LOGIN, PASSWORD) == "sport"

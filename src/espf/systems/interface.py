@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import quote_plus, urlencode
 
@@ -325,7 +326,7 @@ class RequestTemplate:
 
 
 class Interface:
-    """A description, checked and ready to be used. Raises ValueError that says what is wrong."""
+    """A description, checked and ready to be used; nothing in it changes."""
 
     def __init__(self, document: str) -> None:
         described = _parsed(document)
@@ -368,6 +369,15 @@ class Interface:
         # Where there is none, the request that adds changes, too.
         self.changes = [request("change", one, changes) for one in described.change]
         self.delete = request("delete", described.delete, {**about, **held})
+
+
+@lru_cache(maxsize=64)
+def interface(document: str) -> Interface:
+    """What a description says; remembered, for it is read whenever the settings are.
+
+    Raises ValueError that says what is wrong.
+    """
+    return Interface(document)
 
 
 def _parsed(document: str) -> _Description:

@@ -25,7 +25,7 @@ from espf.handlers.desired import (
 from espf.handlers.event_sender import TEMPORARY, UNKNOWN_SENDER, Url, first_line, retry_after
 from espf.handlers.http import status_line
 from espf.handlers.subscriber import Subscriber
-from espf.systems.interface import SECRETS, Call, Interface, Meaning, RequestTemplate, Rule
+from espf.systems.interface import SECRETS, Call, Meaning, RequestTemplate, Rule, interface
 from espf.systems.replies import NotRead, Said
 from espf.systems.templates import TemplateFault
 
@@ -56,7 +56,7 @@ _NOBODY = "0"
 def _interface(value: str) -> str:
     # Browsers send texts of several lines in this way.
     value = value.replace("\r\n", "\n")
-    Interface(value)
+    interface(value)
     return value
 
 
@@ -133,7 +133,7 @@ class TemplateHTTP(DesiredStateHandler):
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)
         own = self.settings
-        self._interface = Interface(own.interface)
+        self._interface = interface(own.interface)
         self.keyed_by = self._interface.key
         self.secret_fields = self._interface.secret_fields
         self._route = Route(ca_file=own.ca_file or None)
