@@ -26,7 +26,7 @@ from pydantic import (
 
 from espf.handlers.desired import KeyKind
 from espf.systems import templates
-from espf.systems.replies import NotRead, Place, Said, expression, parse_xml, place, search
+from espf.systems.replies import NotRead, Place, Said, expression, parse_xml, place
 from espf.systems.templates import Template, TemplateFault
 
 #: What the requests are called.
@@ -65,8 +65,9 @@ _CONTENT_TYPES = {
 #: Headers that the requests have anyway.
 _TAKEN = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding"})
 
-#: The longest description.
+#: The longest description, and how many fields, requests and rules there may be.
 LONGEST = 128 * 1024
+_MOST = 100
 
 
 def _listed(value: object) -> object:
@@ -138,7 +139,7 @@ class _Request(_Strict):
 
 class _Read(_Request):
     method: Method = "GET"
-    fields: dict[_FieldName, _Place] = {}
+    fields: dict[_FieldName, _Place] = Field(default={}, max_length=_MOST)
 
 
 class _List(_Request):
@@ -187,19 +188,22 @@ class Rule(_Strict):
         if call not in self.on or not {status, f"{status[0]}xx"} & set(self.status):
             return False
         if self.at is None:
-            return self.matches is None or search(self.matches, said.reply.text) is not None
+            return self.matches is None or said.search(self.matches) is not None
         try:
-            return self._fits(self.at.found(said))
+            found = self.at.found(said)
         except NotRead:
             return False
+        return self._fits(found, said)
 
-    def _fits(self, found: list[str]) -> bool:
+    def _fits(self, found: list[str], said: Said) -> bool:
         """Whether it applies to what stands at its place."""
         if self.missing is not None and self.missing != (not found):
             return False
         if self.is_ and not set(self.is_) & set(found):
             return False
-        return self.matches is None or any(search(self.matches, one) is not None for one in found)
+        return self.matches is None or any(
+            said.search(self.matches, one) is not None for one in found
+        )
 
 
 class _Description(_Strict):
@@ -209,14 +213,16 @@ class _Description(_Strict):
     cannot_read: bool = False
     reason: _Place | None = None
     headers: _Headers = {}
-    fields: dict[_FieldName, str] = Field(min_length=1)
+    fields: dict[_FieldName, str] = Field(min_length=1, max_length=_MOST)
     told_by: dict[str, str] = {}
     read: _Read | None = None
     list_: _List | None = Field(default=None, alias="list")
     create: _Create
-    change: Annotated[tuple[_Change, ...], BeforeValidator(_listed)] = ()
+    change: Annotated[tuple[_Change, ...], BeforeValidator(_listed)] = Field(
+        default=(), max_length=_MOST
+    )
     delete: _Delete
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = Field(default=(), max_length=_MOST)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -296,10 +302,11 @@ class RequestTemplate:
 
         Raises TemplateFault.
         """
+        deadline = templates.a_while_from_now()
 
         def rendered(template: Template, where: str) -> str:
             try:
-                return template.render(values, secrets)
+                return template.render(values, secrets, deadline)
             except TemplateFault as fault:
                 raise TemplateFault(f"{self.call}.{where}: {fault}") from None
 

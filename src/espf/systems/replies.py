@@ -7,6 +7,7 @@ reply is, a regular expression has a time-out, and XML has neither DTD nor entit
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ import regex  # type: ignore[import-untyped]  # it has no types
 from espf.handlers.base import Reply
 from espf.model import compact
 
-#: How long a regular expression may look.
+#: How long regular expressions may look into one reply, together.
 _SECONDS = 0.2
 
 #: How deep XML may be.
@@ -44,6 +45,7 @@ class Said:
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
+        self._seconds = _SECONDS
 
     @cached_property
     def json(self) -> Any:
@@ -57,6 +59,24 @@ class Said:
     def xml(self) -> Element:
         """The root of its XML. Raises NotRead."""
         return parse_xml(self.reply.text)
+
+    def search(self, words: str, text: str | None = None) -> str | None:
+        """The first group of a regular expression, or all that it fits; None: it fits nowhere.
+
+        It looks into the body, or into a ``text`` of the reply. Raises NotRead when it looks for
+        too long.
+        """
+        started = time.monotonic()
+        looked_at = self.reply.text if text is None else text
+        try:
+            found = regex.search(words, looked_at, timeout=max(self._seconds, 0.001))
+        except TimeoutError:
+            raise NotRead(f"the regular expression {words!r} takes too long") from None
+        finally:
+            self._seconds -= time.monotonic() - started
+        if found is None:
+            return None
+        return str(found[1] or "") if found.re.groups else str(found[0])
 
 
 def parse_xml(text: str) -> Element:
@@ -115,7 +135,7 @@ class Place:
             case "xml":
                 return list(_elements(said.xml, self.steps))
             case "regex":
-                text = search(self.words, said.reply.text)
+                text = said.search(self.words)
                 return [] if text is None else [text]
             case "header":
                 text = said.reply.headers.get(self.words)
@@ -159,20 +179,6 @@ def expression(words: str) -> str:
     except regex.error as error:
         raise ValueError(f"{words!r} is no regular expression: {error}") from None
     return words
-
-
-def search(words: str, text: str) -> str | None:
-    """The first group of a regular expression, or all that it fits; None: it fits nowhere.
-
-    Raises NotRead when it looks for too long.
-    """
-    try:
-        found = regex.search(words, text, timeout=_SECONDS)
-    except TimeoutError:
-        raise NotRead(f"the regular expression {words!r} takes too long") from None
-    if found is None:
-        return None
-    return str(found[1] or "") if found.re.groups else str(found[0])
 
 
 def _members(value: Any, steps: Sequence[str]) -> Iterator[Any]:

@@ -27,7 +27,7 @@ from espf.handlers.http import status_line
 from espf.handlers.subscriber import Subscriber
 from espf.systems.interface import SECRETS, Call, Meaning, RequestTemplate, Rule, interface
 from espf.systems.replies import NotRead, Said
-from espf.systems.templates import TemplateFault
+from espf.systems.templates import TemplateFault, a_while_from_now
 
 _GROUP = "TemplateHTTP"
 
@@ -178,11 +178,12 @@ class TemplateHTTP(DesiredStateHandler):
             "secret": self._secrets,
         }
         wanted = {}
+        deadline = a_while_from_now()
         for name, template in self._interface.fields.items():
             # A password that the billing does not know is left as it is.
             if owner.service_password is not None or "password" not in template.uses:
                 try:
-                    wanted[name] = template.render(values, [])
+                    wanted[name] = template.render(values, [], deadline)
                 except TemplateFault as fault:
                     raise Rejected(f"fields.{name}: {fault}") from None
         return wanted

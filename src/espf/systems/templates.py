@@ -31,7 +31,7 @@ Place = Literal["text", "header", "path", "json", "xml"]
 #: How long a template, what it comes to, and a value in it may be.
 MOST_CHARACTERS = 64 * 1024
 
-#: How long it may take.
+#: How long those may take together that are rendered for one purpose.
 MOST_SECONDS = 0.5
 
 #: What a template may be made of.
@@ -122,12 +122,15 @@ class Template:
         finally:
             _now.reset(_rendering)
 
-    def render(self, values: Mapping[str, Any], secrets: list[str]) -> str:
+    def render(
+        self, values: Mapping[str, Any], secrets: list[str], deadline: float | None = None
+    ) -> str:
         """The text. The forms in which the secrets stand in it are added to them.
 
-        Raises TemplateFault when a value is missing, does not fit or is too long.
+        ``deadline`` is one of ``a_while_from_now``, for several of them. Raises TemplateFault when
+        a value is missing, does not fit or is too long, or when it takes too long.
         """
-        rendering = _Rendering(time.monotonic() + MOST_SECONDS, secrets)
+        rendering = _Rendering(deadline or a_while_from_now(), secrets)
         token = _now.set(rendering)
         pieces: list[str] = []
         size = 0
@@ -142,6 +145,11 @@ class Template:
         finally:
             _now.reset(token)
         return "".join(pieces)
+
+
+def a_while_from_now() -> float:
+    """When templates that are rendered now must be done."""
+    return time.monotonic() + MOST_SECONDS
 
 
 def _check(tree: nodes.Template, names: Mapping[str, Collection[str] | None]) -> None:
