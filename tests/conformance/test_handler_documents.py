@@ -39,6 +39,8 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
         ("AricentHSS", "aricent-hss.md"),
         ("PyHSS", "pyhss.md"),
         ("YateHSS", "yate-hss.md"),
+        ("Ministra", "ministra.md"),
+        ("TemplateHTTP", "template-http.md"),
     ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):

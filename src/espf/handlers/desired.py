@@ -238,7 +238,7 @@ class DesiredStateHandler(Handler):
     comes_first: ClassVar[bool] = False
 
     #: The fields whose values are never shown.
-    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, settings: HandlerSettings) -> None:
         super().__init__(settings)

@@ -292,6 +292,8 @@ class HttpClient:
             ssl=self._authorities.trusted(route.ca_file),
             proxy=route.proxy,
             proxy_headers=known if tunnel else None,
+            # Of what is not there, there is no type; some servers mind one.
+            skip_auto_headers=["Content-Type"] if body is None else None,
             trace_request_ctx=kept,
         ) as response:
             kept.reused = False  # a reply has begun

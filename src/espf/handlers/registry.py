@@ -36,7 +36,8 @@ class Incomplete(InvalidRequest):
 class Option:
     """One option of a handler type, as forms, the command line and the documents show it.
 
-    ``type`` is for readers: ``number``, ``on/off``, ``text``, ``list``, or the choices. ``default``
+    ``type`` is for readers: ``number``, ``on/off``, ``text``, ``lines`` of text, ``list``, or the
+    choices. ``default``
     is None where the option is mandatory. ``group`` is the part of a form that it belongs to;
     ``unit`` is what a number counts, empty where its description says so; ``only_with`` the option
     and its value without which this one does nothing.
@@ -268,7 +269,9 @@ def _type(field: FieldInfo) -> str:
     parts = _parts(field)
     if bool in parts:
         return "on/off"
-    return "number" if parts & {int, float} else "text"
+    if parts & {int, float}:
+        return "number"
+    return "lines" if _told(field, "lines") else "text"
 
 
 def _text(value: object) -> str:

@@ -153,6 +153,8 @@ def _of_option(option: Option, stored: object) -> Field:
             value = value or option.default or ""
         case "number":
             kind = "number"
+        case "lines":
+            kind = "area"
         case several if " | " in several:
             kind = "select"
             choices = tuple((word, word) for word in several.split(" | "))
