@@ -65,7 +65,7 @@ class HttpApi:
     ) -> Told:
         """One request; ``body`` goes as JSON, a ``form`` as a form.
 
-        ``path`` is quoted already. Raises TryLater when there is no answer, and Misconfigured when
+        ``path`` is quoted already; empty: the base URL itself. Raises TryLater when there is no answer, and Misconfigured when
         there can be none.
         """
         headers = {"Accept": "application/json", **self.headers}
@@ -76,7 +76,7 @@ class HttpApi:
         elif body is not None:
             headers["Content-Type"] = "application/json"
             content = compact(body).encode("utf-8", "replace")
-        url = f"{self.url.rstrip('/')}/{path.lstrip('/')}"
+        url = f"{self.url.rstrip('/')}/{path.lstrip('/')}" if path else self.url
         reply = await context.http.send(method, url, content, headers, self.timeout_seconds)
         return Told(reply, _read(reply.text))
 
