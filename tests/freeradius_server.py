@@ -149,7 +149,7 @@ class AccessServer:
         self._count += 1
         session = f"{user}-{self._count}"
         self.sessions[session.encode()] = {11: reply.get(11, []), 1: [user.encode()]}
-        self._account(session.encode(), 1)
+        self._account(session.encode(), [user.encode()], 1)
         return session
 
     def filters(self, session: str) -> list[str] | None:
@@ -157,9 +157,9 @@ class AccessServer:
         found = self.sessions.get(session.encode())
         return None if found is None else [value.decode() for value in found[11]]
 
-    def _account(self, session: bytes, status: int) -> None:
+    def _account(self, session: bytes, user: list[bytes], status: int) -> None:
         request = packet.AcctPacket(secret=SECRET)
-        request[1] = self.sessions[session][1]
+        request[1] = user
         request[4] = [socket.inet_aton(self.address)]
         request[40] = [status.to_bytes(4, "big")]
         request[44] = [session]
@@ -194,24 +194,24 @@ class AccessServer:
                 continue
             session = request[44][0]
             self.asked.append((request.code, session.decode()))
-            ended = False
+            ended = None
             if self.refuses is not None:
                 cause = self.refuses
             elif session not in self.sessions or request[1] != self.sessions[session][1]:
                 cause = 503
             else:
                 cause = None
-                ended = request.code == packet.DisconnectRequest
-                if not ended:
+                if request.code == packet.DisconnectRequest:
+                    ended = self.sessions.pop(session)
+                else:
                     self.sessions[session][11] = request[11]
             reply = request.CreateReply()
             if cause is not None:
                 reply.code += 1
                 reply[101] = [cause.to_bytes(4, "big")]
             self._listening.sendto(reply.ReplyPacket(), sender)
-            if ended:
-                self._account(session, 2)
-                del self.sessions[session]
+            if ended is not None:
+                self._account(session, ended[1], 2)
 
 
 def _of_debian(name: str) -> str:
