@@ -1,11 +1,10 @@
-"""A real FreeRADIUS over a database, as the how-to sets it up, and an access server that asks it."""
+"""A real FreeRADIUS over a database, as the how-to sets it up, and an access server that asks."""
 
 import os
 import re
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -67,12 +66,15 @@ class FreeRADIUS(Program):
         self.url_made = self.postgresql.empty("radius")
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(_of_debian("schema.sql"))
-            for statement in re.findall(r"^INSERT .+?;$", _blocks("sql"), re.M | re.S):
+            for statement in re.findall(r"^INSERT .+?;$", _blocks("sql"), re.MULTILINE | re.DOTALL):
                 connection.execute(statement)
         (self.folder / "queries.conf").write_text(_of_debian("queries.conf"))
         text = _blocks("ini") + _COA
         for ours, theirs in (
-            ("radius_db = .*", f'radius_db = "host={self.postgresql.folder} dbname=radius user=espf"'),
+            (
+                "radius_db = .*",
+                f'radius_db = "host={self.postgresql.folder} dbname=radius user=espf"',
+            ),
             ("reject_delay = 1", "reject_delay = 0"),
             (r"ipaddr = 127\.0\.0\.1\b", f"ipaddr = {self.address}"),
             ("auth = no", "auth = yes"),
@@ -216,7 +218,7 @@ class AccessServer:
 
 def _of_debian(name: str) -> str:
     """A file of the package, which only root and FreeRADIUS may read."""
-    as_root: Sequence[str] = () if os.geteuid() == 0 else ("sudo", "-n")
+    as_root = () if os.geteuid() == 0 else ("sudo", "-n")
     return subprocess.run(
         [*as_root, "cat", f"{QUERIES}/{name}"], capture_output=True, text=True, check=True
     ).stdout

@@ -1,10 +1,12 @@
 """A real Kamailio over a database, as the how-to sets it up, and a phone that registers there."""
 
 import hashlib
+import json
 import os
 import re
 import signal
 import socket
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -82,7 +84,19 @@ class Kamailio(Program):
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def ask(self, method: str, *params: str) -> object:
+        """What JSON-RPC answers."""
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.rpc, body.encode(), headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["result"]
+
     def clear(self) -> None:
+        """Forget everybody, also in memory."""
+        for (user,) in self.rows("SELECT DISTINCT username FROM location"):
+            self.ask("ul.rm", "location", user)
+        self.ask("htable.flush", "blocked")
         self.rows("TRUNCATE subscriber, htable, location")
 
     def _database(self) -> str:

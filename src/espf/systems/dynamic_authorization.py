@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pyrad.packet import (
+from pyrad.packet import (  # type: ignore[import-untyped]
     CoAACK,
     CoAPacket,
     CoARequest,
@@ -141,7 +141,7 @@ class _Exchange(asyncio.DatagramProtocol):
         if is_answer and not self.answer.done():
             self.answer.set_result(reply)
 
-    def error_received(self, exc: OSError) -> None:  # noqa: ARG002
+    def error_received(self, exc: Exception) -> None:  # noqa: ARG002
         """Nobody listens there: there is nothing to wait for."""
         if not self.answer.done():
             self.answer.set_result(None)

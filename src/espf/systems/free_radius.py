@@ -1,39 +1,34 @@
 """FreeRADIUS: who may use the network, how fast, and whose session has to end.
 
-An entry is a user by name, in the tables from which FreeRADIUS answers: its password in
-``radcheck``, attributes of its own in ``radreply``, its groups in ``radusergroup``. What a group
-gives is the network's business, and stands in tables that are not touched. The tables have no
-unique keys, so the rows of a user are removed and made anew, in one transaction.
+An entry is a user by name, in the tables from which FreeRADIUS answers: its password, attributes of
+its own, and its groups. What a group gives is the network's business, and stands in tables that
+are not touched.
 
 The tables decide about the next session, not about one that is under way: a NAS is told of that by
 Disconnect or CoA. Whether that is still to do is part of the state, so that a retry finds it:
 
-* Of whom no session may be left, ``radacct`` tells those that are open. One for which its NAS has
-  answered counts as ended here, although its last accounting may come later.
+* Of whom no session may be left, ``radacct`` tells those that are open. One whose end its NAS has
+  confirmed counts as ended here, although its last accounting may come later.
 * Of others, a session may well be open, and cannot be asked what it was told. So the groups are
-  first written with priorities that are higher by ``_UNTOLD`` or ``_UNENDED``, which decide the
-  same, and without that when the sessions have been told or ended. A new password ends sessions:
-  the name may have gone to somebody else.
-
-FreeRADIUS looks for a name with ``=`` and the hexadecimal code in place of each character that is
-not among its ``safe_characters``, and writes it so in ``radacct``; so a name is written like that.
+  first written with priorities that are higher by UNTOLD or UNENDED, which decide the same, and
+  without that when the sessions have been told or ended. A new password ends sessions: the name may
+  have gone to somebody else.
 
 A NAS that is silent is asked again in later attempts. Then a warning stands in the journal and the
 event counts as done, for the tables hold the truth already.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-import sqlalchemy as sa
 from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import Connection
 
-from espf.errors import Misconfigured, TryLater
+from espf.errors import TryLater
 from espf.handlers import pb_data
 from espf.handlers.base import Context, HandlerSettings
 from espf.handlers.desired import (
@@ -46,37 +41,31 @@ from espf.handlers.desired import (
 )
 from espf.handlers.subscriber import Subscriber
 from espf.systems.dynamic_authorization import AccessServer, Said, Session
+from espf.systems.radius_tables import (
+    NOTHING,
+    SAFE_CHARACTERS,
+    UNENDED,
+    UNTOLD,
+    Held,
+    RadiusTables,
+    Wanted,
+    user_of,
+)
 from espf.systems.sql import DatabaseUrl, SqlDatabase
 
 _GROUP = "FreeRADIUS"
 
-_PASSWORD = "Cleartext-Password"  # noqa: S105  (the name of an attribute)
-
-#: Any other attribute that would let somebody in.
-_ANY_PASSWORD = "-password"  # noqa: S105
-
-#: By how much priorities are higher while sessions are to be told of other groups, or to be ended.
-_UNTOLD, _UNENDED = 1000, 2000
-
 #: By which services a quota that is used up takes access away.
 _DATA = frozenset({"netaccess", "data"})
 
-_NOTHING = "none"
-
 #: How sessions that may go on stand, by what is still to do.
-_SESSIONS = {0: "told", _UNTOLD: "not told", _UNENDED: "not ended"}
+_SESSIONS = {0: "told", UNTOLD: "not told", UNENDED: "not ended"}
 
-#: How long an answer about a session counts: its last accounting must have come by then.
-_ANSWER_SECONDS = 600.0
+#: How long a session counts as ended: its last accounting must have come by then.
+_ENDED_SECONDS = 600.0
 
-#: How long a session counts as ended whose NAS is silent: until the attempt is over.
+#: The same of one whose NAS is silent: until the attempt is over.
 _GIVEN_UP_SECONDS = 30.0
-
-#: How many keys a page has.
-_PAGE = 1000
-
-#: What FreeRADIUS's safe_characters are unless they are set.
-_SAFE = "@abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_: /"
 
 _PREFIX = re.compile(r"(?:[a-z_]\w*\.)?(?:[a-z_]\w*)?", re.ASCII | re.IGNORECASE)
 
@@ -113,7 +102,7 @@ class FreeRADIUSSettings(DesiredStateSettings):
         json_schema_extra={"group": _GROUP},
     )
     safe_characters: str = Field(
-        default=_SAFE,
+        default=SAFE_CHARACTERS,
         alias="FreeRADIUS.SafeCharacters",
         max_length=128,
         description="What safe_characters of FreeRADIUS's module sql is set to: any other one of a "
@@ -208,33 +197,6 @@ class FreeRADIUSSettings(DesiredStateSettings):
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    attribute: str
-    op: str
-    value: str
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What the tables have of a user."""
-
-    checks: tuple[_Row, ...]
-    replies: tuple[_Row, ...]
-    groups: tuple[tuple[int, str], ...]
-    sessions: tuple[Session, ...]
-
-    @property
-    def is_there(self) -> bool:
-        return bool(self.checks or self.replies or self.groups)
-
-    @property
-    def still_to_do(self) -> int:
-        """What there is to do with the sessions: _UNTOLD, _UNENDED, or 0."""
-        highest = max((priority for priority, _ in self.groups), default=0)
-        return highest - highest % _UNTOLD
-
-
 class FreeRADIUS(DesiredStateHandler):
     """Make the tables of FreeRADIUS hold the users, and access servers the sessions."""
 
@@ -247,7 +209,9 @@ class FreeRADIUS(DesiredStateHandler):
         super().__init__(settings)
         own = self.settings
         self._database = SqlDatabase(own.database_url, own.timeout, own.concurrency)
-        self._tables = _Tables(own.table_prefix)
+        self._tables = RadiusTables(
+            own.table_prefix, own.safe_characters, sessions=own.live_sessions != "leave"
+        )
         #: Sessions that count as ended, and until when.
         self._ended: dict[str, float] = {}
 
@@ -270,41 +234,47 @@ class FreeRADIUS(DesiredStateHandler):
     def desired(self, key: str, owner: Subscriber) -> Fields | None:  # noqa: ARG002
         """The password, the groups, the reply's attributes, and what sessions there may be."""
         settings = self.settings
-        groups = mapped(owner.products, settings.groups)[::-1]
+        groups = self._groups(owner)
         if not groups or not owner.service_password:
             return None
-        is_barred = owner.barred_by(settings.barred_by)
-        if owner.exceeded & _DATA and not is_barred:
-            if settings.quota_group:
-                groups = (settings.quota_group, *groups)
-            else:
-                is_barred = True
-        if is_barred:
-            groups = (settings.barred_group, *groups)
         fields = {"password": owner.service_password, "groups": ", ".join(groups)}
         for attribute, where in settings.reply_attributes:
-            fields[attribute] = _told_of(owner.info, where) or _NOTHING
+            fields[attribute] = _told_of(owner.info, where) or NOTHING
         if settings.live_sessions != "leave":
-            may_stay = settings.when_barred == "walled garden" or not is_barred
-            fields["sessions"] = "told" if may_stay else _NOTHING
+            none_may = groups[0] == settings.barred_group and settings.when_barred == "reject"
+            fields["sessions"] = NOTHING if none_may else "told"
         return fields
+
+    def _groups(self, owner: Subscriber) -> list[str]:
+        """The groups, the one that decides first; none: no access."""
+        settings = self.settings
+        given = mapped(owner.products, settings.groups)[::-1]
+        groups = [one.strip() for value in given for one in value.split(",") if one.strip()]
+        if not groups:
+            return []
+        if owner.barred_by(settings.barred_by):
+            groups.insert(0, settings.barred_group)
+        elif owner.exceeded & _DATA:
+            groups.insert(0, settings.quota_group or settings.barred_group)
+        return list(dict.fromkeys(groups))
 
     async def read(self, key: str, wanted: Fields | None, context: Context) -> Fields | None:
         """What the tables have of a user, and its open sessions where there may be none."""
-        held = await self._database.run(context, partial(self._fetch, key))
+        held = await self._fetch(key, context)
         for row in held.checks:
             context.hide(row.value)
+        context.hide(held.password)
         sessions = self._open(held)
         if not held.is_there and (wanted is not None or not sessions):
             return None
         fields = {
-            "password": _password_of(held),
-            "groups": ", ".join(name for _, name in held.groups) or _NOTHING,
+            "password": held.password,
+            "groups": ", ".join(name for _, name in held.groups) or NOTHING,
         }
         for attribute, _ in self.settings.reply_attributes:
-            fields[attribute] = _reply_of(held, attribute)
-        if wanted is None or wanted.get("sessions") == _NOTHING:
-            fields["sessions"] = f"{len(sessions)} open" if sessions else _NOTHING
+            fields[attribute] = held.reply(attribute)
+        if wanted is None or wanted.get("sessions") == NOTHING:
+            fields["sessions"] = f"{len(sessions)} open" if sessions else NOTHING
         else:
             fields["sessions"] = _SESSIONS.get(held.still_to_do, "not told")
         return fields
@@ -312,287 +282,118 @@ class FreeRADIUS(DesiredStateHandler):
     async def apply(self, change: Change, context: Context) -> None:
         """Write the rows, if they differ; then see to the sessions."""
         key, wanted = change.key, change.wanted
-        if wanted is None or set(change.fields) - {"sessions"}:
-            await self._database.run(context, partial(self._write, change), writes=True)
+        if wanted is None:
+            await self._database.run(context, partial(self._tables.remove, key), writes=True)
+        elif set(change.fields) - {"sessions"}:
+            work = partial(self._write, change, wanted)
+            await self._database.run(context, work, writes=True)
         if self.settings.live_sessions == "leave":
             return
-        held = await self._database.run(context, partial(self._fetch, key))
-        if wanted is None or wanted["sessions"] == _NOTHING:
+        held = await self._fetch(key, context)
+        if wanted is None or wanted["sessions"] == NOTHING:
             await self._tell(self._open(held), (), context)
         elif held.still_to_do:
             filters: tuple[str, ...] = ()
-            if held.still_to_do == _UNTOLD:
+            if held.still_to_do == UNTOLD:
                 group = held.groups[0][1]
-                filters = await self._database.run(context, partial(self._filters, group))
-            await self._tell(held.sessions, filters, context)
-            work = partial(self._settle, key, held.still_to_do)
-            await self._database.run(context, work, writes=True)
+                filters = await self._database.run(context, partial(self._tables.filters, group))
+            await self._tell(self._open(held), filters, context)
+            settle = partial(self._tables.settle, key, held.still_to_do)
+            await self._database.run(context, settle, writes=True)
 
     async def held_keys(self, after: str | None, context: Context) -> Sequence[str]:
         """The names of users, also of those whom the billing does not know."""
-        start = after if after is None else self._name(after)
-        while page := await self._database.run(context, partial(self._names, start)):
+        tables = self._tables
+        start = after if after is None else tables.name_of(after)
+        while page := await self._database.run(context, partial(tables.names, start)):
             # FreeRADIUS cannot find the others, so nobody has them.
-            keys = [key for name in page if self._name(key := _key(name)) == name]
+            keys = [user for name in page if tables.name_of(user := user_of(name)) == name]
             if keys:
                 return keys
             start = page[-1]
         return ()
 
+    async def _fetch(self, key: str, context: Context) -> Held:
+        return await self._database.run(context, partial(self._tables.fetch, key))
+
+    # What runs in a thread
+
+    def _look(self, connection: Connection) -> None:
+        settings, tables = self.settings, self._tables
+        tables.fetch("", connection)
+        if settings.live_sessions != "leave" and not settings.nas_secret.get_secret_value():
+            tables.secret("", connection)
+        for group in {settings.barred_group, settings.quota_group} - {""}:
+            tables.must_be_there(group, connection)
+
+    def _write(self, change: Change, wanted: Fields, connection: Connection) -> None:
+        settings, groups = self.settings, wanted["groups"].split(", ")
+        is_special = groups[0] in {settings.barred_group, settings.quota_group}
+        if is_special:
+            self._tables.must_be_there(groups[0], connection)
+        # 0 is theirs.
+        first = self._to_do(change, wanted, connection) + (0 if is_special else 1)
+        self._tables.write(
+            change.key,
+            Wanted(
+                password=wanted["password"],
+                groups=list(enumerate(groups, first)),
+                replies={one: wanted[one] for one, _ in settings.reply_attributes},
+            ),
+            connection,
+        )
+
+    def _to_do(self, change: Change, wanted: Fields, connection: Connection) -> int:
+        """What is to be done with sessions that were opened before a change, and may go on."""
+        if change.held is None or wanted.get("sessions") != "told":
+            return 0
+        if not self._tables.open_sessions(change.key, connection):
+            return 0
+        is_another = "password" in change.fields or change.held.get("sessions") == "not ended"
+        return UNENDED if is_another or self.settings.live_sessions == "disconnect" else UNTOLD
+
     # Sessions
 
-    def _open(self, held: _Held) -> tuple[Session, ...]:
-        """The sessions that nobody has answered for."""
+    def _open(self, held: Held) -> list[Session]:
+        """The sessions that do not count as ended."""
         now = time.monotonic()
-        return tuple(one for one in held.sessions if self._ended.get(one.unique, 0) < now)
+        return [one for one in held.sessions if self._ended.get(one.unique, 0) < now]
 
     async def _tell(
         self, sessions: Sequence[Session], filters: tuple[str, ...], context: Context
     ) -> None:
-        """End or change sessions. Raises TryLater while a NAS may still come to do it."""
+        """End sessions, or change them. Raises TryLater while a NAS may still come to do it."""
+        answers = await asyncio.gather(*(self._ask(one, filters, context) for one in sessions))
         left = []
-        for session in sessions:
-            said = await self._ask(session, filters, context)
-            context.note(f"session {session.id}: {said.reason}")
+        for session, said in zip(sessions, answers, strict=True):
+            told = f"session {session.id}: {said.reason}"
             if said.outcome == "not now" and context.attempt < self.settings.nas_attempts:
-                left.append(f"{session.id}: {said.reason}")
+                left.append(told)
                 continue
-            if said.outcome != "done":
-                context.note(f"WARNING: session {session.id} may go on: {said.reason}")
-            self._ends(session, said)
+            context.note(told if said.outcome == "done" else f"WARNING: {told}; it may go on")
+            if not filters:
+                self._ends(session, said)
         if left:
-            raise TryLater(f"the tables are as they should be, but not session {'; '.join(left)}")
+            raise TryLater(f"the tables are as they should be, but not {'; '.join(left)}")
 
     async def _ask(self, session: Session, filters: tuple[str, ...], context: Context) -> Said:
         settings = self.settings
-        secret = settings.nas_secret.get_secret_value()
+        secret: str | None = settings.nas_secret.get_secret_value()
         if not secret:
-            found = await self._database.run(context, partial(self._secret, session.nas))
-            if found is None:
-                return Said("refused", f"the table nas has no secret of {session.nas}")
-            context.hide(found)
-            secret = found
-        server = AccessServer(
-            session.nas, settings.nas_port, secret.encode(), settings.nas_timeout
-        )
+            work = partial(self._tables.secret, session.nas)
+            secret = await self._database.run(context, work)
+        if not secret:
+            return Said("refused", f"the table nas has no secret of {session.nas}")
+        context.hide(secret)
+        server = AccessServer(session.nas, settings.nas_port, secret.encode(), settings.nas_timeout)
         return await server.ask(session, filters, context)
 
     def _ends(self, session: Session, said: Said) -> None:
         now = time.monotonic()
         for unique in [one for one, until in self._ended.items() if until < now]:
             del self._ended[unique]
-        seconds = _ANSWER_SECONDS if said.outcome == "done" else _GIVEN_UP_SECONDS
+        seconds = _ENDED_SECONDS if said.outcome == "done" else _GIVEN_UP_SECONDS
         self._ended[session.unique] = now + seconds
-
-    # What runs in a thread
-
-    def _name(self, key: str) -> str:
-        """A user's name as the tables have it."""
-        safe = self.settings.safe_characters
-        return "".join(
-            one if one in safe or not one.isascii() else f"={ord(one):02X}" for one in key
-        )
-
-    def _fetch(self, key: str, connection: Connection) -> _Held:
-        tables, name = self._tables, self._name(key)
-        return _Held(
-            checks=_rows(connection, tables.check, name),
-            replies=_rows(connection, tables.reply, name),
-            groups=tuple(
-                (row.priority, row.groupname)
-                for row in connection.execute(
-                    sa.select(tables.usergroup.c.priority, tables.usergroup.c.groupname)
-                    .where(tables.usergroup.c.username == name)
-                    .order_by(tables.usergroup.c.priority, tables.usergroup.c.id)
-                )
-            ),
-            sessions=self._sessions(key, connection),
-        )
-
-    def _sessions(self, key: str, connection: Connection) -> tuple[Session, ...]:
-        if self.settings.live_sessions == "leave":
-            return ()
-        columns = self._tables.acct.c
-        found = connection.execute(
-            sa.select(columns.acctuniqueid, columns.acctsessionid, columns.nasipaddress)
-            .where(columns.username == self._name(key), columns.acctstoptime.is_(None))
-            .order_by(columns.radacctid)
-        )
-        return tuple(
-            Session(str(row.acctuniqueid), _key(row.acctsessionid), key, str(row.nasipaddress))
-            for row in found
-        )
-
-    def _write(self, change: Change, connection: Connection) -> None:
-        """Make the rows of a user anew."""
-        tables, name, wanted = self._tables, self._name(change.key), change.wanted
-        if wanted is None:
-            for table in (tables.check, tables.reply, tables.usergroup):
-                connection.execute(sa.delete(table).where(table.c.username == name))
-            return
-        groups = wanted["groups"].split(", ")
-        if groups[0] in {self.settings.barred_group, self.settings.quota_group}:
-            self._must_be_there(groups[0], connection)
-        attributes = [attribute for attribute, _ in self.settings.reply_attributes]
-        of_check = sa.func.lower(tables.check.c.attribute).endswith(_ANY_PASSWORD)
-        of_reply = tables.reply.c.attribute.in_(attributes)
-        for table, ours in (
-            (tables.check, of_check),
-            (tables.reply, of_reply),
-            (tables.usergroup, sa.true()),
-        ):
-            connection.execute(sa.delete(table).where(table.c.username == name, ours))
-        _insert(connection, tables.check, name, {_PASSWORD: wanted["password"]})
-        replies = {one: wanted[one] for one in attributes if wanted[one] != _NOTHING}
-        _insert(connection, tables.reply, name, replies)
-        # Of the barred, the first is at 0.
-        first = int(groups[0] not in {self.settings.barred_group, self.settings.quota_group})
-        first += self._to_do(change, connection)
-        rows = [
-            {"username": name, "groupname": group, "priority": priority}
-            for priority, group in enumerate(groups, first)
-        ]
-        connection.execute(sa.insert(tables.usergroup), rows)
-
-    def _to_do(self, change: Change, connection: Connection) -> int:
-        """What is to be done with sessions that were opened before a change, and may go on."""
-        if change.held is None or (change.wanted or {}).get("sessions") != "told":
-            return 0
-        if not self._sessions(change.key, connection):
-            return 0
-        is_another = "password" in change.fields or change.held.get("sessions") == "not ended"
-        if is_another or self.settings.live_sessions == "disconnect":
-            return _UNENDED
-        return _UNTOLD
-
-    def _settle(self, key: str, done: int, connection: Connection) -> None:
-        columns = self._tables.usergroup.c
-        connection.execute(
-            sa.update(self._tables.usergroup)
-            .where(columns.username == self._name(key), columns.priority >= done)
-            .values(priority=columns.priority - done)
-        )
-
-    def _filters(self, group: str, connection: Connection) -> tuple[str, ...]:
-        """The Filter-Id of a group."""
-        columns = self._tables.groupreply.c
-        found = connection.scalars(
-            sa.select(columns.value)
-            .where(columns.groupname == group, columns.attribute == "Filter-Id")
-            .order_by(columns.id)
-        )
-        return tuple(map(str, found))
-
-    def _secret(self, nas: str, connection: Connection) -> str | None:
-        columns = self._tables.nas.c
-        found = connection.scalars(sa.select(columns.secret).where(columns.nasname == nas))
-        return found.first()
-
-    def _must_be_there(self, group: str, connection: Connection) -> None:
-        """A group without any rows would let everybody in, without a limit."""
-        for table in (self._tables.groupcheck, self._tables.groupreply):
-            asked = sa.select(table.c.id).where(table.c.groupname == group).limit(1)
-            if connection.execute(asked).first() is not None:
-                return
-        raise Misconfigured(
-            f"the group {group!r} is neither in {self._tables.groupcheck.name} nor in "
-            f"{self._tables.groupreply.name}: it would keep nobody out"
-        )
-
-    def _look(self, connection: Connection) -> None:
-        self._fetch("", connection)
-        settings = self.settings
-        if settings.live_sessions != "leave" and not settings.nas_secret.get_secret_value():
-            self._secret("", connection)
-        for group in {settings.barred_group, settings.quota_group} - {""}:
-            self._must_be_there(group, connection)
-
-    def _names(self, after: str | None, connection: Connection) -> list[str]:
-        """The next names in the tables, in the order of the database."""
-        tables = self._tables
-        selects = []
-        for table in (tables.check, tables.reply, tables.usergroup):
-            select = sa.select(table.c.username.label("name")).distinct()
-            if after is not None:
-                select = select.where(table.c.username > after)
-            selects.append(select)
-        found = sa.union(*selects).order_by("name").limit(_PAGE)
-        return [str(name) for name in connection.scalars(found)]
-
-
-class _Tables:
-    """The tables of FreeRADIUS, as far as they are used."""
-
-    def __init__(self, prefix: str) -> None:
-        schema, dot, start = prefix.rpartition(".")
-
-        def table(name: str, *columns: str) -> sa.TableClause:
-            named = map(sa.column, ("id", *columns))
-            return sa.table(start + name, *named, schema=schema if dot else None)
-
-        self.check = table("radcheck", "username", "attribute", "op", "value")
-        self.reply = table("radreply", "username", "attribute", "op", "value")
-        self.usergroup = table("radusergroup", "username", "groupname", "priority")
-        self.groupcheck = table("radgroupcheck", "groupname")
-        self.groupreply = table("radgroupreply", "groupname", "attribute", "value")
-        self.nas = table("nas", "nasname", "secret")
-        names = ("username", "acctsessionid", "acctuniqueid", "nasipaddress", "acctstoptime")
-        self.acct = table("radacct", "radacctid", *names)
-
-
-def _rows(connection: Connection, table: sa.TableClause, name: str) -> tuple[_Row, ...]:
-    asked = sa.select(table.c.attribute, table.c.op, table.c.value)
-    found = connection.execute(asked.where(table.c.username == name).order_by(table.c.id))
-    return tuple(_Row(str(row.attribute), str(row.op), str(row.value)) for row in found)
-
-
-def _insert(
-    connection: Connection, table: sa.TableClause, name: str, values: Mapping[str, str]
-) -> None:
-    rows = [
-        {"username": name, "attribute": attribute, "op": ":=", "value": _written(value)}
-        for attribute, value in values.items()
-    ]
-    if rows:
-        connection.execute(sa.insert(table), rows)
-
-
-def _key(name: str) -> str:
-    """What a name stands for in the tables, or another text that FreeRADIUS has written."""
-    return re.sub("=([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), name)
-
-
-def _written(value: str) -> str:
-    """A value as FreeRADIUS takes it literally: between quotes of its own it would be evaluated."""
-    if "\\" not in value and (value[:1] not in {'"', "'", "`"} or value[0] != value[-1]):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _plain(written: str) -> str:
-    """What ``_written`` has made of a value."""
-    if len(written) < 2 or written[0] != "'" or written[-1] != "'":
-        return written
-    return re.sub(r"\\(.)", r"\1", written[1:-1], flags=re.DOTALL)
-
-
-def _password_of(held: _Held) -> str:
-    """The password; with anything beside it that would let somebody in, what is no password."""
-    found = [row for row in held.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
-    match found:
-        case []:
-            return _NOTHING
-        case [_Row(attribute, ":=", value)] if attribute == _PASSWORD:
-            return _plain(value)
-        case _:
-            return "\n".join(f"{row.attribute} {row.op} {row.value}" for row in found)
-
-
-def _reply_of(held: _Held, attribute: str) -> str:
-    found = [row for row in held.replies if row.attribute == attribute]
-    if len(found) == 1 and found[0].op == ":=":
-        return _plain(found[0].value)
-    return ", ".join(f"{row.op} {row.value}" for row in found) or _NOTHING
 
 
 def _told_of(info: pb_data.Info, where: str) -> str | None:

@@ -65,8 +65,8 @@ class HttpApi:
     ) -> Told:
         """One request; ``body`` goes as JSON, a ``form`` as a form.
 
-        ``path`` is quoted already; empty: the base URL itself. Raises TryLater when there is no answer, and Misconfigured when
-        there can be none.
+        ``path`` is quoted already; empty: the base URL itself. Raises TryLater when there is no
+        answer, and Misconfigured when there can be none.
         """
         headers = {"Accept": "application/json", **self.headers}
         content: bytes | None = None

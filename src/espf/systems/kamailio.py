@@ -115,7 +115,7 @@ class KamailioSettings(DesiredStateSettings):
         alias="Kamailio.Location",
         min_length=1,
         max_length=64,
-        description="What registrations are saved under, as in save(\"location\").",
+        description='What registrations are saved under, as in save("location").',
         json_schema_extra={"group": _GROUP},
     )
     timeout: int = Field(
@@ -262,18 +262,17 @@ class Kamailio(DesiredStateHandler):
             return
         digests = {"ha1": wanted["ha1"], "ha1b": wanted["ha1b"], "password": ""}
         if not connection.execute(sa.update(users).where(is_it).values(digests)).rowcount:
-            row = {"username": key, "domain": domain, **digests}
-            connection.execute(sa.insert(users).values(row))
+            user = sa.insert(users).values(username=key, domain=domain, **digests)
+            connection.execute(user)
         if wanted["barred"] == _YES:
             # A text by a text, for ever.
-            row = {"key_name": key, "key_type": 0, "value_type": 0, "key_value": "1", "expires": 0}
-            connection.execute(sa.insert(bars).values(row))
+            for_ever = {"key_type": 0, "value_type": 0, "expires": 0}
+            bar = sa.insert(bars).values(key_name=key, key_value="1", **for_ever)
+            connection.execute(bar)
 
     def _names(self, after: str | None, connection: Connection) -> list[str]:
         users, bars = self._users.c, self._bars.c
-        known = sa.select(users.username.label("name")).where(
-            users.domain == self.settings.domain
-        )
+        known = sa.select(users.username.label("name")).where(users.domain == self.settings.domain)
         barred = sa.select(bars.key_name.label("name"))
         if after is not None:
             known, barred = known.where(users.username > after), barred.where(bars.key_name > after)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from espf.errors import HandlerError, Misconfigured, Rejected, TryLater, Unreachable
@@ -81,7 +81,7 @@ _NAMES: Mapping[type[HandlerError], tuple[str, ...]] = {
 }
 
 #: What may be told of data that are refused, for it says the column and no value.
-_TOO_LONG = ("22001", 1406)
+_TOO_LONG = ("22001", "1406")
 
 
 def _understood(value: SecretStr) -> SecretStr:
@@ -159,6 +159,8 @@ class SqlDatabase:
         It may be run twice, when the connection turns out to have been broken.
         """
         self._address = await context.http.resolve(*self._at)
+        if self._engine is None:
+            self._engine = self._made()
         running = _Running()
         try:
             # The database's own time-outs come first.
@@ -187,9 +189,7 @@ class SqlDatabase:
             self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="espf-sql")
         return self._threads
 
-    def _transaction(
-        self, work: Callable[[Connection], T], writes: bool, running: "_Running"
-    ) -> T:
+    def _transaction(self, work: Callable[[Connection], T], writes: bool, running: "_Running") -> T:
         try:
             return self._attempt(work, writes, running)
         except DBAPIError as error:
@@ -204,8 +204,7 @@ class SqlDatabase:
             raise self._verdict(error) from None
 
     def _attempt(self, work: Callable[[Connection], T], writes: bool, running: "_Running") -> T:
-        if self._engine is None:
-            self._engine = self._made()
+        assert self._engine is not None
         options = {"writes": writes}
         with self._engine.connect().execution_options(**options) as connection:
             running.begin(connection.connection.dbapi_connection)
@@ -284,23 +283,27 @@ class SqlDatabase:
         raw.commit()
 
     def _verdict(self, error: DBAPIError) -> HandlerError:
-        original = error.orig
-        if isinstance(original, sqlite3.Error):
-            kind, code = _of_sqlite(original)
-            text = str(original)
-        elif (sqlstate := getattr(original, "sqlstate", "")) != "":
-            kind, code = _of_postgresql(sqlstate, str(original)), sqlstate
-            text = getattr(getattr(original, "diag", None), "message_primary", None) or str(
-                original
-            )
-        else:
-            number, *rest = original.args if original and original.args else (0,)
-            kind, code = _of_mariadb(number), number
-            text = str(rest[0]) if rest else ""
+        kind, code, text = self._judged(error)
         if kind is Rejected and code not in _TOO_LONG:
             text = "the data are refused"
         told = text.strip().split("\n", 1)[0].rpartition(" failed: ")[2]
         return kind(f"{self.place}: {told}" + (f" ({code})" if code else ""))
+
+    def _judged(self, error: DBAPIError) -> tuple[type[HandlerError], str, str]:
+        """The verdict, the database's code, and its words."""
+        original = error.orig
+        if self.kind == "PostgreSQL":
+            code, text = getattr(original, "sqlstate", None) or "", str(original)
+            if not code and isinstance(error, DataError):
+                return Rejected, "", ""  # the driver itself cannot send them
+            told = getattr(getattr(original, "diag", None), "message_primary", None)
+            return _of_postgresql(code, text), code, told or text
+        if self.kind == "MariaDB":
+            number, *rest = *(original.args if original is not None else ()), 0
+            return _of_mariadb(number), str(number), str(rest[0] if rest else "")
+        # The driver gives no name to errors that are its own.
+        name = str(getattr(original, "sqlite_errorname", "ERROR")).removeprefix("SQLITE_")
+        return _of_sqlite(name), name, str(original)
 
 
 class _Running:
@@ -342,8 +345,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _of_postgresql(code: str | None, text: str) -> type[HandlerError]:
-    if code is None:
+def _of_postgresql(code: str, text: str) -> type[HandlerError]:
+    if not code:
         return Misconfigured if _NO_ENTRY.search(text) else Unreachable
     if code == _TAKEN or code.startswith(_LATER):
         return TryLater
@@ -360,11 +363,9 @@ def _of_mariadb(number: object) -> type[HandlerError]:
     return next((kind for kind, numbers in _NUMBERS.items() if number in numbers), Rejected)
 
 
-def _of_sqlite(error: sqlite3.Error) -> tuple[type[HandlerError], str]:
-    # The driver names no errors that are its own.
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR").removeprefix("SQLITE_")
+def _of_sqlite(name: str) -> type[HandlerError]:
     kinds = (kind for kind, names in _NAMES.items() if name.startswith(names))
-    return next(kinds, Rejected), name
+    return next(kinds, Rejected)
 
 
 def _os_fault(error: OSError) -> str:
