@@ -200,7 +200,6 @@ async def test_a_silent_access_server_is_asked_again_and_then_warned_of(town, ra
         assert context.notes[-1].startswith(f"WARNING: session {session}: the NAS")
 
         # An audit still finds the session, and ends it when the server is there again.
-        handler._ended.clear()
         found = await handler.compare(USER, town.context())
         assert [str(one) for one in found.differences(frozenset())] == ["sessions: 1 open -> none"]
         nas.silent = False
@@ -238,7 +237,7 @@ async def test_what_an_access_server_refuses(town, radius, nas):
             i_account = await open_account(town, f"user-{cause}")
             nas.dial(f"user-{cause}", PASSWORD)
             nas.refuses = cause
-            await change(town, i_account, blocked="Y")
+            await town.attempt(blocked(town, i_account))
             assert told in town.journal[-1]
         for cause in (506, 0):
             i_account = await open_account(town, f"user-{cause}")
@@ -265,7 +264,7 @@ async def test_the_secret_of_an_access_server_may_stand_in_its_table(town, radiu
     async with town.served(FreeRADIUS, options(radius, NASSecret="")):
         i_account = await open_account(town)
         session = nas.dial(USER, PASSWORD)
-        await change(town, i_account, blocked="Y")
+        await town.attempt(blocked(town, i_account))
         assert "no secret" in town.journal[-1]
         assert nas.filters(session) == ["rate-50M"]
         secret = SECRET.decode()

@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
+from weakref import ref
 
 from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import Connection
@@ -63,9 +64,6 @@ _SESSIONS = {0: "told", UNTOLD: "not told", UNENDED: "not ended"}
 
 #: How long a session counts as ended: its last accounting must have come by then.
 _ENDED_SECONDS = 600.0
-
-#: The same of one whose NAS is silent: until the attempt is over.
-_GIVEN_UP_SECONDS = 30.0
 
 _PREFIX = re.compile(r"(?:[a-z_]\w*\.)?(?:[a-z_]\w*)?", re.ASCII | re.IGNORECASE)
 
@@ -214,6 +212,8 @@ class FreeRADIUS(DesiredStateHandler):
         )
         #: Sessions that count as ended, and until when.
         self._ended: dict[str, float] = {}
+        #: Sessions that are left as they are, and the attempt for which that holds.
+        self._given_up: dict[str, ref[Context]] = {}
 
     def secrets(self) -> tuple[str, ...]:
         """See Handler; and the password in the URL."""
@@ -264,7 +264,7 @@ class FreeRADIUS(DesiredStateHandler):
         for row in held.checks:
             context.hide(row.value)
         context.hide(held.password)
-        sessions = self._open(held)
+        sessions = self._open(held, context)
         if not held.is_there and (wanted is not None or not sessions):
             return None
         fields = {
@@ -291,13 +291,13 @@ class FreeRADIUS(DesiredStateHandler):
             return
         held = await self._fetch(key, context)
         if wanted is None or wanted["sessions"] == NOTHING:
-            await self._tell(self._open(held), (), context)
+            await self._tell(self._open(held, context), (), context)
         elif held.still_to_do:
             filters: tuple[str, ...] = ()
             if held.still_to_do == UNTOLD:
                 group = held.groups[0][1]
                 filters = await self._database.run(context, partial(self._tables.filters, group))
-            await self._tell(self._open(held), filters, context)
+            await self._tell(self._open(held, context), filters, context)
             settle = partial(self._tables.settle, key, held.still_to_do)
             await self._database.run(context, settle, writes=True)
 
@@ -354,10 +354,16 @@ class FreeRADIUS(DesiredStateHandler):
 
     # Sessions
 
-    def _open(self, held: Held) -> list[Session]:
-        """The sessions that do not count as ended."""
+    def _open(self, held: Held, context: Context) -> list[Session]:
+        """The sessions that do not count as ended in this attempt."""
         now = time.monotonic()
-        return [one for one in held.sessions if self._ended.get(one.unique, 0) < now]
+        # They are in the order of time.
+        while self._ended and next(iter(self._ended.values())) < now:
+            del self._ended[next(iter(self._ended))]
+        left = {one for one, attempt in self._given_up.items() if attempt() is context}
+        return [
+            one for one in held.sessions if one.unique not in left and one.unique not in self._ended
+        ]
 
     async def _tell(
         self, sessions: Sequence[Session], filters: tuple[str, ...], context: Context
@@ -370,11 +376,20 @@ class FreeRADIUS(DesiredStateHandler):
             if said.outcome == "not now" and context.attempt < self.settings.nas_attempts:
                 left.append(told)
                 continue
-            context.note(told if said.outcome == "done" else f"WARNING: {told}; it may go on")
+            if said.outcome != "done":
+                context.note(f"WARNING: {told}; it may go on")
+                self._give_up(session, context)
+                continue
+            context.note(told)
             if not filters:
-                self._ends(session, said)
+                self._ended.pop(session.unique, None)
+                self._ended[session.unique] = time.monotonic() + _ENDED_SECONDS
         if left:
             raise TryLater(f"the tables are as they should be, but not {'; '.join(left)}")
+
+    def _give_up(self, session: Session, context: Context) -> None:
+        running = {one: by for one, by in self._given_up.items() if by() is not None}
+        self._given_up = {**running, session.unique: ref(context)}
 
     async def _ask(self, session: Session, filters: tuple[str, ...], context: Context) -> Said:
         settings = self.settings
@@ -387,13 +402,6 @@ class FreeRADIUS(DesiredStateHandler):
         context.hide(secret)
         server = AccessServer(session.nas, settings.nas_port, secret.encode(), settings.nas_timeout)
         return await server.ask(session, filters, context)
-
-    def _ends(self, session: Session, said: Said) -> None:
-        now = time.monotonic()
-        for unique in [one for one, until in self._ended.items() if until < now]:
-            del self._ended[unique]
-        seconds = _ENDED_SECONDS if said.outcome == "done" else _GIVEN_UP_SECONDS
-        self._ended[session.unique] = now + seconds
 
 
 def _told_of(info: pb_data.Info, where: str) -> str | None:
