@@ -59,15 +59,15 @@ class FreeRADIUS(Program):
 
     @property
     def url(self) -> str:
-        """The URL of the tables."""
-        return self.postgresql.url("radius")
+        """The URL of the tables, with the rights that the how-to gives."""
+        return self.postgresql.url("radius").replace("espf@", "provisioner@")
 
     def install(self) -> None:
-        self.url_made = self.postgresql.empty("radius")
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        url = self.postgresql.empty("radius")
+        with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(_of_debian("schema.sql"))
-            for statement in re.findall(r"^INSERT .+?;$", _blocks("sql"), re.MULTILINE | re.DOTALL):
-                connection.execute(statement)
+            connection.execute("CREATE ROLE provisioner LOGIN")
+            connection.execute(_blocks("sql").replace(" TO espf;", " TO provisioner;"))
         (self.folder / "queries.conf").write_text(_of_debian("queries.conf"))
         text = _blocks("ini") + _COA
         for ours, theirs in (
@@ -94,7 +94,7 @@ class FreeRADIUS(Program):
 
     def rows(self, statement: str, *values: object) -> list[tuple]:
         """What a statement finds, if it finds anything."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with psycopg.connect(self.postgresql.url("radius"), autocommit=True) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 

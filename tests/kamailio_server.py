@@ -35,8 +35,8 @@ class Kamailio(Program):
 
     @property
     def url(self) -> str:
-        """The URL of the tables."""
-        return self.postgresql.url("kamailio")
+        """The URL of the tables, with the rights that the how-to gives."""
+        return self.postgresql.url("kamailio").replace("espf@", "provisioner@")
 
     @property
     def rpc(self) -> str:
@@ -44,12 +44,13 @@ class Kamailio(Program):
         return f"http://{self.address}:5060/RPC"
 
     def install(self) -> None:
-        self.postgresql.empty("kamailio")
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        text, grants = (_block(language) for language in ("cfg", "sql"))
+        url = self.postgresql.empty("kamailio")
+        with psycopg.connect(url, autocommit=True) as connection:
             for name in ("standard", "auth_db", "usrloc", "htable"):
                 connection.execute((TABLES / f"{name}-create.sql").read_text())
-        found = re.findall(r"^```cfg\n(.*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
-        (text,) = found
+            connection.execute("CREATE ROLE provisioner LOGIN")
+            connection.execute(grants.replace(" TO espf;", " TO provisioner;"))
         for ours, theirs in (
             (r"postgres://kamailio:PASSWORD@127\.0\.0\.1/", self._database()),
             (r"(listen=\w+):127\.0\.0\.1", rf"\1:{self.address}"),
@@ -80,7 +81,7 @@ class Kamailio(Program):
 
     def rows(self, statement: str, *values: object) -> list[tuple]:
         """What a statement finds, if it finds anything."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with psycopg.connect(self.postgresql.url("kamailio"), autocommit=True) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
@@ -154,6 +155,13 @@ class Phone:
             nonce = re.search(r'nonce="([^"]+)"', answer)
             return int(answer.split(" ", 2)[1]), nonce[1] if nonce else ""
         raise AssertionError("Kamailio does not answer")
+
+
+def _block(language: str) -> str:
+    """What stands in the how-to in one language, once."""
+    text = HOW_TO.read_text()
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return found
 
 
 def _md5(text: str) -> str:

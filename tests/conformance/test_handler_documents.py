@@ -32,7 +32,12 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
 
 @pytest.mark.parametrize(
     ("handler_type", "page"),
-    [("EventSender", "event-sender.md"), ("ConnectorSender", "connector-sender.md")],
+    [
+        ("ConnectorSender", "connector-sender.md"),
+        ("EventSender", "event-sender.md"),
+        ("FreeRADIUS", "free-radius.md"),
+        ("Kamailio", "kamailio.md"),
+    ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):
     rows = re.findall(

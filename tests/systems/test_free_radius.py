@@ -367,7 +367,7 @@ async def test_faults_of_the_database_in_between(town, radius, nas):
 
         town.api("Account/update_account", account_info={"i_account": i_account, "blocked": "N"})
         (event,) = town.events("Account/*")
-        with psycopg.connect(radius.url) as locking:
+        with psycopg.connect(radius.postgresql.url("radius")) as locking:
             locking.execute("LOCK TABLE radusergroup")
             with pytest.raises(TryLater, match="55P03"):
                 await town.attempt(event)

@@ -184,7 +184,7 @@ async def test_faults_in_between(town, sip, phone):
     """Frozen, locked, wrong: the event is not to blame, and comes to its end."""
     async with town.served(Kamailio, options(sip)):
         event = blocked(town, await open_account(town))
-        with psycopg.connect(sip.url) as locking:
+        with psycopg.connect(sip.postgresql.url("kamailio")) as locking:
             locking.execute("LOCK TABLE htable")
             with pytest.raises(TryLater, match="55P03"):
                 await town.attempt(event)
