@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import Self
 
 import psycopg
 from pyrad import packet
@@ -52,6 +53,13 @@ class FreeRADIUS(Program):
     def __init__(self) -> None:
         super().__init__()
         self.postgresql = PostgreSQL()
+
+    def __enter__(self) -> Self:
+        try:
+            return super().__enter__()
+        except BaseException:
+            self.postgresql.close()
+            raise
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)

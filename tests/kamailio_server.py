@@ -9,6 +9,7 @@ import socket
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import psycopg
 
@@ -28,6 +29,13 @@ class Kamailio(Program):
     def __init__(self) -> None:
         super().__init__()
         self.postgresql = PostgreSQL(tcp=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return super().__enter__()
+        except BaseException:
+            self.postgresql.close()
+            raise
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
