@@ -44,6 +44,15 @@ class Row:
     op: str
     value: str
 
+    @property
+    def plain(self) -> str | None:
+        """What FreeRADIUS takes the value for; None where it is not one that we would write."""
+        plain = _plain(self.value)
+        return plain if self.op == ":=" and _written(plain) == self.value else None
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self.op} {self.value}"
+
 
 @dataclass(frozen=True)
 class Held:
@@ -69,20 +78,12 @@ class Held:
     def password(self) -> str:
         """The password; with anything beside it that would let somebody in, what is none."""
         found = [row for row in self.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
-        match found:
-            case []:
-                return NOTHING
-            case [Row(attribute, ":=", value)] if attribute == _PASSWORD:
-                return _plain(value)
-            case _:
-                return "\n".join(f"{row.attribute} {row.op} {row.value}" for row in found)
+        return _only(found, _PASSWORD) or "\n".join(map(str, found)) or NOTHING
 
     def reply(self, attribute: str) -> str:
         """An attribute of the user's own."""
         found = [row for row in self.replies if row.attribute == attribute]
-        if len(found) == 1 and found[0].op == ":=":
-            return _plain(found[0].value)
-        return ", ".join(f"{row.op} {row.value}" for row in found) or NOTHING
+        return _only(found, attribute) or ", ".join(map(str, found)) or NOTHING
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,11 @@ class RadiusTables:
             .order_by(columns.id)
         )
         return tuple(Row(str(row.attribute), str(row.op), str(row.value)) for row in found)
+
+
+def _only(found: Sequence[Row], attribute: str) -> str | None:
+    """The value of the one row that is there; None where there are others."""
+    return found[0].plain if len(found) == 1 and found[0].attribute == attribute else None
 
 
 def user_of(name: str) -> str:
