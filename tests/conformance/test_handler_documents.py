@@ -41,6 +41,8 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
         ("YateHSS", "yate-hss.md"),
         ("Ministra", "ministra.md"),
         ("TemplateHTTP", "template-http.md"),
+        ("FreeRADIUS", "free-radius.md"),
+        ("Kamailio", "kamailio.md"),
     ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):
