@@ -66,7 +66,7 @@ class Shelf(DesiredStateHandler):
 
 
 class People:
-    """A billing with accounts 1, 2, 3 ..., each called by its number, made as they are asked for."""
+    """A billing with accounts 1, 2, 3 ..., made as they are asked for."""
 
     def __init__(self, count: int, first: int = 1) -> None:
         self.first, self.last = first, first + count - 1

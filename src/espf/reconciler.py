@@ -122,7 +122,7 @@ class Reconciler:
     def _due(self, connection: Connection) -> list[EventHandler]:
         found = []
         for handler in subscriptions.list_handlers(connection):
-            if not handler.enabled or not reconciliation.is_auditable(handler):
+            if not handler.enabled or not handler.brings_state:
                 continue
             # One whose settings are not right is told of elsewhere.
             with suppress(EspfError):

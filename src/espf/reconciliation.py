@@ -8,9 +8,11 @@ Of a handler there is one audit at a time. What is found can be repaired: an eve
 alone, in the lane of its account, by which the handler looks at one entry again.
 """
 
+import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
@@ -25,7 +27,6 @@ from espf.errors import Conflict, InvalidRequest, LeaseLost, NotFound
 from espf.handlers import registry
 from espf.handlers.desired import (
     RECONCILE,
-    DesiredStateHandler,
     DesiredStateSettings,
     Difference,
     daily_time,
@@ -161,6 +162,11 @@ class Reconciliation:
         return self.same + self.differences + self.failed
 
     @property
+    def is_clean(self) -> bool:
+        """Whether all that was to be compared is as it should be."""
+        return self.state == DONE and not self.differences and not self.failed
+
+    @property
     def is_running(self) -> bool:
         """Whether there is something left to do."""
         return self.state == RUNNING
@@ -206,18 +212,12 @@ class FindingPage:
 # Whom there is to audit
 
 
-def is_auditable(handler: EventHandler) -> bool:
-    """Whether what its system holds can be compared with the billing."""
-    known = registry.handler_types().get(handler.type)
-    return known is not None and issubclass(known, DesiredStateHandler)
-
-
 def settings_of(handler: EventHandler, sealer: Sealer) -> DesiredStateSettings:
     """Its options.
 
     Raises InvalidRequest where nothing can be compared, Conflict where something is not set yet.
     """
-    if not is_auditable(handler):
+    if not handler.brings_state:
         registry.handler_type(handler.type)
         raise InvalidRequest(
             f"handler {handler.name} is of type {handler.type}, which passes events on: there is "
@@ -349,6 +349,11 @@ def find(connection: Connection, i_env: int, i_reconciliation: int) -> Reconcili
     return _found(connection, i_env, i_reconciliation, lock=False)
 
 
+def unknown(i_reconciliation: int) -> NotFound:
+    """What is said where there is no such audit."""
+    return NotFound(f"there is no audit {i_reconciliation}")
+
+
 def recent(
     connection: Connection,
     i_env: int,
@@ -378,20 +383,20 @@ def running(connection: Connection, i_event_handler: int) -> Reconciliation | No
     return None if row is None else _of_row(row)
 
 
-def latest(connection: Connection, handlers: Iterable[int]) -> dict[int, Reconciliation]:
-    """The last audit of each handler that went through all there is, and ended as it should.
-
-    Or failed: whoever is to know that nothing was found knows that nothing was looked at.
-    """
+def latest(
+    connection: Connection, handlers: Iterable[int], *, failed: bool = True
+) -> dict[int, Reconciliation]:
+    """The last audit of each handler that went through all there is, or with ``failed`` was to."""
     found = {}
     c = reconciliations.c
+    states = (DONE, FAILED) if failed else (DONE,)
     for number in handlers:
         row = connection.execute(
             select(reconciliations)
             .where(
                 c.i_event_handler == number,
                 c.scope == _scope_text(Scope()),
-                or_(c.state.in_((DONE, FAILED)), c.phase == REPAIR),
+                or_(c.state.in_(states), c.phase == REPAIR),
             )
             .order_by(c.i_reconciliation.desc())
             .limit(1)
@@ -407,20 +412,50 @@ def findings(
     kinds: Collection[str] = (),
     after: int = 0,
     limit: int = 100,
-    key: str = "",
 ) -> FindingPage:
-    """The findings behind ``after``, of these kinds or all; with ``key``, of this one alone."""
+    """The findings behind ``after``, of these kinds or all."""
     c = reconciliation_findings.c
     query = select(reconciliation_findings).where(
         c.i_reconciliation == i_reconciliation, c.i_finding > after
     )
     if kinds:
         query = query.where(c.kind.in_(sorted(kinds)))
-    if key:
-        query = query.where(c.entry_key == key)
     rows = connection.execute(query.order_by(c.i_finding).limit(limit + 1)).all()
     page = [_finding(row) for row in rows[:limit]]
     return FindingPage(page, page[-1].i_finding if len(rows) > limit else None)
+
+
+def all_findings(
+    database: Database, i_reconciliation: int, kinds: Collection[str] = ()
+) -> Iterator[list[Finding]]:
+    """All findings, some at a time, in transactions of their own; at first none."""
+    yield []
+    after: int | None = 0
+    while after is not None:
+        with database.read() as connection:
+            page = findings(connection, i_reconciliation, kinds, after, database.dialect.batch)
+        yield page.findings
+        after = page.next
+
+
+#: The columns of findings as CSV.
+CSV_COLUMNS = ("kind", "key", "i_account", "differences", "i_event")
+
+
+def to_csv(some: Iterable[Finding], *, head: bool = False) -> str:
+    """Findings as CSV; ``head``: with the names of the columns before them."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    if head:
+        writer.writerow(CSV_COLUMNS)
+    for one in some:
+        writer.writerow([one.kind, _cell(one.key), one.i_account, _cell(one.text), one.i_event])
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
 # What whoever carries audits on does
@@ -752,7 +787,7 @@ def _found(
     query = select(reconciliations).where(c.i_reconciliation == i_reconciliation, c.i_env == i_env)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise NotFound(f"there is no audit {i_reconciliation}")
+        raise unknown(i_reconciliation)
     return _of_row(row)
 
 

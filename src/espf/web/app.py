@@ -25,6 +25,7 @@ from espf.web import (
     espf_api,
     events_api,
     handlers_api,
+    reconciliation_api,
     rest,
     rest_description,
 )
@@ -41,6 +42,7 @@ from espf.web.pages import (
     events,
     handlers,
     products,
+    reconciling,
     restarting,
     session,
     setup,
@@ -62,6 +64,7 @@ CONSOLE = (
     setup,
     session,
     trial,
+    reconciling,
     handlers,
     subscriptions,
     event_types,
@@ -107,7 +110,10 @@ def build_app(
     app.state.site = Site(database, sealer, users, Trials(sealer, way_to_billing), rules)
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
-    for part in (espf_api, events_api, handlers_api, configuration_api, alerts_api):
+    for part in (
+        *(espf_api, events_api, handlers_api),
+        *(reconciliation_api, configuration_api, alerts_api),
+    ):
         app.include_router(part.api)
     app.include_router(description.pages)
     app.state.throttle = session.Throttle()
