@@ -47,7 +47,8 @@ def drift(hlr):
         for statement, about in (
             ("UPDATE subscriber SET msisdn = '999', nam_ps = 0 WHERE imsi = ?", 0),
             (
-                "UPDATE auc_3g SET k = ? WHERE subscriber_id = (SELECT id FROM subscriber WHERE imsi = ?)",
+                """UPDATE auc_3g SET k = ?
+                WHERE subscriber_id = (SELECT id FROM subscriber WHERE imsi = ?)""",
                 1,
             ),
             ("DELETE FROM subscriber WHERE imsi = ?", 2),
@@ -141,11 +142,13 @@ async def test_drift_in_a_real_hlr_is_found_field_by_field_repaired_and_gone(des
 
 
 async def settled(desk):
-    """Wait until nothing is in the queue any more."""
+    """Wait until nothing waits for the handler any more."""
+    waiting = (
+        "SELECT 1 FROM Event_Notifications n JOIN Event_Handlers h USING (i_event_handler) "
+        "WHERE h.name = 'HLR' AND n.status = 'queued' LIMIT 1"
+    )
     async with asyncio.timeout(90):
-        while desk.sql(
-            "SELECT 1 FROM Event_Notifications n JOIN Event_Handlers h USING (i_event_handler) WHERE h.name = 'HLR' AND n.status = 'queued' LIMIT 1"
-        ):
+        while desk.sql(waiting):
             await asyncio.sleep(0.05)
 
 
