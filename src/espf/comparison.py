@@ -26,7 +26,7 @@ STEP_SECONDS = 2.0
 MOST_ACCOUNTS = 500
 
 #: What is not as it should be is compared again after so long: it may just be on its way.
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS = 0.5
 
 #: How long one comparison may take.
 COMPARE_SECONDS = 60.0
