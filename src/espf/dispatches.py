@@ -16,8 +16,6 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Row,
-    SmallInteger,
-    String,
     delete,
     exists,
     func,
@@ -26,11 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.tables import (
-    BigNumber,
-    LongText,
     dispatches,
     event_notifications,
     event_queue,
@@ -38,7 +33,8 @@ from espf.db.tables import (
 )
 from espf.errors import LeaseLost
 from espf.leases import Leases
-from espf.model import PARENT, Notification, Status, compact, format_time, ordering_key, shard_of
+from espf.model import PARENT, Notification, Status, format_time
+from espf.queue import add_all
 from espf.subscriptions import require_type
 
 #: The part of a step that may still wait when the next one is made.
@@ -180,33 +176,14 @@ class Dispatches:
         handlers: Sequence[int],
     ) -> list[int]:
         """Make the events, and notify their subscribers; returns the numbers."""
-        dialect = self._database.dialect
-        dialect.begin_numbering(connection)
         cause = notification.event
         moment = format_time(self._database.now(connection))
         variables = [
             {"i_env": cause.i_env, **one, PARENT: cause.i_event, "event_time": moment}
             for one in events
         ]
-        keys = [ordering_key(one) for one in variables]
-        rows, values = dialect.rows(_EVENT, [keys, [compact(one) for one in variables]])
-        statement = (
-            "INSERT INTO Event_Queue "  # noqa: S608  (our own names, and numbers)
-            "(i_env, event_type, ordering_key, variables, created_at, notified) "
-            f"SELECT {cause.i_env}, '{event_type}', r.ordering_key, r.variables, {dialect.now}, "
-            f"{len(handlers)} FROM {rows} RETURNING i_event, ordering_key"
-        )
-        made = connection.exec_driver_sql(statement, values).all()
-        numbers = [int(row[0]) for row in made]
-        shards = [shard_of(row[1]) for row in made]
-        for i_event_handler in sorted(handlers):
-            statement = (
-                "INSERT INTO Event_Notifications (i_event_handler, position, i_event, shard) "  # noqa: S608
-                f"SELECT {i_event_handler}, r.i_event, r.i_event, r.shard FROM {{rows}}"
-            )
-            execute_rows(connection, dialect, statement, _NOTIFICATION, [numbers, shards])
-        self._database.announce(connection)
-        return numbers
+        made = add_all(connection, self._database, cause.i_env, event_type, variables, handlers)
+        return [number for _, number in made]
 
     def _note(
         self,
@@ -232,7 +209,3 @@ class Dispatches:
             connection.execute(insert(dispatches).values(**key, i_event=i_event, **values))
         else:
             connection.execute(update(dispatches).filter_by(**key).values(**values))
-
-
-_EVENT = {"ordering_key": String(255), "variables": LongText}
-_NOTIFICATION = {"i_event": BigNumber, "shard": SmallInteger()}

@@ -21,6 +21,7 @@ from espf import (
     journal,
     maintenance,
     mass_restarts,
+    reconciliation,
     restarts,
     schedule,
     statistics,
@@ -98,6 +99,11 @@ class Janitor:
         self._forget_keys()
         self._forget_figures()
         self._forget_audit()
+        self._forget_reconciliations()
+
+    def _forget_reconciliations(self) -> None:
+        size = self._database.dialect.batch
+        self._walk(partial(reconciliation.forget_next, self._database, size), 0)
 
     def _forget_keys(self) -> None:
         more = True

@@ -24,7 +24,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
-from espf import maintenance, standing
+from espf import maintenance, reconciliation, standing
 from espf.capture import rules, triggers
 from espf.db.database import Database
 from espf.errors import DatabaseUnavailable, EspfError
@@ -139,8 +139,22 @@ DRIFT = Family(
     "Triggers on billing tables that are not installed as the rules compile; looked at once a "
     "minute.",
 )
+DIFFERENCES = Family(
+    "espf_audit_differences",
+    "gauge",
+    "Entries of the handler's system that the last audit of all found otherwise than the billing "
+    "wants them: different, missing, extra; failed: they could not be compared.",
+    (*HANDLER, "kind"),
+)
+AUDITED = Family(
+    "espf_audit_ended_timestamp_seconds",
+    "gauge",
+    "When the last audit of all ended, in seconds since 1970.",
+    HANDLER,
+)
 DATABASE = (
     *(UP, READING, MAINTENANCE, WORKERS, STATE, WAITING, OLDEST, RETRYING, FAILED, RESTING),
+    *(DIFFERENCES, AUDITED),
     DRIFT,
 )
 
@@ -183,6 +197,7 @@ class DatabaseMetrics:
             MAINTENANCE.of_one(maintenance.in_maintenance(connection)),
             WORKERS.of([(("alive",), alive), (("lost",), len(workers) - alive)]),
             *_of_handlers(found, self._database.now(connection)),
+            *_of_audits(connection, found),
             *self._drifts(connection),
         ]
 
@@ -217,6 +232,24 @@ def _of_handlers(found: Iterable[standing.Standing], now: datetime) -> list[Metr
         RETRYING.of((name, one.retrying) for name, one in named),
         FAILED.of((name, one.failed) for name, one in named),
         RESTING.of(resting),
+    ]
+
+
+def _of_audits(connection: Connection, found: Iterable[standing.Standing]) -> list[Metric]:
+    names = {
+        one.handler.i_event_handler: (str(one.handler.i_env), one.handler.name)
+        for one in found
+        if one.handler.brings_state
+    }
+    ended = reconciliation.latest(connection, names, failed=False)
+    audits = [(names[number], audit) for number, audit in ended.items()]
+    return [
+        DIFFERENCES.of(
+            ((*name, kind), getattr(audit, kind))
+            for name, audit in audits
+            for kind in reconciliation.KINDS
+        ),
+        AUDITED.of((name, audit.ended_at.timestamp()) for name, audit in audits if audit.ended_at),
     ]
 
 

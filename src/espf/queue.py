@@ -13,13 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, SmallInteger, String, delete, func, insert, select, update
 
 from espf import journal, statuses
 from espf.catalogue import is_custom
+from espf.db.bulk import execute_rows
 from espf.db.database import Database
 from espf.db.dialect import Moment
 from espf.db.tables import (
+    BigNumber,
+    LongText,
     dispatches,
     event_handlers,
     event_notifications,
@@ -436,6 +439,45 @@ def _end_dispatches(connection: Connection, results: Iterable[Result]) -> None:
                     dispatches.c.position == notification.position,
                 )
             )
+
+
+def add_all(
+    connection: Connection,
+    database: Database,
+    i_env: int,
+    event_type: str,
+    events: Sequence[Mapping[str, object]],
+    handlers: Sequence[int],
+) -> list[tuple[str, int]]:
+    """Add many events of one type for these handlers, subscribed or not, in their lanes.
+
+    Returns the variables of each as they are stored, with its number; in no order.
+    """
+    dialect = database.dialect
+    dialect.begin_numbering(connection)
+    payloads = [compact(one) for one in events]
+    rows, values = dialect.rows(_EVENT, [[ordering_key(one) for one in events], payloads])
+    statement = (
+        "INSERT INTO Event_Queue "  # noqa: S608  (our own names, and numbers)
+        "(i_env, event_type, ordering_key, variables, created_at, notified) "
+        f"SELECT {i_env}, '{event_type}', r.ordering_key, r.variables, {dialect.now}, "
+        f"{len(handlers)} FROM {rows} RETURNING i_event, ordering_key, variables"
+    )
+    made = connection.exec_driver_sql(statement, values).all()
+    numbers = [int(row[0]) for row in made]
+    shards = [shard_of(row[1]) for row in made]
+    for i_event_handler in sorted(handlers):
+        statement = (
+            "INSERT INTO Event_Notifications (i_event_handler, position, i_event, shard) "  # noqa: S608
+            f"SELECT {i_event_handler}, r.i_event, r.i_event, r.shard FROM {{rows}}"
+        )
+        execute_rows(connection, dialect, statement, _NOTIFICATION, [numbers, shards])
+    database.announce(connection)
+    return [(row[2], int(row[0])) for row in made]
+
+
+_EVENT = {"ordering_key": String(255), "variables": LongText}
+_NOTIFICATION = {"i_event": BigNumber, "shard": SmallInteger()}
 
 
 def written(

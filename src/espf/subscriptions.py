@@ -30,6 +30,7 @@ from espf.db.tables import event_handlers, event_subscriptions, event_types, han
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
 from espf.handlers.base import SERVICE_GROUP, Handler
+from espf.handlers.desired import DesiredStateHandler
 from espf.handlers.networks import ANYWHERE, Networks, literal, refused
 from espf.model import SHARDS
 
@@ -91,6 +92,12 @@ class EventHandler:
             return (self.version, *self.inherited.items())
         except SettingsError:
             return (self.version,)
+
+    @property
+    def brings_state(self) -> bool:
+        """Whether its system holds what can be compared with the billing."""
+        known = registry.handler_types().get(self.type)
+        return known is not None and issubclass(known, DesiredStateHandler)
 
     def build(self, sealer: Sealer) -> Handler:
         """Make the handler itself. Raises NotFound, InvalidRequest or SettingsError."""

@@ -17,7 +17,14 @@ from espf.journal import LONGEST_BODY, LONGEST_REASON
 from espf.queue import MAX_VARIABLES
 from espf.settings import Settings
 from espf.telemetry import LONGEST_VALUE
-from espf.web import alerts_api, configuration_api, espf_api, events_api, handlers_api
+from espf.web import (
+    alerts_api,
+    configuration_api,
+    espf_api,
+    events_api,
+    handlers_api,
+    reconciliation_api,
+)
 from espf.web.contract import MAX_BODY
 from espf.web.espf_api import NewEvent
 from espf.web.methods import METHODS
@@ -68,7 +75,7 @@ def test_every_option_of_a_command_is_documented(words, command):
 
 def test_every_exit_code_is_documented():
     text = (REFERENCE / "evctl.md").read_text()
-    assert re.findall(r"^\| (\d) \|", text, re.MULTILINE) == ["0", "1", "2", "3", "4", "6"]
+    assert re.findall(r"^\| (\d) \|", text, re.MULTILINE) == ["0", "1", "2", "3", "4", "6", "7"]
 
 
 def test_every_setting_is_documented_with_its_default():
@@ -158,7 +165,10 @@ def test_every_member_of_a_request_is_documented():
 def test_every_route_is_documented_and_no_other():
     text = (REFERENCE / "espf-api.md").read_text()
     documented = re.findall(r"^(?:\| |## )`([A-Z]+ /espf/[^`]+)`", text, re.MULTILINE)
-    parts = (espf_api, events_api, handlers_api, configuration_api, alerts_api)
+    parts = (
+        *(espf_api, events_api, handlers_api),
+        *(reconciliation_api, configuration_api, alerts_api),
+    )
     routes = [route for part in parts for route in part.api.routes]
     known = [f"{method} {route.path_format}" for route in routes for method in route.methods]
     assert sorted(documented) == sorted(known)

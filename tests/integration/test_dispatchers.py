@@ -18,7 +18,7 @@ from espf.capture.rules import shipped_rules
 from espf.db.dialect import Dialect
 from espf.dispatches import Dispatches
 from espf.errors import LeaseLost
-from espf.handlers import fan_out
+from espf.handlers import account_pages
 from espf.leases import Leases
 from espf.model import SHARDS
 from espf.web.rest import METHODS, validated
@@ -37,7 +37,7 @@ def house(database, sealer, tmp_path, monkeypatch) -> House:
     # Small steps, so that there are many.
     monkeypatch.setattr(type(database.dialect), "batch", 20)
     monkeypatch.setattr(Dialect, "batch", 20)
-    monkeypatch.setattr(fan_out, "PAGE", 30)
+    monkeypatch.setattr(account_pages, "PAGE", 30)
     return House(database, sealer, tmp_path)
 
 

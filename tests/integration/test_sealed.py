@@ -59,6 +59,13 @@ REQUESTS = {
     "POST /espf/v1/handler/{i_event_handler}/pause": None,
     "POST /espf/v1/handler/{i_event_handler}/resume": None,
     "POST /espf/v1/handler/{i_event_handler}/test": {"event_type": "Account/Blocked"},
+    "POST /espf/v1/handler/{i_event_handler}/reconcile": {"product": "LTE"},
+    "GET /espf/v1/reconciliations": None,
+    "GET /espf/v1/reconciliation/{i_reconciliation}": None,
+    "GET /espf/v1/reconciliation/{i_reconciliation}/findings": None,
+    "GET /espf/v1/reconciliation/{i_reconciliation}/findings.csv": None,
+    "POST /espf/v1/reconciliation/{i_reconciliation}/cancel": None,
+    "POST /espf/v1/reconciliation/{i_reconciliation}/repair": {"kinds": ["missing"]},
     "GET /espf/v1/handler/{i_event_handler}/settings": None,
     "PUT /espf/v1/handler/{i_event_handler}/settings": {"settings": {"Concurrency": 9}},
     "GET /espf/v1/handler/{i_event_handler}/subscriptions": None,
@@ -152,6 +159,10 @@ class Site:
         draft = made("/espf/v1/configuration/clone", comment=MARK)["i_configuration"]
         made(f"/espf/v1/configuration/{draft}/instance/create", name=MARK)
         sender = made("/espf/v1/handler/create", name=MARK, type="EventSender")
+        settings = {"OsmoHLR.Address": "127.0.0.1"}
+        hlr = made("/espf/v1/handler/create", name="HLR", type="OsmoHLR", settings=settings)
+        path = f"/espf/v1/handler/{hlr['i_event_handler']}/reconcile"
+        audit = made(path, accounts=[MARK])["i_reconciliation"]
         made("/espf/v1/event_type/create", event_type="Custom/NextMonth")
         made("/espf/v1/group/create", name=MARK)
         info = {"i_customer": 1, "i_product": 1, "id": MARK, "billing_model": -1}
@@ -176,6 +187,7 @@ class Site:
             "i_event": event["i_event"],
             "i_event_handler": sender["i_event_handler"],
             "i_configuration": draft,
+            "i_reconciliation": audit,
             "name": MARK,
         }
 

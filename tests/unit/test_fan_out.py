@@ -4,7 +4,7 @@ import pytest
 
 from espf.catalogue import catalogue
 from espf.errors import BillingFault
-from espf.handlers import fan_out
+from espf.handlers import account_pages
 from espf.handlers.fan_out import (
     CustomerToAccountsDispatcher,
     ProductToAccountsDispatcher,
@@ -207,7 +207,7 @@ async def test_an_event_without_an_owner_is_rejected(handler):
 async def test_all_pages_are_read_whatever_a_billing_takes_for_a_page(
     monkeypatch, paging, keys, most
 ):
-    monkeypatch.setattr(fan_out, "PAGE", 20)
+    monkeypatch.setattr(account_pages, "PAGE", 20)
     billing = Billing([account(n) for n in range(1, 101)], keys=keys, most=most)
     event = sample_event("Customer/Status/Suspended", i_customer=42)
     _, events = await made(
@@ -229,7 +229,7 @@ async def test_what_was_begun_is_gone_on_with(paging):
 
 
 async def test_a_billing_that_lists_the_same_accounts_again_doubles_nothing(monkeypatch):
-    monkeypatch.setattr(fan_out, "PAGE", 20)
+    monkeypatch.setattr(account_pages, "PAGE", 20)
     billing = Billing([account(n) for n in range(1, 101)], keys=False)
     event = sample_event("Customer/Status/Suspended", i_customer=42)
     verdict, events = await made(CustomerToAccountsDispatcher, event, billing)

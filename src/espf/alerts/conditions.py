@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from espf import overview, standing, statistics
+from espf import overview, reconciliation, standing, statistics
 from espf.configuration import Provisioning
 from espf.db.database import Database
 from espf.errors import EspfError
@@ -36,6 +36,7 @@ class Kind(StrEnum):
     WAITING = "waiting"
     WORKER = "worker"
     CAPTURE = "capture"
+    AUDIT = "audit"
     SENDING = "sending"
     DATABASE = "database"
 
@@ -46,7 +47,7 @@ class Condition:
 
     ``about`` tells those of a kind apart: the number of a handler, the identity of a worker.
     ``subject`` is what people call it. ``i_env`` None: it concerns the whole installation.
-    ``count``: how many events failed within the hour.
+    ``count``: how many events failed within the hour, or entries are not as they should be.
     """
 
     kind: Kind
@@ -72,6 +73,7 @@ def current(
             connection, stands, now, limits, failures.get(stands.handler.i_event_handler, 0)
         )
     ]
+    conditions += _audited(connection, working)
     lost = timedelta(seconds=limits.alert_worker_lost)
     conditions += _lost_workers(standing.list_workers(connection, database), now, lost)
     if drifts and working:
@@ -123,6 +125,27 @@ def _of_handler(
             f"{format_time(stands.oldest)} UTC. The handler's state: {stands.state}."
         )
         yield condition(Kind.WAITING, said, stands.oldest + limit)
+
+
+def _audited(connection: Connection, working: Sequence[EventHandler]) -> Iterator[Condition]:
+    """What the last audit of all has found and is not repaired; or that it came to no end."""
+    auditable = {one.i_event_handler: one for one in working if one.brings_state}
+    for number, audit in reconciliation.latest(connection, auditable).items():
+        left = audit.differences - audit.repairs
+        if audit.state == reconciliation.FAILED:
+            said = f"Audit {audit.i_reconciliation} came to no end: {_error(audit.remark)}."
+        elif left > 0:
+            said = (
+                f"Audit {audit.i_reconciliation} of {audit.compared:,} entries: "
+                f"{audit.different:,} different, {audit.missing:,} missing, {audit.extra:,} too "
+                f"many; {audit.repairs:,} are repaired or in the queue for it."
+            )
+        else:
+            continue
+        handler, since = auditable[number], audit.ended_at or audit.moved_at
+        yield Condition(
+            Kind.AUDIT, str(number), handler.name, said, since, handler.i_env, max(0, left)
+        )
 
 
 def _system(handler: EventHandler) -> str:

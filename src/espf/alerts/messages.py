@@ -103,6 +103,12 @@ _WORDS: Mapping[Kind, _Words] = {
         "Events may be missing. 'evctl capture verify' tells what differs, 'evctl capture apply' "
         "mends it.",
     ),
+    Kind.AUDIT: _Words(
+        "The system of {} is not as the billing wants it",
+        "The system of {} is as the billing wants it, as the last audit found",
+        "Look at what was found, on the page of the handler under Audits; have it repaired there "
+        "or with 'evctl reconcile --repair', and find out who changed it.",
+    ),
     Kind.SENDING: _Words(
         "Alerts cannot be sent {}",
         "Alerts are sent {} again",
@@ -136,6 +142,8 @@ def path(alert: Alert) -> str:
             return f"/env/{alert.i_env}/events?status=failed"
         case Kind.FAILING | Kind.BREAKER | Kind.WAITING:
             return f"/env/{alert.i_env}/handlers/{alert.about}"
+        case Kind.AUDIT:
+            return f"/env/{alert.i_env}/handlers/{alert.about}/audits"
         case Kind.WORKER:
             return "/system/workers"
         case Kind.CAPTURE:

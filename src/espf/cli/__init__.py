@@ -18,6 +18,7 @@ from espf.cli.journal import journal
 from espf.cli.keys import key
 from espf.cli.maintenance import maintenance
 from espf.cli.metrics import metrics
+from espf.cli.reconcile import reconcile
 from espf.cli.run import run, web
 from espf.cli.types import type_
 from espf.cli.users import user
@@ -42,6 +43,6 @@ def main() -> None:
 
 for command in (
     *(init, run, worker, web, config, maintenance, alert, metrics),
-    *(type_, handler, event, journal, capture, user, key, billing),
+    *(type_, handler, reconcile, event, journal, capture, user, key, billing),
 ):
     main.add_command(command)

@@ -34,6 +34,7 @@ from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.janitor import Janitor
 from espf.maintenance import take_turn
+from espf.reconciler import Reconciler
 from espf.settings import Settings
 from espf.telemetry import ProvisioningLog, configure_diagnostics
 from espf.users import SERVICE_LOGIN, service_password
@@ -245,6 +246,8 @@ async def _work(at: Office, part: _Part, operation: Operation, stop: asyncio.Eve
         else:
             chores.append(group.create_task(Janitor(at.database).run()))
             billing = way_to_billing(at, client, part.served_at)
+            reconciler = Reconciler(at.database, at.sealer, client, billing, part.instance)
+            chores.append(group.create_task(reconciler.run()))
             with _traced(at) as tracer:
                 worker = Worker(
                     at.database,

@@ -456,6 +456,81 @@ mass_restarts = _table(
     sqlite_autoincrement=True,
 )
 
+# Audits: what systems hold, compared with the billing. `phase` and `reached` say how far one has
+# come; `carrier` is the process that carries it on, for as long as it gives signs of life.
+reconciliations = _table(
+    "Reconciliations",
+    Column("i_reconciliation", Integer, primary_key=True),
+    Column("i_env", Integer, nullable=False),
+    Column("i_event_handler", Integer, nullable=False),
+    Column("handler", String(64), nullable=False),
+    Column("begun_by", String(64), nullable=False),
+    # A JSON object: the accounts, or the product; empty for all that the system holds.
+    Column("scope", LongText, nullable=False),
+    # What is repaired of what is found: some of different, missing, extra.
+    Column("repairs_what", String(64), nullable=False, server_default=""),
+    Column("rate", Integer, nullable=False),
+    # running, done, cancelled or failed
+    Column("state", String(12), nullable=False),
+    # accounts, held or repair
+    Column("phase", String(12), nullable=False),
+    Column("reached", Text, nullable=False),
+    # The number of the last account when it began.
+    Column("last_account", BigInteger),
+    Column("accounts", BigInteger, nullable=False, server_default=text("0")),
+    Column("held_keys", BigInteger, nullable=False, server_default=text("0")),
+    Column("same", BigInteger, nullable=False, server_default=text("0")),
+    Column("different", BigInteger, nullable=False, server_default=text("0")),
+    Column("missing", BigInteger, nullable=False, server_default=text("0")),
+    Column("extra", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    # Events that were put into the queue.
+    Column("repairs", BigInteger, nullable=False, server_default=text("0")),
+    # What it waits for, why it failed, or what could not be compared.
+    Column("remark", LongText),
+    Column("carrier", String(190), nullable=False, server_default=""),
+    Column("carried_until", Moment),
+    Column("begun_at", Moment, nullable=False),
+    Column("moved_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    sqlite_autoincrement=True,
+)
+_index(
+    "Reconciliations_handler",
+    reconciliations.c.i_event_handler,
+    reconciliations.c.i_reconciliation,
+)
+
+# What audits have found that is not as it should be.
+reconciliation_findings = _table(
+    "Reconciliation_Findings",
+    Column("i_finding", BigNumber, primary_key=True),
+    Column("i_reconciliation", Integer, nullable=False),
+    # different, missing, extra, or failed: it could not be compared.
+    Column("kind", String(12), nullable=False),
+    Column("entry_key", Text, nullable=False),
+    # Empty: nobody has such an entry by the billing.
+    Column("i_account", BigNumber),
+    # A JSON list of the fields: name, what is held, what is wanted; secrets are stars.
+    Column("differences", LongText, nullable=False),
+    Column("reason", LongText),
+    # The event that repairs it.
+    Column("i_event", BigNumber),
+    Column("found_at", Moment, nullable=False),
+    sqlite_autoincrement=True,
+)
+_index(
+    "Reconciliation_Findings_of",
+    reconciliation_findings.c.i_reconciliation,
+    reconciliation_findings.c.i_finding,
+)
+_index(
+    "Reconciliation_Findings_kind",
+    reconciliation_findings.c.i_reconciliation,
+    reconciliation_findings.c.kind,
+    reconciliation_findings.c.i_finding,
+)
+
 # What signs access tokens. A key that was replaced has no private half any more.
 signing_keys = _table(
     "Signing_Keys",

@@ -11,16 +11,20 @@ an entry, and applies a change; the rest is here.
 """
 
 import asyncio
+import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import time
 from typing import Annotated, ClassVar, Literal
 from weakref import WeakValueDictionary
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from espf.errors import Rejected, Skipped, TryLater
 from espf.handlers import subscriber as billing
+from espf.handlers.account_pages import Paging
 from espf.handlers.base import (
     SERVICE_GROUP,
     Context,
@@ -65,6 +69,8 @@ ACCOUNT_EVENTS = (
 )
 
 _HIDDEN = "***"
+
+_AUDIT = "Audit"
 
 
 def _parse_map(value: object) -> object:
@@ -114,6 +120,30 @@ def _known_bars(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+#: A time of the day, and where another zone than UTC is meant, its name.
+_DAILY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?:\s+(\S+))?", re.ASCII)
+
+
+def _daily(value: str) -> str:
+    """Raise ValueError unless it is a time of the day, and nothing where it is empty."""
+    if value:
+        daily_time(value)
+    return value
+
+
+def daily_time(text: str) -> time:
+    """Read ``03:00`` or ``03:00 Europe/Prague`` as a time in its zone. Raises ValueError."""
+    found = _DAILY.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no time such as 03:00 or 03:00 Europe/Prague")
+    hour, minute, zone = found.groups()
+    try:
+        where = ZoneInfo(zone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {zone!r}, such as Europe/Prague") from None
+    return time(int(hour), int(minute), tzinfo=where)
+
+
 #: Some of the reasons for which somebody may not use services.
 Bars = Annotated[
     tuple[Bar, ...],
@@ -152,6 +182,31 @@ class DesiredStateSettings(HandlerSettings):
         description="The service group under which the status of each account is reported, as the "
         "status API does. Empty: none is reported.",
         json_schema_extra={"group": "What is provisioned"},
+    )
+    audit_at: Annotated[str, AfterValidator(_daily)] = Field(
+        default="",
+        alias="Audit.At",
+        max_length=64,
+        description="When to compare all that the system holds with the billing, each day: 03:00 "
+        "is meant in UTC, 03:00 Europe/Prague by the clocks there. Empty: never by itself.",
+        json_schema_extra={"group": _AUDIT},
+    )
+    audit_rate: int = Field(
+        default=50,
+        alias="Audit.Rate",
+        ge=1,
+        le=10_000,
+        description="How many entries an audit compares a second at most, where nobody says "
+        "otherwise. Each asks the billing and the system.",
+        json_schema_extra={"group": _AUDIT, "unit": "entries a second"},
+    )
+    audit_paging: Paging = Field(
+        default="key",
+        alias="Audit.Paging",
+        description="How the billing lists all accounts. key: behind the last one, by the "
+        "parameter after_i_account, which the reference billing has. offset: after so many, which "
+        "every billing has, and which gets slower with each page.",
+        json_schema_extra={"group": _AUDIT},
     )
 
 

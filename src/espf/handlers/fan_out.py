@@ -6,23 +6,18 @@ They ask the billing which accounts there are, page by page, so that any billing
 speaks the API.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from espf.catalogue import canonical
-from espf.errors import Misconfigured, Rejected, Skipped, TryLater
+from espf.errors import Rejected, Skipped
+from espf.handlers.account_pages import Account, Paging, accounts_after
 from espf.handlers.base import Billing, Context, Handler, HandlerSettings
 from espf.model import Event
-
-#: Accounts asked for in one call.
-PAGE = 500
-
-#: An account as the billing lists it.
-Account = Mapping[str, Any]
 
 _ALIAS, _BENEFICIARY = 2, 4
 _SUBORDINATE = 2
@@ -39,7 +34,7 @@ class DispatcherSettings(HandlerSettings):
         description="How many events are dispatched at the same time, each of another customer or "
         "product.",
     )
-    paging: Literal["key", "offset"] = Field(
+    paging: Paging = Field(
         default="key",
         alias="Dispatcher.Paging",
         description="How the billing lists many accounts. key: behind the last one, by the "
@@ -108,45 +103,24 @@ class AccountsDispatcher(Handler):
             name: event.variables[name] for name in output.carries if name in event.variables
         }
         at = int(await context.outlet.reached() or 0)
-        while accounts := await self._page(context.billing, output.owner, owner, at):
-            places = self._places(accounts, at)
+        while page := await self._page(context.billing, output.owner, owner, at):
             events = [
                 (str(place), {**_names(account), **carried})
-                for place, account in zip(places, accounts, strict=True)
+                for place, account in page
                 if _belongs_to(account, output.owner, owner) and output.affects(account)
             ]
-            at = places[-1]
+            at = page[-1][0]
             await context.outlet.emit(output.event_type, events, str(at))
 
-    async def _page(self, billing: Billing, owner: str, number: int, at: int) -> list[Account]:
-        """The next accounts; none: that was all."""
-        params: dict[str, Any] = {owner: number, "limit": PAGE}
-        by_key = self.settings.paging == "key"
-        if by_key:
+    async def _page(
+        self, billing: Billing, owner: str, number: int, at: int
+    ) -> list[tuple[int, Account]]:
+        """The next accounts, each with the place behind it; none: that was all."""
+        params: dict[str, Any] = {owner: number}
+        if self.settings.paging == "key":
             params |= self.asks
-        if at:
-            params["after_i_account" if by_key else "offset"] = at
-        answer = await billing.call("Account", "get_account_list", params)
-        accounts = answer.get("account_list")
-        if not isinstance(accounts, list) or not all(
-            isinstance(account, dict) and isinstance(account.get("i_account"), int)
-            for account in accounts
-        ):
-            raise TryLater(
-                "the billing's answer to Account/get_account_list is no list of accounts"
-            )
-        return accounts
-
-    def _places(self, accounts: Sequence[Account], at: int) -> list[int]:
-        """Where to go on after each of the accounts."""
-        if self.settings.paging == "offset":
-            return list(range(at + 1, at + len(accounts) + 1))
-        numbers = [account["i_account"] for account in accounts]
-        if numbers != sorted(numbers) or numbers[0] <= at:
-            raise Misconfigured(
-                "the billing does not list accounts after_i_account; set Dispatcher.Paging=offset"
-            )
-        return numbers
+        option = "Dispatcher.Paging"
+        return await accounts_after(billing, self.settings.paging, at, params, option=option)
 
 
 def _belongs_to(account: Account, owner: str, number: int) -> bool:

@@ -8,7 +8,9 @@ Writing a key again, even the same one, sets the sequence number of its card bac
 the next authentication fail. So keys are compared before they are written, as all else is.
 """
 
+import asyncio
 import re
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -38,7 +40,8 @@ _ABSENT = {"No such subscriber.", "Subscriber doesn't exist."}
 #: What it says of a fault that may be over soon: its database is locked for a moment.
 _FOR_NOW = {"Cannot create subscriber.", "An error has occurred."}
 
-_MSISDN_TAKEN = "Update MSISDN failed"
+#: It could not write, for its database is locked or the number is another's; each by its name.
+_NOT_WRITTEN = re.compile(r"Update (MSISDN|aud2g|aud3g) failed")
 
 #: By which services a quota that is used up takes data away.
 _DATA = frozenset({"netaccess", "data"})
@@ -47,6 +50,11 @@ _DATA = frozenset({"netaccess", "data"})
 _GIVES = ("cs", "ps", "cs+ps", "none")
 
 _NO_KEY = "none"
+
+#: Subscribers are looked for by number, so many at a time; behind so many numbers without one,
+#: there are none.
+_NUMBERS = 200
+_LONGEST_GAP = 20_000
 
 
 class OsmoHLRSettings(DesiredStateSettings):
@@ -147,6 +155,8 @@ class OsmoHLR(DesiredStateHandler):
         own = self.settings
         self._ctrl = Ctrl(own.address, own.ctrl_port, own.timeout)
         self._vty = Vty(own.address, own.vty_port, own.timeout)
+        # The last subscriber that was listed, and its number.
+        self._place = ("", 0)
 
     async def close(self) -> None:
         """Hang up."""
@@ -224,6 +234,41 @@ class OsmoHLR(DesiredStateHandler):
             "aud3g": _key_of(three),
         }
 
+    async def held_keys(self, after: str | None, context: Context) -> Sequence[str]:
+        """The next IMSIs, in the order in which OsmoHLR has numbered its subscribers.
+
+        VTY would list all at once, and keep OsmoHLR from all else meanwhile.
+        """
+        first = 1 if after is None else await self._number_of(after, context) + 1
+        for start in range(first, first + _LONGEST_GAP, _NUMBERS):
+            numbers = range(start, start + _NUMBERS)
+            told = await asyncio.gather(*(self._told(f"by-id-{one}", context) for one in numbers))
+            found = {one["imsi"]: number for number, one in zip(numbers, told, strict=True) if one}
+            if found:
+                self._place = list(found.items())[-1]
+                return list(found)
+        return ()
+
+    async def _number_of(self, imsi: str, context: Context) -> int:
+        """OsmoHLR's own number of a subscriber; of one that is gone, what it was when it was read.
+
+        0 where nobody knows it any more.
+        """
+        told = await self._told(f"by-imsi-{imsi}", context)
+        if told:
+            return int(told["id"])
+        return self._place[1] if self._place[0] == imsi else 0
+
+    async def _told(self, which: str, context: Context) -> dict[str, str]:
+        """What OsmoHLR says of a subscriber; empty: there is none."""
+        try:
+            info = await self._ctrl.get(f"subscriber.{which}.info", context)
+        except Refused as refusal:
+            if str(refusal) in _ABSENT:
+                return {}
+            raise _verdict(str(refusal)) from None
+        return dict(line.split("\t", 1) for line in info.splitlines() if "\t" in line)
+
     async def apply(self, change: Change, context: Context) -> None:
         """Create, change or delete one subscriber."""
         imsi = change.key
@@ -237,7 +282,8 @@ class OsmoHLR(DesiredStateHandler):
             # It refuses to take away a key that there is not.
             fields = {name: value for name, value in fields.items() if value != _NO_KEY}
         for name in ("aud2g", "aud3g"):
-            if name in fields:
+            # A new one has none, and OsmoHLR fails to take away what is not there.
+            if fields.get(name, _NO_KEY) != _NO_KEY or (name in fields and change.held):
                 value = fields[name]
                 value = value if value == _NO_KEY else _written(value)
                 await self._set(f"subscriber.by-imsi-{imsi}.{name}", value, context)
@@ -309,7 +355,7 @@ class OsmoHLR(DesiredStateHandler):
 
 def _verdict(said: str) -> Exception:
     """What a refusal means for the event."""
-    for_now = said in _FOR_NOW or said in _ABSENT or said.startswith(_MSISDN_TAKEN)
+    for_now = said in _FOR_NOW or said in _ABSENT or _NOT_WRITTEN.match(said)
     return (TryLater if for_now else Rejected)(f"OsmoHLR: {said}")
 
 

@@ -27,6 +27,7 @@ from espf.web import (
     espf_api,
     events_api,
     handlers_api,
+    reconciliation_api,
     rest,
     rest_description,
 )
@@ -43,6 +44,7 @@ from espf.web.pages import (
     events,
     handlers,
     products,
+    reconciling,
     restarting,
     session,
     setup,
@@ -64,6 +66,7 @@ CONSOLE = (
     setup,
     session,
     trial,
+    reconciling,
     handlers,
     subscriptions,
     event_types,
@@ -129,7 +132,10 @@ def build_app(
 def _routes() -> Sequence[BaseRoute]:
     """What is the same for all databases; to make it takes longer than all else."""
     router = APIRouter()
-    for part in (espf_api, events_api, handlers_api, configuration_api, alerts_api):
+    for part in (
+        *(espf_api, events_api, handlers_api),
+        *(reconciliation_api, configuration_api, alerts_api),
+    ):
         router.include_router(part.api)
     router.include_router(description.pages)
     for page in CONSOLE:

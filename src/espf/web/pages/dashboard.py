@@ -25,7 +25,7 @@ pages = APIRouter(prefix="/env/{i_env}/dashboard")
 AHEAD = 8
 
 #: Alerts that are shown as they were noted last; of the others the page looks itself.
-NOTED = frozenset({Kind.FAILING, Kind.WORKER, Kind.CAPTURE, Kind.SENDING})
+NOTED = frozenset({Kind.FAILING, Kind.WORKER, Kind.CAPTURE, Kind.AUDIT, Kind.SENDING})
 
 
 @dataclass(frozen=True)

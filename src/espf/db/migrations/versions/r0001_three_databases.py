@@ -404,6 +404,67 @@ _table(
     sqlite_autoincrement=True,
 )
 
+_reconciliations = _table(
+    "Reconciliations",
+    sa.Column("i_reconciliation", sa.Integer, primary_key=True),
+    sa.Column("i_env", sa.Integer, nullable=False),
+    sa.Column("i_event_handler", sa.Integer, nullable=False),
+    sa.Column("handler", sa.String(64), nullable=False),
+    sa.Column("begun_by", sa.String(64), nullable=False),
+    sa.Column("scope", _LongText, nullable=False),
+    sa.Column("repairs_what", sa.String(64), nullable=False, server_default=""),
+    sa.Column("rate", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("phase", sa.String(12), nullable=False),
+    sa.Column("reached", sa.Text, nullable=False),
+    sa.Column("last_account", sa.BigInteger),
+    sa.Column("accounts", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("held_keys", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("same", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("different", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("missing", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("extra", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("repairs", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("remark", _LongText),
+    sa.Column("carrier", sa.String(190), nullable=False, server_default=""),
+    sa.Column("carried_until", _Moment),
+    sa.Column("begun_at", _Moment, nullable=False),
+    sa.Column("moved_at", _Moment, nullable=False),
+    sa.Column("ended_at", _Moment),
+    sqlite_autoincrement=True,
+)
+_index(
+    "Reconciliations_handler",
+    _reconciliations.c.i_event_handler,
+    _reconciliations.c.i_reconciliation,
+)
+
+_reconciliation_findings = _table(
+    "Reconciliation_Findings",
+    sa.Column("i_finding", _BigNumber, primary_key=True),
+    sa.Column("i_reconciliation", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(12), nullable=False),
+    sa.Column("entry_key", sa.Text, nullable=False),
+    sa.Column("i_account", _BigNumber),
+    sa.Column("differences", _LongText, nullable=False),
+    sa.Column("reason", _LongText),
+    sa.Column("i_event", _BigNumber),
+    sa.Column("found_at", _Moment, nullable=False),
+    sqlite_autoincrement=True,
+)
+_index(
+    "Reconciliation_Findings_of",
+    _reconciliation_findings.c.i_reconciliation,
+    _reconciliation_findings.c.i_finding,
+)
+_index(
+    "Reconciliation_Findings_kind",
+    _reconciliation_findings.c.i_reconciliation,
+    _reconciliation_findings.c.kind,
+    _reconciliation_findings.c.i_finding,
+)
+
 _table(
     "Signing_Keys",
     sa.Column("kid", sa.String(64), primary_key=True),
