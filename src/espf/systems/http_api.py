@@ -62,8 +62,8 @@ class HttpApi:
     url: str
     timeout_seconds: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    route: Route = STRAIGHT
     secret: re.Pattern[str] | None = None
+    route: Route = STRAIGHT
 
     async def ask(
         self,
