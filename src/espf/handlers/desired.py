@@ -211,17 +211,17 @@ class Change:
 class DesiredStateHandler(Handler):
     """A handler that makes a system hold what the billing wants."""
 
-    supports = (
+    supports: ClassVar[tuple[str, ...]] = (
         *ACCOUNT_EVENTS,
         "SIM/*",
         RECONCILE,
     )
-    usual = ACCOUNT_EVENTS
+    usual: ClassVar[tuple[str, ...]] = ACCOUNT_EVENTS
     Settings: ClassVar[type[HandlerSettings]] = DesiredStateSettings
     settings: DesiredStateSettings
 
     #: By what the system names its entries.
-    keyed_by: ClassVar[KeyKind] = "id"
+    keyed_by: KeyKind = "id"
 
     #: Whether the keys of SIM cards (Ki, OPc) are needed.
     needs_card_keys: ClassVar[bool] = False
