@@ -325,6 +325,7 @@ class _StandIn:
         headers: Mapping[str, str],
         timeout_seconds: float,
         route: Route = STRAIGHT,
+        reply_limit: int | None = None,  # noqa: ARG002  (what was prepared is short)
     ) -> Reply:
         if method == "GET":
             return await self.get(url, headers, timeout_seconds, route)

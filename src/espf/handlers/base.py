@@ -282,8 +282,12 @@ class Http(Protocol):
         headers: Mapping[str, str],
         timeout_seconds: float,
         route: Route = STRAIGHT,
+        reply_limit: int | None = None,
     ) -> Reply:
-        """A request of any other method, such as PUT, PATCH or DELETE; else as ``post``."""
+        """A request of any other method, such as PUT, PATCH or DELETE; else as ``post``.
+
+        Of the reply's body so many bytes are read; None: the usual number.
+        """
         ...
 
     async def resolve(self, host: str, port: int) -> str:

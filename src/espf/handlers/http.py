@@ -206,9 +206,11 @@ class HttpClient:
         headers: Mapping[str, str],
         timeout_seconds: float,
         route: Route = STRAIGHT,
+        reply_limit: int | None = None,
     ) -> Reply:
         """A request of any method; raises as ``post``."""
-        ask = partial(self._ask, method, url, body, headers, timeout_seconds, route, REPLY_LIMIT)
+        limit = REPLY_LIMIT if reply_limit is None else reply_limit
+        ask = partial(self._ask, method, url, body, headers, timeout_seconds, route, limit)
         try:
             return await _once_more(ask)
         except (aiohttp.ClientError, OSError) as error:
@@ -378,6 +380,7 @@ class Http:
         headers: Mapping[str, str],
         timeout_seconds: float,
         route: Route = STRAIGHT,
+        reply_limit: int | None = None,
     ) -> Reply:
         """See the contract."""
         self._request = message_head(url, headers, method)
@@ -385,7 +388,9 @@ class Http:
             self._request += f"\n\n{body.decode('utf-8', 'replace')}"
         if self._traceparent is not None and method != "GET":
             headers = {**headers, "traceparent": self._traceparent}
-        asked = self._client.send(method, url, body, headers, timeout_seconds, route)
+        asked = self._client.send(
+            method, url, body, headers, timeout_seconds, route, reply_limit
+        )
         return await self._heard(asked)
 
     async def resolve(self, host: str, port: int) -> str:

@@ -62,11 +62,12 @@ class HttpApi:
         path: str,
         body: object = None,
         form: Mapping[str, str] | None = None,
+        reply_limit: int | None = None,
     ) -> Told:
         """One request; ``body`` goes as JSON, a ``form`` as a form.
 
-        ``path`` is quoted already. Raises TryLater when there is no answer, and Misconfigured when
-        there can be none.
+        ``path`` is quoted already; ``reply_limit`` is that of ``Http.send``. Raises TryLater when
+        there is no answer, and Misconfigured when there can be none.
         """
         headers = {"Accept": "application/json", **self.headers}
         content: bytes | None = None
@@ -77,7 +78,9 @@ class HttpApi:
             headers["Content-Type"] = "application/json"
             content = compact(body).encode("utf-8", "replace")
         url = f"{self.url.rstrip('/')}/{path.lstrip('/')}"
-        reply = await context.http.send(method, url, content, headers, self.timeout_seconds)
+        reply = await context.http.send(
+            method, url, content, headers, self.timeout_seconds, reply_limit=reply_limit
+        )
         return Told(reply, _read(reply.text))
 
 
