@@ -5,6 +5,7 @@ the event, or raises what the verdict is otherwise. Order, concurrency, rate, re
 journal and alerts belong to the worker.
 """
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Protocol
+from urllib.parse import quote, quote_plus
 
 from pydantic import (
     AfterValidator,
@@ -368,8 +370,12 @@ class Context:
         self.notes.append(line)
 
     def hide(self, secret: str) -> None:
-        """Keep a text out of the journal and the log: a subscriber's key or password."""
-        self.secrets.append(secret)
+        """Keep a text out of the journal and the log: a subscriber's key or password.
+
+        So is what JSON or a form makes of it.
+        """
+        in_json = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+        self.secrets += dict.fromkeys((secret, *in_json, quote_plus(secret), quote(secret)))
 
 
 class Handler(ABC):
