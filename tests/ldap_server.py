@@ -1,5 +1,6 @@
 """A real slapd with its password policy: who may bind is what the network sees of a subscriber."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import ldap3
 
 from certificates import Authority
+from guides import block
 from programs import Program
 
 SUFFIX = "dc=example,dc=org"
@@ -17,59 +19,27 @@ GOLD, BARRED = f"cn=gold,{GROUPS}", f"cn=barred,{GROUPS}"
 
 #: Who provisions; who does and may not read passwords; and who may do anything.
 ADMIN, BLIND, ROOT = (f"cn={name},{SUFFIX}" for name in ("espf", "blind", "root"))
-PASSWORD = "correct-horse"
+PASSWORD = "change-this-password"
 
 #: After so many failed binds, the policy locks an entry.
-FAILURES = 3
+FAILURES = 5
 
-_CONFIGURATION = """
-include /etc/ldap/schema/core.schema
-include /etc/ldap/schema/cosine.schema
-include /etc/ldap/schema/inetorgperson.schema
-modulepath /usr/lib/ldap
-moduleload back_mdb
-moduleload ppolicy
+_CONFIGURATION = block("provision-ldap.md", "ini")
+_DATA = block("provision-ldap.md", "ldif")
+
+_TLS = """
 TLSCACertificateFile {folder}/authority.pem
 TLSCertificateFile {folder}/server.pem
 TLSCertificateKeyFile {folder}/server.key
-access to attrs=userPassword
-  by dn.exact="{admin}" write by dn.exact="{blind}" =w by anonymous auth by * none
-access to * by dn.exact="{admin}" write by dn.exact="{blind}" write by anonymous auth by * read
-database mdb
-suffix "{suffix}"
-rootdn "{root}"
-rootpw {password}
-directory {folder}/data
-dbnosync
-index objectClass,uid,employeeNumber eq
-limits dn.exact="{admin}" size.prtotal=unlimited
-overlay ppolicy
-ppolicy_default "cn=policy,{suffix}"
-ppolicy_hash_cleartext
 """
 
-_DATA = f"""
-dn: {SUFFIX}
-objectClass: dcObject
-objectClass: organization
-dc: example
-o: Example
-
-dn: {PEOPLE}
-objectClass: organizationalUnit
-ou: people
-
-dn: {GROUPS}
-objectClass: organizationalUnit
-ou: groups
-
-dn: cn=policy,{SUFFIX}
-objectClass: device
-objectClass: pwdPolicy
-cn: policy
-pwdAttribute: userPassword
-pwdLockout: TRUE
-pwdMaxFailure: {FAILURES}
+#: Who may write, and may not read what has been written of passwords.
+_MORE_DATA = f"""
+dn: {BLIND}
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: blind
+userPassword: {PASSWORD}
 """
 
 
@@ -80,32 +50,33 @@ class Slapd(Program):
 
     def install(self) -> None:
         (self.folder / "data").mkdir()
-        self._certify()
+        authority = Authority()
+        authority.write(self.authority)
+        authority.certify(self.address, self.folder / "server.pem", self.folder / "server.key")
         self.configure()
-        accounts = "".join(
-            f"\ndn: {dn}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\n"
-            f"cn: {dn[3:].partition(',')[0]}\nuserPassword: {PASSWORD}\n"
-            for dn in (ADMIN, BLIND)
+        subprocess.run(
+            ["/usr/sbin/slapadd", "-f", "slapd.conf"],
+            cwd=self.folder,
+            input=f"{_DATA}{_MORE_DATA}".encode(),
+            check=True,
         )
-        command = ["slapadd", "-f", "slapd.conf"]
-        subprocess.run(command, cwd=self.folder, input=(_DATA + accounts).encode(), check=True)
 
     def configure(self, *more: str) -> None:
-        """Write the configuration, with more lines for the database."""
-        text = _CONFIGURATION.format(
-            folder=self.folder,
-            suffix=SUFFIX,
-            admin=ADMIN,
-            blind=BLIND,
-            root=ROOT,
-            password=PASSWORD,
+        """Write the configuration of the guide, with more lines for the database."""
+        text = _CONFIGURATION.replace("/var/lib/ldap/subscribers", f"{self.folder}/data")
+        text = re.sub("pidfile .*\n", _TLS.format(folder=self.folder), text)
+        of_passwords, mark, of_the_rest = text.partition("access to *")
+        writes = f'  by dn.exact="{ADMIN}" write\n'
+        text = "".join(
+            rules.replace(writes, f'{writes}  by dn.exact="{BLIND}" {right}\n')
+            for rules, right in ((of_passwords, "=w"), (mark + of_the_rest, "write"))
         )
-        text = text.replace("\ndbnosync\n", "\n".join(["\ndbnosync", *more, ""]))
+        text = text.replace("overlay ppolicy", "\n".join(["dbnosync", *more, "overlay ppolicy"]))
         (self.folder / "slapd.conf").write_text(text)
 
     def command(self) -> list[str]:
         urls = f"ldap://{self.address}:1389/ ldaps://{self.address}:1636/"
-        return ["slapd", "-f", "slapd.conf", "-h", urls, "-d", "0"]
+        return ["/usr/sbin/slapd", "-f", "slapd.conf", "-h", urls, "-d", "0"]
 
     @property
     def authority(self) -> Path:
@@ -158,8 +129,3 @@ class Slapd(Program):
 
     def _server(self) -> ldap3.Server:
         return ldap3.Server(self.address, 1389, get_info=ldap3.NONE)
-
-    def _certify(self) -> None:
-        authority = Authority()
-        authority.write(self.authority)
-        authority.certify(self.address, self.folder / "server.pem", self.folder / "server.key")

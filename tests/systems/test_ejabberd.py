@@ -9,6 +9,7 @@ from espf.handlers.desired import RECONCILE
 from espf.model import Event, compact
 from espf.systems import ejabberd
 from espf.systems.ejabberd import Ejabberd
+from guides import documented_options, own_options
 from xmpp import Refused
 
 USER, OTHER_USER = "380441234567", "380441234568"
@@ -231,6 +232,17 @@ async def test_the_administrator_is_no_subscriber(town, server):
         assert await handler.held_keys(None, town.context()) == ()
 
 
+async def test_capital_letters_make_no_other_name(town, server):
+    """Ejabberd does not tell them apart; what becomes of the second one is not the first's."""
+    async with town.served(Ejabberd, options(server)):
+        await open_account(town, "ada")
+        with pytest.raises(Rejected, match="small letters"):
+            await open_account(town, "Ada", h323_password=OTHER_SECRET)
+        await update(town, 2, id="grace")
+        assert server.users() == {"ada", "grace"}
+        assert welcome(server, "ada", SECRET)
+
+
 async def test_an_audit_sees_all_that_the_server_holds(town, server, monkeypatch):
     monkeypatch.setattr(ejabberd, "_PAGE", 2)
     async with town.served(Ejabberd, options(server)) as handler:
@@ -284,6 +296,10 @@ async def test_in_shadow_mode_nothing_is_sent_and_all_is_told(town, server):
 async def test_what_it_says_of_its_server(town, server):
     async with town.served(Ejabberd, options(server)) as handler:
         assert HOST in await handler.check(town.context())
+
+
+def test_every_option_is_documented_with_its_default():
+    assert documented_options("ejabberd.md") == own_options("Ejabberd")
 
 
 def money(i_account, action, amount):

@@ -9,6 +9,7 @@ from espf.handlers.desired import RECONCILE
 from espf.model import Event, compact
 from espf.systems import ldap_directory
 from espf.systems.ldap_directory import LDAP
+from guides import documented_options, own_options
 from ldap_server import ADMIN, BARRED, BLIND, FAILURES, GOLD, PASSWORD, PEOPLE, Slapd
 
 USER, OTHER_USER = "380441234567", "380441234568"
@@ -215,6 +216,18 @@ async def test_a_name_that_is_somebody_elses_is_not_taken(town, directory):
         with pytest.raises(Rejected, match="is there already"):
             await open_account(town)
     assert directory.entry(named(USER))["cn"] == ["Chief"]
+
+
+@pytest.mark.parametrize("attribute", ["employeeNumber", ""])
+async def test_capital_letters_make_no_other_name(town, directory, attribute):
+    """The directory does not tell them apart, so the second account gets no entry."""
+    async with town.served(LDAP, options(directory, AccountAttribute=attribute)):
+        await open_account(town, "ada")
+        with pytest.raises(Rejected if attribute else TryLater):
+            await open_account(town, "Ada", h323_password=OTHER_SECRET)
+        await town.do("Account/terminate_account", i_account=2)
+        assert directory.admits(named("ada"), SECRET)
+        assert directory.people() == [named("ada")]
 
 
 async def test_a_name_means_only_itself(town, directory):
@@ -439,6 +452,10 @@ async def test_what_it_says_of_its_server(town, directory):
     async with town.served(LDAP, options(directory)) as handler:
         told = await handler.check(town.context())
         assert told.startswith(f"{directory.address}:1389 knows {ADMIN}")
+
+
+def test_every_option_is_documented_with_its_default():
+    assert documented_options("ldap.md") == own_options("LDAP")
 
 
 def money(i_account, action, amount):

@@ -388,9 +388,7 @@ class Http:
             self._request += f"\n\n{body.decode('utf-8', 'replace')}"
         if self._traceparent is not None and method != "GET":
             headers = {**headers, "traceparent": self._traceparent}
-        asked = self._client.send(
-            method, url, body, headers, timeout_seconds, route, reply_limit
-        )
+        asked = self._client.send(method, url, body, headers, timeout_seconds, route, reply_limit)
         return await self._heard(asked)
 
     async def resolve(self, host: str, port: int) -> str:

@@ -156,9 +156,11 @@ class Ejabberd(DesiredStateHandler):
 
     def desired(self, key: str, owner: Subscriber) -> Fields | None:
         """Access with the service password, or none and no session."""
-        _check_name(key)
-        if key in self._reserved:
-            raise Rejected(f"{key!r} is no subscriber's name: Ejabberd.Reserved")
+        fault = _fault(key)
+        if fault is None and key in self._reserved:
+            fault = f"{key!r} is no subscriber's name: Ejabberd.Reserved"
+        if fault is not None:
+            raise Rejected(fault)
         given = "on" in mapped(owner.products, self.settings.access)
         if not given or owner.barred_by(self.settings.barred_by):
             return {"access": _BARRED, "session": _NO_SESSION}
@@ -169,7 +171,10 @@ class Ejabberd(DesiredStateHandler):
     async def read(self, key: str, wanted: Fields | None, context: Context) -> Fields | None:
         """Whether there is such a user, and what can be told of it."""
         user = {"user": key, "host": self.settings.host}
-        if key in self._reserved or not await self._is_so("check_account", user, context):
+        # Ejabberd would take another one for it: there is none of such a name.
+        if _fault(key) is not None or key in self._reserved:
+            return None
+        if not await self._is_so("check_account", user, context):
             return None
         barring = self._barring_password(key, context)
         if wanted and "password" in wanted:
@@ -260,12 +265,13 @@ def _verdict(told: Told) -> HandlerError:
     return told.verdict()
 
 
-def _check_name(name: str) -> None:
-    """Raise Rejected for an id that ejabberd would refuse, or write otherwise."""
-    if _FORBIDDEN.search(name) or len(name.encode()) > _LONGEST_NAME:
-        raise Rejected(f"the account's id {name!r} cannot be the name of a user")
+def _fault(name: str) -> str | None:
+    """Why an id cannot be the name of a user; None: it can."""
+    if _FORBIDDEN.search(name) or not 0 < len(name.encode()) <= _LONGEST_NAME:
+        return f"the account's id {name!r} cannot be the name of a user"
     if unicodedata.normalize("NFKC", name.casefold()) != name:
-        raise Rejected(
+        return (
             f"the account's id {name!r} is not in small letters: ejabberd would not keep it apart "
             "from the one that is"
         )
+    return None

@@ -27,7 +27,8 @@ from pydantic import (
     model_validator,
 )
 
-from espf.errors import Misconfigured, Rejected
+from espf.errors import Misconfigured, Rejected, TryLater
+from espf.handlers import subscriber as billing
 from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings, words
 from espf.handlers.desired import (
     ACCOUNT_EVENTS,
@@ -351,7 +352,11 @@ class LDAP(DesiredStateHandler):
         """See DesiredStateHandler. Whose entry had to make way gets its own name, too."""
         await super().handle(event, context)
         for key in list(self._moved):
-            await self.bring(key, context)
+            try:
+                await self.bring(key, context)
+            except Rejected as refusal:
+                # Its own event says so, too; this one is done.
+                context.note(f"{key}: {refusal}")
             self._moved.discard(key)
 
     def desired(self, key: str, owner: Subscriber) -> Fields | None:  # noqa: ARG002
@@ -432,7 +437,9 @@ class LDAP(DesiredStateHandler):
         own = self.settings
         if not own.account_attribute:
             dn = f"{rdn(own.naming_attribute, key)},{own.base_dn}"
-            return await self._directory.entry(dn, names, context)
+            entry = await self._directory.entry(dn, names, context)
+            # A directory does not tell capital letters from small ones; the billing may.
+            return entry if entry is not None and entry.rdn_value == key else None
         try:
             found = await self._directory.find(
                 own.base_dn, own.account_attribute, key, names, context
@@ -482,7 +489,7 @@ class LDAP(DesiredStateHandler):
         name = rdn(own.naming_attribute, wanted[own.naming_attribute])
         dn = f"{name},{own.base_dn}"
         if own.account_attribute:
-            await self._make_way(dn, key, context)
+            await self._make_way(dn, key, wanted[own.naming_attribute], context)
         values = {own.naming_attribute: [wanted[own.naming_attribute]]}
         if own.account_attribute:
             values[own.account_attribute] = [key]
@@ -555,7 +562,7 @@ class LDAP(DesiredStateHandler):
         name = rdn(own.naming_attribute, wanted[own.naming_attribute])
         renamed = f"{name},{Entry(dn, {}).parent}"
         if own.account_attribute:
-            await self._make_way(renamed, key, context)
+            await self._make_way(renamed, key, wanted[own.naming_attribute], context)
         for group in self._groups:
             if wanted[group]:
                 await self._directory.join(group, _MEMBER, renamed, context)
@@ -564,7 +571,7 @@ class LDAP(DesiredStateHandler):
             await self._leave(group, dn, context)
         return renamed
 
-    async def _make_way(self, dn: str, key: str, context: Context) -> None:
+    async def _make_way(self, dn: str, key: str, name: str, context: Context) -> None:
         """Take a name from the entry that has it: by the billing it is ours."""
         own = self.settings
         other = await self._directory.entry(dn, [own.account_attribute], context)
@@ -573,10 +580,17 @@ class LDAP(DesiredStateHandler):
         holders = other.values(own.account_attribute)
         if key in holders:
             return
-        if len(holders) != 1 or whole(holders[0]) is None:
+        number = whole(holders[0]) if len(holders) == 1 else None
+        if number is None:
             raise Rejected(
                 f"{other.dn} is there already, and has no number of an account: give it "
                 f"{own.account_attribute} {key} if it is this one's"
+            )
+        owner = await billing.by_account(context, number)
+        if owner is not None and not owner.is_closed and owner.id.casefold() == name.casefold():
+            # The very same one: it went from us to the other a moment ago.
+            raise (TryLater if owner.id == name else Rejected)(
+                f"the ids {owner.id} and {name} of two accounts are one name in the directory"
             )
         aside = rdn(own.naming_attribute, f"moved-{holders[0]}")
         context.note(f"{other.dn}: -> {aside}")
