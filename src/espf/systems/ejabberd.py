@@ -174,19 +174,16 @@ class Ejabberd(DesiredStateHandler):
         # Ejabberd would take another one for it: there is none of such a name.
         if _fault(key) is not None or key in self._reserved:
             return None
-        if not await self._is_so("check_account", user, context):
-            return None
-        barring = self._barring_password(key, context)
-        if wanted and "password" in wanted:
+        if wanted is not None and "password" in wanted:
             given = {**user, "password": wanted["password"]}
             if await self._is_so("check_password", given, context):
                 return {"access": _OPEN, "password": wanted["password"]}
-        is_barred = await self._is_so("check_password", {**user, "password": barring}, context)
-        sessions = await self._ask("user_resources", user, context)
-        return {
-            "access": _BARRED if is_barred else _OPEN,
-            "session": _SESSION if sessions else _NO_SESSION,
-        }
+        barring = {**user, "password": self._barring_password(key, context)}
+        if await self._is_so("check_password", barring, context):
+            return {"access": _BARRED, "session": await self._session(user, context)}
+        if not await self._is_so("check_account", user, context):
+            return None
+        return {"access": _OPEN, "session": await self._session(user, context)}
 
     async def apply(self, change: Change, context: Context) -> None:
         """Add, change or remove one user."""
@@ -240,6 +237,9 @@ class Ejabberd(DesiredStateHandler):
         if answer not in {0, 1}:
             raise TryLater(f"ejabberd answers neither yes nor no to {command}")
         return bool(answer == 0)
+
+    async def _session(self, user: dict[str, str], context: Context) -> str:
+        return _SESSION if await self._ask("user_resources", user, context) else _NO_SESSION
 
     async def _ask(self, command: str, arguments: dict[str, str], context: Context) -> Any:
         return self._taken(await self._api.ask(context, "POST", command, arguments))
