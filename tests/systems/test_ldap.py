@@ -189,6 +189,17 @@ async def test_a_directory_that_does_not_tell_its_hashes(town, directory):
         assert directory.admits(named(OTHER_USER), OTHER_SECRET)
 
 
+async def test_a_hash_that_cannot_be_compared_is_told(town, directory):
+    """Rather than to set the password again and again."""
+    async with town.served(LDAP, options(directory)) as handler:
+        i_account = await open_account(town)
+        with directory.as_root() as root:
+            crypt = [("MODIFY_REPLACE", ["{CRYPT}$6$salt$hash"])]
+            root.modify(named(USER), {"userPassword": crypt})
+        with pytest.raises(Misconfigured, match="hashed in a way that cannot be compared"):
+            await handler.bring(str(i_account), town.context())
+
+
 @pytest.mark.parametrize("second_first", [True, False])
 async def test_names_that_two_have_exchanged(town, directory, second_first):
     """Whichever event comes first."""

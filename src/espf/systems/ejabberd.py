@@ -148,7 +148,7 @@ class Ejabberd(DesiredStateHandler):
 
     async def check(self, context: Context) -> str:
         """Ask which hosts there are."""
-        told = await self._made(CHECK_SECONDS).ask(context, "POST", "registered_vhosts", {})
+        told = await self._made(CHECK_SECONDS).ask(context, "GET", "registered_vhosts")
         hosts = self._taken(told)
         if self.settings.host not in (hosts if isinstance(hosts, list) else []):
             raise Misconfigured(f"it does not know the host {self.settings.host}, but {hosts}")
