@@ -40,9 +40,7 @@ async def xml():
 
 def options(platform, interface, **more):
     chosen = {
-        "TemplateHTTP.URL": f"{platform.url}/api"
-        if interface.startswith(REST[:20])
-        else platform.url,
+        "TemplateHTTP.URL": f"{platform.url}/api" if "external_id" in interface else platform.url,
         "TemplateHTTP.Interface": interface,
         "TemplateHTTP.Packages": "Family TV=FAM; Sport TV=SPO; Wrong TV=NIX; Film=FLM",
         "TemplateHTTP.Secret.A": getattr(platform, "token", None) or platform.key,
