@@ -32,18 +32,29 @@ OPC = "CD63CB71954A9F4E48A5994E37A02BAF"
 OTHER_KI = "0123456789ABCDEF0123456789ABCDEF"
 
 
+def found(url: str, sealer: Sealer) -> None:
+    """Make the database of a town: triggers on all tables, a customer, and nobody else."""
+    site = Site("sqlite", url)
+    with site.database.begin() as connection:
+        metadata.create_all(connection)
+        subscriptions.add_catalogue(connection)
+        environments.add(connection, 3, "three")
+    site.apply(shipped_rules())
+    site.subscribe(set(catalogue()))
+    customer = {"name": "Easy Call Ltd"}
+    api = Api(site.database, sealer)
+    assert api("Customer/add_customer", customer_info=customer) == {"i_customer": 1}
+    site.events()
+    site.close()
+
+
 class Town:
     """One environment of the reference billing, and one handler."""
 
     def __init__(self, url: str, sealer: Sealer) -> None:
-        self.site = Site("sqlite", url)
+        """Live in what ``found`` has made."""
+        self.site = Site("sqlite", url, set_up=False)
         self.database = self.site.database
-        with self.database.begin() as connection:
-            metadata.create_all(connection)
-            subscriptions.add_catalogue(connection)
-            environments.add(connection, 3, "three")
-        self.site.apply(shipped_rules())
-        self.site.subscribe(set(catalogue()))
         self.api = Api(self.database, sealer)
         self.api.sees_keys = True
         self.changes: list[Change] = []
@@ -52,8 +63,7 @@ class Town:
         self._handler: DesiredStateHandler | None = None
         self._client: HttpClient | None = None
         self.products: dict[str, int] = {}
-        info = {"name": "Easy Call Ltd"}
-        self.i_customer = self.api("Customer/add_customer", customer_info=info)["i_customer"]
+        self.i_customer = 1
 
     def product(self, name: str, **fields: Any) -> int:
         """The product of this name."""
