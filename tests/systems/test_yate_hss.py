@@ -251,9 +251,23 @@ async def test_a_sim_with_another_key_is_told(town, yate):
         yate.instead["POST", "/api.php"] = tells
         with pytest.raises(Rejected, match="another key"):
             await town.do("Account/update_account", account_info=of(i_account, blocked="Y"))
+        assert lets_in(yate) == [], "it is barred all the same"
         told.clear()
         with pytest.raises(Rejected, match="knows the keys"):
             await open_account(town, OTHER_NUMBER, OTHER_IMSI, ki=None, opc=None)
+
+
+async def test_a_filter_that_is_not_heeded_changes_nobody_else(town, yate, monkeypatch):
+    def all_of_them(_params):
+        return {"subscriber": list(yate.subscribers.values())}
+
+    async with town.served(YateHSS, options(yate)):
+        await open_account(town)
+        monkeypatch.setattr(yate, "_get_subscriber", all_of_them)
+        i_account, _ = await open_account(town, OTHER_NUMBER, OTHER_IMSI)
+        await town.do("Account/terminate_account", i_account=i_account)
+    assert [each["imsi"] for each in yate.subscribers.values()] == [IMSI]
+    assert list(yate.sims) == [IMSI]
 
 
 async def test_in_shadow_mode_nothing_is_sent_and_all_is_told(town, yate):

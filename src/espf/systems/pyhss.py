@@ -22,7 +22,6 @@ from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings, words
 from espf.handlers.desired import (
     Change,
     DesiredStateHandler,
-    DesiredStateSettings,
     Fields,
     ProductMap,
     mapped,
@@ -61,17 +60,9 @@ def _rates(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return pairs
 
 
-class PyHSSSettings(DesiredStateSettings):
+class PyHSSSettings(mobile.RegisterSettings):
     """The options of a PyHSS."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
     url: Url = Field(
         alias="PyHSS.URL",
         description="Where PyHSS's API listens, such as http://127.0.0.1:8080.",
