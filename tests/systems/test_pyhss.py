@@ -1,7 +1,7 @@
 """PyHSS: what the billing says of a subscriber decides what an MME is told of it.
 
 The server is one that answers as PyHSS's source says. Where PYHSS_URL names a real one (and
-PYHSS_KEY its provisioning key), most of it runs against that.
+PYHSS_KEY its provisioning key), what needs no faults runs against that.
 """
 
 import json
@@ -124,7 +124,8 @@ def network(server, pyhss):
     made = Network(REAL.rstrip("/"), os.environ.get("PYHSS_KEY", "")) if REAL else None
     made = made or Network(server.url, KEY)
     made.wipe()
-    return made
+    yield made
+    made.wipe()
 
 
 def options(network, **more):
