@@ -186,6 +186,7 @@ async def test_what_its_statuses_mean(town, adapter):
             ("PUT", 409, {"reason": "busy"}, TryLater),
             ("PUT", 503, "", TryLater),
             ("GET", 404, "<h1>Not Found</h1>", Misconfigured),
+            ("GET", 404, {"detail": "Not Found"}, Misconfigured),
             ("GET", 200, "[]", TryLater),
             ("GET", 204, "", TryLater),
         ):

@@ -1,7 +1,7 @@
 """PyHSS: what the billing says of a subscriber decides what an MME is told of it.
 
 The server is one that answers as PyHSS's source says. Where PYHSS_URL names a real one (and
-PYHSS_KEY its provisioning key), most of it runs against that.
+PYHSS_KEY its provisioning key), what needs no faults runs against that.
 """
 
 import json
@@ -124,7 +124,9 @@ def network(server, pyhss):
     made = Network(REAL.rstrip("/"), os.environ.get("PYHSS_KEY", "")) if REAL else None
     made = made or Network(server.url, KEY)
     made.wipe()
-    return made
+    yield made
+    if REAL:
+        made.wipe()
 
 
 def options(network, **more):
@@ -188,6 +190,9 @@ async def test_the_whole_life_of_a_subscriber(town, network, pyhss):
         await town.do("Account/terminate_account", i_account=i_account)
         assert network.attach(OTHER_IMSI) == "unknown"
         assert network.calls(OTHER_NUMBER) is None
+        if pyhss is not None:
+            gone = [asked.path.split("/")[1] for asked in pyhss.asked if asked.method == "DELETE"]
+            assert gone[-3:] == ["ims_subscriber", "subscriber", "auc"]
         for imsi in (IMSI, OTHER_IMSI):
             assert network.ask("GET", f"auc/imsi/{imsi}") is None
             assert (await handler.compare(imsi, town.context())).kind == "same"
@@ -393,6 +398,23 @@ async def test_what_its_answers_mean(town, network, pyhss):
 
 
 @contract_only
+async def test_that_an_entry_has_gone_is_believed_of_one_that_is_well(town, network, pyhss):
+    """It says null, too, when it cannot ask its database."""
+    async with town.served(PyHSS, options(network)):
+        i_account, _ = await open_account(town)
+        town.api("Account/terminate_account", i_account=i_account)
+        *_, event = town.events("Account/SIMCardAssignment")
+        paths = ("auc/imsi", "subscriber/imsi", "ims_subscriber/ims_subscriber_imsi")
+        for path in (*(f"/{path}/{IMSI}" for path in paths), "/apn/list"):
+            pyhss.instead["GET", path] = lambda _asked: (200, None)
+        with pytest.raises(TryLater, match="does not list"):
+            await town.attempt(event)
+        pyhss.instead.clear()
+        await town.attempt(event)
+        assert network.attach(IMSI) == "unknown"
+
+
+@contract_only
 async def test_its_log_of_operations_names_the_event(town, network, pyhss):
     async with town.served(PyHSS, options(network)):
         pyhss.operations.clear()
@@ -467,4 +489,4 @@ async def test_it_keeps_the_contract():
     )
     event = sample_event(i_account=541, prev_imsi=IMSI)
     chosen = {"PyHSS.URL": "http://127.0.0.1:1", "PyHSS.ProvisioningKey": KEY}
-    await check_handler(PyHSS, chosen, event, billing=billing, reply=Reply(200, {}, "null"))
+    await check_handler(PyHSS, chosen, event, billing=billing, reply=Reply(200, {}, "[]"))

@@ -21,7 +21,6 @@ from espf.handlers.desired import (
     Bars,
     Change,
     DesiredStateHandler,
-    DesiredStateSettings,
     Fields,
     ProductMap,
     mapped,
@@ -58,17 +57,9 @@ _LOOK_AGAIN = timedelta(seconds=10)
 _FEATURE = "feature."
 
 
-class AricentHSSSettings(DesiredStateSettings):
+class AricentHSSSettings(mobile.RegisterSettings):
     """The options of an AricentHSS."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
     barred_by: Bars = Field(
         default=("blocked", "customer_blocked", "suspended", "customer_suspended"),
         alias="BarredBy",

@@ -3,7 +3,10 @@
 import re
 from hashlib import blake2b
 
+from pydantic import Field
+
 from espf.errors import Rejected
+from espf.handlers.desired import DesiredStateSettings
 from espf.handlers.subscriber import Card, Subscriber
 
 _IMSI = re.compile(r"\d{6,15}", re.ASCII)
@@ -18,6 +21,19 @@ SECRETS = re.compile(
 
 #: By which services a quota that is used up takes data away.
 DATA = frozenset({"netaccess", "data"})
+
+
+class RegisterSettings(DesiredStateSettings):
+    """The options of every handler of a register."""
+
+    service_group: str = Field(
+        default="HSS",
+        alias="ServiceGroup",
+        max_length=64,
+        description="The service group under which the status of each account is reported, as the "
+        "status API does. Empty: none is reported.",
+        json_schema_extra={"group": "What is provisioned"},
+    )
 
 
 def imsi(key: str) -> str:

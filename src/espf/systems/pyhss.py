@@ -4,8 +4,9 @@ An entry is what PyHSS holds of one IMSI in three tables: the keys (``auc``), th
 (``subscriber``) and, for those with voice over LTE, the IMS subscription (``ims_subscriber``). They
 refer to each other by numbers, which are looked up each time and never kept.
 
-PyHSS answers much with 200 and ``null``: what is not there, and also what it could not do. So
-nothing counts as done before it was read again. Its error texts hold what it was sent, keys too.
+PyHSS answers much with 200 and ``null``: what is not there, and also what it could not do, for any
+reason. So nothing counts as done before it was read again. Its error texts hold all that it was
+sent, keys too.
 """
 
 import re
@@ -21,7 +22,6 @@ from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings, words
 from espf.handlers.desired import (
     Change,
     DesiredStateHandler,
-    DesiredStateSettings,
     Fields,
     ProductMap,
     mapped,
@@ -60,17 +60,9 @@ def _rates(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return pairs
 
 
-class PyHSSSettings(DesiredStateSettings):
+class PyHSSSettings(mobile.RegisterSettings):
     """The options of a PyHSS."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
     url: Url = Field(
         alias="PyHSS.URL",
         description="Where PyHSS's API listens, such as http://127.0.0.1:8080.",
@@ -240,6 +232,9 @@ class PyHSS(DesiredStateHandler):
         # Keys that wait for a subscriber are no entry of ours, unless we have written them.
         waiting = held.auc is None or (wanted is None and not self._is_ours(held.auc))
         if held.subscriber is None and held.ims is None and waiting:
+            if wanted is None:
+                # It says null of a database that is away, too; but then it cannot list either.
+                await self._list("apn", 0, context)
             return None
         fields = self._card_held(key, held.auc, wanted)
         if held.subscriber is not None:
@@ -303,7 +298,9 @@ class PyHSS(DesiredStateHandler):
     async def _list(self, table: str, number: int, context: Context) -> list[dict[str, Any]]:
         path = f"{table}/list?page={number}&page_size={PAGE}"
         rows = _judged(await self._api.ask(context, "GET", path))
-        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        if not isinstance(rows, list):
+            raise TryLater(f"PyHSS does not list what it has of {table}")
+        return [row for row in rows if isinstance(row, dict)]
 
     # APNs
 
@@ -468,7 +465,7 @@ class PyHSS(DesiredStateHandler):
         told = await self._api.ask(context, method, self._labelled(path, context), row)
         written = _judged(told)
         if not isinstance(written, dict):
-            raise _ChangedError(f"{method} {path} has found nothing")
+            raise _ChangedError(f"{method} {path} has done nothing")
         return written
 
     def _labelled(self, path: str, context: Context) -> str:

@@ -20,7 +20,6 @@ from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings, words
 from espf.handlers.desired import (
     Change,
     DesiredStateHandler,
-    DesiredStateSettings,
     Fields,
     ProductMap,
     mapped,
@@ -88,17 +87,9 @@ Codes = Annotated[
 ]
 
 
-class YateHSSSettings(DesiredStateSettings):
+class YateHSSSettings(mobile.RegisterSettings):
     """The options of a YateHSS."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
     url: Url = Field(
         alias="YateHSS.URL",
         description="The server, such as https://hss.example.net; its api.php is called.",
@@ -223,11 +214,8 @@ class YateHSS(DesiredStateHandler):
         """Ask what the node is. POST is how everything is asked; this changes nothing."""
         api = self._reached(CHECK_SECONDS / 2)
         told = await self._ask("get_node_type", None, context, api)
-        nodes = told.get("node_type")
-        known = (
-            [each for each in nodes if isinstance(each, dict)] if isinstance(nodes, list) else []
-        )
-        said = ", ".join(f"{each.get('type')} {each.get('version', '')}".strip() for each in known)
+        nodes = _objects(told, "node_type")
+        said = ", ".join(f"{each.get('type')} {each.get('version', '')}".strip() for each in nodes)
         return f"the server answers and takes the secret: {said or 'it names no node'}"
 
     # What it should hold
@@ -271,38 +259,29 @@ class YateHSS(DesiredStateHandler):
         if subscriber is None and gone and "1" not in fields.values():
             return None
         if sim is not None:
-            fields |= self._untold(sim, wanted)
+            fields |= _lasting(sim, wanted or {})
         if subscriber is not None:
-            sent = self._sent.get(key, {})
-            for name in (each for each in wanted or () if each.startswith("subscriber.")):
-                member = name.removeprefix("subscriber.")
-                if member in subscriber:
-                    fields[name] = _shown(subscriber[member])
-                elif name in sent:
-                    fields[name] = sent[name]
-        return fields
-
-    @staticmethod
-    def _untold(sim: Mapping[str, Any], wanted: Fields | None) -> dict[str, str]:
-        """What cannot be changed once a SIM is there, and need not be told."""
-        fields = {}
-        for name, member in (("ki", "ki"), ("opc", "op"), ("iccid", "iccid")):
-            told = str(sim.get(member) or "")
-            if told and name != "iccid" and not mobile.is_key(told):
-                told = ""  # stars, or sealed
-            if told or (wanted is not None and name in wanted):
-                fields[name] = (told or (wanted or {})[name]).upper()
+            names = json.loads(self.settings.subscriber_params)
+            told = {name: _shown(subscriber[name]) for name in names if name in subscriber}
+            # What it does not tell was sent by us, or is not known.
+            fields |= self._sent.get(key, {})
+            fields |= {f"subscriber.{name}": value for name, value in told.items()}
         return fields
 
     async def _find(
-        self, what: str, by: Mapping[str, Any], context: Context
+        self, what: str, by: Mapping[str, str], context: Context
     ) -> Mapping[str, Any] | None:
         """The one SIM or subscriber of a filter; None: there is none."""
         try:
             told = await self._ask(f"get_{what}", by, context)
         except _AbsentError:
             return None
-        found = _objects(told, what)
+        # A filter that it does not know, it may well not heed.
+        found = [
+            each
+            for each in _objects(told, what)
+            if all(str(each.get(name, value)) == value for name, value in by.items())
+        ]
         if len(found) > 1:
             raise Rejected(f"YateHSS has {len(found)} of {what} {compact(by)}")
         return found[0] if found else None
@@ -323,14 +302,14 @@ class YateHSS(DesiredStateHandler):
         if wanted is None:
             await self._remove(change.key, context)
             return
-        if "cs" in held and not {"ki", "opc", "iccid"}.isdisjoint(change.fields):
-            raise Rejected("YateHSS has the SIM with another key or ICCID, which it cannot change")
         if "cs" not in held:
             await self._add_sim(change.key, wanted, context)
         elif not _SERVICES.keys().isdisjoint(change.fields):
             await self._ask("set_sim", {"imsi": change.key, **_switches(wanted)}, context)
         if any(name.startswith("subscriber.") for name in change.fields):
             await self._set_subscriber(change.key, wanted, context)
+        if "cs" in held and not {"ki", "opc", "iccid"}.isdisjoint(change.fields):
+            raise Rejected("YateHSS has the SIM with another key or ICCID, which it cannot change")
 
     async def _add_sim(self, imsi: str, wanted: Fields, context: Context) -> None:
         if "ki" not in wanted:
@@ -423,6 +402,17 @@ class YateHSS(DesiredStateHandler):
             raise _AbsentError(message)
         refused = str(code) in map(str, self.settings.rejected_codes)
         raise (Rejected if refused else TryLater)(f"YateHSS: {request}: {message} (code {code})")
+
+
+def _lasting(sim: Mapping[str, Any], wanted: Fields) -> dict[str, str]:
+    """What cannot be changed once a SIM is there; where it is not told, it is as it should be."""
+    fields = {name: wanted[name] for name in ("ki", "opc", "iccid") if name in wanted}
+    for name, member in (("ki", "ki"), ("opc", "op"), ("iccid", "iccid")):
+        told = str(sim.get(member) or "").upper()
+        # Stars may stand in the place of a key.
+        if told and (name == "iccid" or mobile.is_key(told)):
+            fields[name] = told
+    return fields
 
 
 def _switches(wanted: Fields) -> dict[str, bool]:
