@@ -215,14 +215,13 @@ class FindingPage:
 def settings_of(handler: EventHandler, sealer: Sealer) -> DesiredStateSettings:
     """Its options.
 
-    Raises InvalidRequest where nothing can be compared, Conflict where something is not set yet.
+    Raises Conflict where there is nothing to compare, or something is not set yet.
     """
     if not handler.brings_state:
         registry.handler_type(handler.type)
-        raise InvalidRequest(
+        raise Conflict(
             f"handler {handler.name} is of type {handler.type}, which passes events on: there is "
-            "nothing that its system should hold, and so nothing to compare",
-            "handler",
+            "nothing that its system should hold, and so nothing to compare"
         )
     if missing := handler.missing(sealer):
         raise Conflict(f"handler {handler.name} is not configured yet: {missing}")
@@ -324,8 +323,11 @@ def repair(
     i_env: int,
     i_reconciliation: int,
     numbers: Collection[int],
+    kinds: Collection[Kind] = REPAIRABLE,
 ) -> int:
     """Have some findings repaired at once, by their numbers; those that are already, are not again.
+
+    Those of other ``kinds`` stay as they are.
 
     Returns how many events were put into the queue. Raises NotFound.
     """
@@ -333,7 +335,11 @@ def repair(
     c = reconciliation_findings.c
     rows = connection.execute(
         select(reconciliation_findings)
-        .where(c.i_reconciliation == i_reconciliation, c.i_finding.in_(sorted(numbers)))
+        .where(
+            c.i_reconciliation == i_reconciliation,
+            c.i_finding.in_(sorted(numbers)),
+            c.kind.in_(sorted(kinds)),
+        )
         .order_by(c.i_finding)
     )
     count = _repair(connection, database, one, [_finding(row) for row in rows])

@@ -328,7 +328,7 @@ async def test_a_system_that_cannot_list_what_it_holds(house, handler, client, m
 @whatever_the_database
 async def test_a_handler_that_only_passes_on_is_not_audited(house):
     sender = house.handler("http://127.0.0.1:1")
-    with pytest.raises(InvalidRequest, match="nothing that its system should hold"):
+    with pytest.raises(Conflict, match="nothing that its system should hold"):
         begun(house, sender)
 
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from espf import reconciliation, subscriptions
-from espf.errors import InvalidRequest
 from espf.reconciliation import REPAIRABLE, Finding, Kind, Reconciliation, Scope
 from espf.users import HANDLERS_SCOPE, OPERATE
 from espf.web.contract import (
@@ -36,6 +35,9 @@ api = APIRouter(
 )
 
 Operator = Annotated[Call, Depends(Caller(HANDLERS_SCOPE, OPERATE))]
+
+#: A name that is not empty.
+Named = Annotated[Text, Field(pattern=r"[^\s\x00]")]
 
 #: Findings that are repaired in one request.
 MOST_REPAIRED = 1000
@@ -126,12 +128,12 @@ class NewAudit(RequestBody):
                 {"accounts": ["380441234567"], "repair": True},
                 {"product": "Data only"},
                 {},
-            ]
+            ],
         },
     )
 
     accounts: Annotated[
-        list[Text],
+        list[Named],
         Field(
             default_factory=list,
             max_length=reconciliation.MOST_ACCOUNTS,
@@ -139,7 +141,7 @@ class NewAudit(RequestBody):
         ),
     ]
     product: Annotated[
-        Text | None, Field(description="A product by its name, or by i_product.")
+        Named | None, Field(description="A product by its name, or by i_product.")
     ] = None
     repair: Annotated[bool, Field(description="Have what differs put right, by the queue.")] = False
     rate: Annotated[
@@ -150,7 +152,7 @@ class NewAudit(RequestBody):
 
 
 class Repair(RequestBody):
-    """What is to be repaired: some findings by their numbers, or all of some kinds."""
+    """What is to be repaired: findings by their numbers, of some kinds, or with neither all."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"kinds": ["missing"]}, {"findings": [1]}]}
@@ -165,7 +167,7 @@ class Repair(RequestBody):
         Field(
             default_factory=list,
             max_length=3,
-            description="All of these kinds. Default, without findings: all that can be.",
+            description="Only of these kinds. Default: all that can be repaired.",
         ),
     ]
 
@@ -295,18 +297,17 @@ async def repair_findings(
 ) -> Audit:
     """Have put right what an audit has found and is not repaired: some at once, or step by step.
 
-    An event for each goes into the queue, for this handler alone. With ``kinds``, or with neither,
-    the audit goes on until all are there.
+    An event for each goes into the queue, for this handler alone. Without ``findings`` the audit
+    goes on until all are there.
     """
-    if new.findings and new.kinds:
-        raise InvalidRequest("kinds: findings are named, too; give one or the other", "kinds")
 
     def repair(connection: Connection) -> Audit:
         words = (connection, call.site.database, call.i_env, i_reconciliation)
+        kinds = new.kinds or REPAIRABLE
         if new.findings:
-            reconciliation.repair(*words, new.findings)
+            reconciliation.repair(*words, new.findings, kinds)
         else:
-            reconciliation.repair_all(*words, new.kinds or REPAIRABLE)
+            reconciliation.repair_all(*words, kinds)
         one = reconciliation.find(connection, call.i_env, i_reconciliation)
         told = {"audit": i_reconciliation, **new.model_dump(exclude_defaults=True)}
         call.note(connection, "audit.repair", f"handler {one.handler}", None, told)
