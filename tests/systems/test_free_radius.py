@@ -332,8 +332,10 @@ async def test_rows_that_others_have_made_for_a_user_stay_but_none_that_lets_in(
                 value,
             )
         radius.rows("INSERT INTO radusergroup (username, groupname) VALUES (%s, 'inet-100M')", USER)
-        found = await handler.compare(USER, town.context())
+        context = town.context()
+        found = await handler.compare(USER, context)
         assert found.fields == ("password", "groups")
+        assert not {nas.address, "none"} & set(context.secrets), "what is no secret is hidden"
         await change(town, i_account, blocked="Y")
         await change(town, i_account, blocked="N")
         left = {row[0] for row in radius.rows("SELECT attribute FROM radcheck")}
@@ -407,6 +409,7 @@ async def test_no_secret_is_told(town, radius, nas):
         context = town.context()
         found = await handler.compare(USER, context)
         assert {OTHER_PASSWORD, "what-stood-there"} <= set(context.secrets)
+        assert "none" not in context.secrets
         assert "what-stood-there" not in str(found.differences(handler.secret_fields))
     url = "postgresql://espf:the-database-password@127.0.0.1:1/radius"
     async with town.served(FreeRADIUS, options(radius, DatabaseURL=url)) as handler:

@@ -75,9 +75,14 @@ class Held:
         return highest - highest % UNTOLD
 
     @property
+    def passwords(self) -> list[Row]:
+        """Whatever would let somebody in."""
+        return [row for row in self.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
+
+    @property
     def password(self) -> str:
-        """The password; with anything beside it that would let somebody in, what is none."""
-        found = [row for row in self.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
+        """The password; where there is anything beside it, what is none."""
+        found = self.passwords
         return _only(found, _PASSWORD) or "\n".join(map(str, found)) or NOTHING
 
     def reply(self, attribute: str) -> str:
