@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from espf.errors import Misconfigured
 from espf.systems.dynamic_authorization import Session
+from espf.systems.sql import next_of
 
 #: What FreeRADIUS's safe_characters are unless they are set.
 SAFE_CHARACTERS = "@abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_: /"
@@ -223,14 +224,9 @@ class RadiusTables:
 
     def names(self, after: str | None, connection: Connection) -> list[str]:
         """The next names, as they stand there, in the order of the database."""
-        selects = []
-        for table in (self._check, self._reply, self._usergroup):
-            select = sa.select(table.c.username.label("name")).distinct()
-            if after is not None:
-                select = select.where(table.c.username > after)
-            selects.append(select)
-        found = sa.union(*selects).order_by("name").limit(PAGE)
-        return [str(name) for name in connection.scalars(found)]
+        tables = (self._check, self._reply, self._usergroup)
+        selects = [sa.select(table.c.username) for table in tables]
+        return next_of(selects, after, PAGE, connection)
 
     def name_of(self, user: str) -> str:
         """A user's name as the tables have it."""

@@ -11,13 +11,14 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
+import sqlalchemy as sa
 from pydantic import AfterValidator, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -304,6 +305,24 @@ class SqlDatabase:
         # The driver gives no name to errors that are its own.
         name = str(getattr(original, "sqlite_errorname", "ERROR")).removeprefix("SQLITE_")
         return _of_sqlite(name), name, str(original)
+
+
+def next_of(
+    selects: Sequence[sa.Select[Any]], after: str | None, limit: int, connection: Connection
+) -> list[str]:
+    """The next texts that any of these selects of one column finds, each once.
+
+    They come in the database's order, and each select is read no further than needed.
+    """
+    pages = []
+    for select in selects:
+        (column,) = select.selected_columns
+        page = select.distinct().order_by(column).limit(limit)
+        page = page if after is None else page.where(column > after)
+        (found,) = page.subquery().c
+        pages.append(sa.select(found.label("name")))
+    names = connection.scalars(sa.union(*pages).order_by("name").limit(limit))
+    return [str(name) for name in names]
 
 
 class _Running:
