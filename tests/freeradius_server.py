@@ -91,11 +91,11 @@ class FreeRADIUS(Program):
         ):
             text, count = re.subn(ours, theirs, text)
             assert count, f"{ours} is not in the how-to"
-        (self.folder / "freeradius.conf").write_text(text)
+        (self.folder / "radiusd.conf").write_text(text)
 
     def command(self) -> list[str]:
         folder = str(self.folder)
-        return ["freeradius", "-d", folder, "-n", "freeradius", "-f", "-l", "stdout"]
+        return ["freeradius", "-d", folder, "-f", "-l", "stdout"]
 
     def is_ready(self) -> bool:
         return "Ready to process requests" in self.output()
