@@ -16,7 +16,7 @@ from servers import PostgreSQL
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "how-to" / "provision-freeradius.md"
 SECRET = b"change-this-secret"
-QUERIES = "/etc/freeradius/3.0/mods-config/sql/main/postgresql"
+QUERIES = "/etc/freeradius/3.0/mods-config/sql/main"
 
 #: A second virtual server, which takes Disconnect and CoA as an access server does.
 _COA = """
@@ -73,10 +73,10 @@ class FreeRADIUS(Program):
     def install(self) -> None:
         url = self.postgresql.empty("radius")
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(_of_debian("schema.sql"))
+            connection.execute(of_debian("schema.sql"))
             connection.execute("CREATE ROLE provisioner LOGIN")
             connection.execute(_blocks("sql").replace(" TO espf;", " TO provisioner;"))
-        (self.folder / "queries.conf").write_text(_of_debian("queries.conf"))
+        (self.folder / "queries.conf").write_text(of_debian("queries.conf"))
         text = _blocks("ini") + _COA
         for ours, theirs in (
             (
@@ -91,11 +91,11 @@ class FreeRADIUS(Program):
         ):
             text, count = re.subn(ours, theirs, text)
             assert count, f"{ours} is not in the how-to"
-        (self.folder / "freeradius.conf").write_text(text)
+        (self.folder / "radiusd.conf").write_text(text)
 
     def command(self) -> list[str]:
         folder = str(self.folder)
-        return ["freeradius", "-d", folder, "-n", "freeradius", "-f", "-l", "stdout"]
+        return ["freeradius", "-d", folder, "-f", "-l", "stdout"]
 
     def is_ready(self) -> bool:
         return "Ready to process requests" in self.output()
@@ -224,11 +224,14 @@ class AccessServer:
                 self._account(session, ended[1], 2)
 
 
-def _of_debian(name: str) -> str:
-    """A file of the package, which only root and FreeRADIUS may read."""
+def of_debian(name: str, database: str = "postgresql") -> str:
+    """A file of the package for a database; only root and FreeRADIUS may read it."""
     as_root = () if os.geteuid() == 0 else ("sudo", "-n")
     return subprocess.run(
-        [*as_root, "cat", f"{QUERIES}/{name}"], capture_output=True, text=True, check=True
+        [*as_root, "cat", f"{QUERIES}/{database}/{name}"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 

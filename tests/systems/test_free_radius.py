@@ -1,16 +1,18 @@
 """FreeRADIUS: what the billing says of a subscriber decides who gets in, and whose session ends."""
 
 import asyncio
+import re
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from pyrad.packet import CoARequest, DisconnectRequest
 
 from espf.errors import Misconfigured, TryLater, Unreachable
 from espf.handlers.registry import read_settings
 from espf.systems.dynamic_authorization import AccessServer, Session
 from espf.systems.free_radius import FreeRADIUS
-from freeradius_server import SECRET
+from freeradius_server import SECRET, of_debian
 from freeradius_server import AccessServer as Nas
 from freeradius_server import FreeRADIUS as RealRADIUS
 
@@ -332,8 +334,10 @@ async def test_rows_that_others_have_made_for_a_user_stay_but_none_that_lets_in(
                 value,
             )
         radius.rows("INSERT INTO radusergroup (username, groupname) VALUES (%s, 'inet-100M')", USER)
-        found = await handler.compare(USER, town.context())
+        context = town.context()
+        found = await handler.compare(USER, context)
         assert found.fields == ("password", "groups")
+        assert not {nas.address, "none"} & set(context.secrets), "what is no secret is hidden"
         await change(town, i_account, blocked="Y")
         await change(town, i_account, blocked="N")
         left = {row[0] for row in radius.rows("SELECT attribute FROM radcheck")}
@@ -407,6 +411,7 @@ async def test_no_secret_is_told(town, radius, nas):
         context = town.context()
         found = await handler.compare(USER, context)
         assert {OTHER_PASSWORD, "what-stood-there"} <= set(context.secrets)
+        assert "none" not in context.secrets
         assert "what-stood-there" not in str(found.differences(handler.secret_fields))
     url = "postgresql://espf:the-database-password@127.0.0.1:1/radius"
     async with town.served(FreeRADIUS, options(radius, DatabaseURL=url)) as handler:
@@ -431,6 +436,43 @@ async def test_all_names_that_it_holds_are_told_in_pages(town, radius, nas, monk
             after = page[-1]
         assert [key for page in pages for key in page] == ["+4", "b", "c", "d", "e"]
         assert max(map(len, pages)) == 2
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "sqlite"])
+async def test_the_tables_may_be_in_another_database(town, radius, nas, stores, kind):
+    """The same is written there; who reads it there, was not tried."""
+    url = stores(kind).empty("radius").partition("&")[0]
+    make_tables(kind, url)
+    async with town.served(FreeRADIUS, options(radius, DatabaseURL=url)) as handler:
+        i_account = await open_account(town, OTHER_USER)
+        columns = "acctsessionid, acctuniqueid, username, nasipaddress, acctstarttime"
+        values = f"'gone', 'gone', '=2B380441234568', '{nas.address}', '2026-01-01'"
+        run(kind, url, f"INSERT INTO radacct ({columns}) VALUES ({values})")
+        await change(town, i_account, i_product=town.product("Fast Internet"))
+        assert "no such session" in town.journal[-1]
+        await change(town, i_account, blocked="Y")
+        await change(town, i_account, blocked="N")
+        assert await handler.held_keys(None, town.context()) == [OTHER_USER]
+        assert await handler.held_keys(OTHER_USER, town.context()) == ()
+        assert "has the tables" in await handler.check(town.context())
+        await town.do("Account/terminate_account", i_account=i_account)
+        assert await handler.held_keys(None, town.context()) == ()
+
+
+def make_tables(kind, url):
+    """As FreeRADIUS brings them, with the group of the barred."""
+    group = "INSERT INTO radgroupcheck (groupname, attribute, op, value) VALUES "
+    statements = of_debian("schema.sql", "mysql" if kind == "mariadb" else kind).split(";")
+    run(kind, url, *statements, f"{group} ('suspended', 'Auth-Type', ':=', 'Reject')")
+
+
+def run(kind, url, *statements):
+    engine = sa.create_engine(url.replace("mysql:", "mysql+pymysql:"))
+    with engine.begin() as connection:
+        for statement in statements:
+            if re.sub(r"--.*|#.*", "", statement).strip():
+                connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 async def test_in_shadow_mode_nothing_is_changed_and_all_is_told(town, radius, nas):

@@ -1,9 +1,11 @@
 """The database of an external system: what goes wrong there becomes the right verdict."""
 
 import asyncio
+import ipaddress
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pymysql
@@ -81,6 +83,12 @@ async def database(url):
     await opened.close()
 
 
+def is_frozen(server):
+    """Whether all threads of the server have stopped, which takes a moment."""
+    tasks = Path(f"/proc/{server._process.pid}/task").glob("*/stat")
+    return all(task.read_text().rpartition(") ")[2].startswith("T") for task in tasks)
+
+
 def insert(name):
     statement = sa.text("INSERT INTO users (name) VALUES (:name)").bindparams(name=name)
     return lambda connection: connection.execute(statement)
@@ -110,10 +118,11 @@ async def test_what_a_fault_means(database, context, kind):
         await database.run(context, does("SELECT 1 FROM nowhere"))
     with pytest.raises(Misconfigured):
         await database.run(context, does("SELECT nothing FROM users"))
-    await database.run(context, insert("a"), writes=True)
+    await database.run(context, insert("secret"), writes=True)
     # Somebody else was quicker: what there is to do is compared anew.
-    with pytest.raises(TryLater):
-        await database.run(context, insert("a"), writes=True)
+    with pytest.raises(TryLater) as caught:
+        await database.run(context, insert("secret"), writes=True)
+    assert "secret" not in str(caught.value)
     with pytest.raises(Rejected) as caught:
         await database.run(context, insert(None), writes=True)
     assert "the data are refused" in str(caught.value)
@@ -188,6 +197,8 @@ async def test_a_server_that_is_frozen_holds_up_nobody(database, context, kind, 
     """Neither the handler nor, when it hangs up, its threads."""
     await database.run(context, names)
     with servers[kind].paused():
+        while not is_frozen(servers[kind]):
+            await asyncio.sleep(0.01)
         with pytest.raises(TryLater):
             await database.run(context, names)
         waiting = asyncio.create_task(database.run(context, names))
@@ -268,6 +279,19 @@ async def test_networks_hold_for_databases_as_well(url, kind):
         with pytest.raises(Misconfigured, match="in no network"):
             await database.run(context, names)
         await database.close()
+
+
+async def test_a_socket_is_here_whatever_host_is_named_beside_it():
+    async with HttpClient() as client:
+        client._gate.confine(Networks((ipaddress.IPv4Network("192.0.2.0/24"),)))
+        context = Context(Http(client, []), FakeBilling(), 1, FakeOutlet())
+        for url in (
+            "postgresql://espf@192.0.2.1/system?host=/run/postgresql",
+            "mariadb://espf@192.0.2.1/system?unix_socket=/run/mysqld/mysqld.sock",
+        ):
+            database = SqlDatabase(SecretStr(url), SECONDS, 1)
+            with pytest.raises(Misconfigured, match=r"127\.0\.0\.1 is in no network"):
+                await database.run(context, names)
 
 
 @pytest.mark.parametrize(

@@ -261,9 +261,9 @@ class FreeRADIUS(DesiredStateHandler):
     async def read(self, key: str, wanted: Fields | None, context: Context) -> Fields | None:
         """What the tables have of a user, and its open sessions where there may be none."""
         held = await self._fetch(key, context)
-        for row in held.checks:
+        for row in held.passwords:
             context.hide(row.value)
-        context.hide(held.password)
+            context.hide(row.plain or row.value)
         sessions = self._open(held, context)
         if not held.is_there and (wanted is not None or not sessions):
             return None

@@ -32,7 +32,7 @@ from espf.handlers.desired import (
 from espf.handlers.event_sender import Url
 from espf.handlers.subscriber import Subscriber
 from espf.systems.http_api import HttpApi
-from espf.systems.sql import DatabaseUrl, SqlDatabase
+from espf.systems.sql import DatabaseUrl, SqlDatabase, next_of
 
 _GROUP = "Kamailio"
 
@@ -272,12 +272,8 @@ class Kamailio(DesiredStateHandler):
 
     def _names(self, after: str | None, connection: Connection) -> list[str]:
         users, bars = self._users.c, self._bars.c
-        known = sa.select(users.username.label("name")).where(users.domain == self.settings.domain)
-        barred = sa.select(bars.key_name.label("name"))
-        if after is not None:
-            known, barred = known.where(users.username > after), barred.where(bars.key_name > after)
-        found = sa.union(known, barred).order_by("name").limit(_PAGE)
-        return [str(name) for name in connection.scalars(found)]
+        ours = sa.select(users.username).where(users.domain == self.settings.domain)
+        return next_of([ours, sa.select(bars.key_name)], after, _PAGE, connection)
 
 
 def _md5(text: str) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from espf.errors import Misconfigured
 from espf.systems.dynamic_authorization import Session
+from espf.systems.sql import next_of
 
 #: What FreeRADIUS's safe_characters are unless they are set.
 SAFE_CHARACTERS = "@abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_: /"
@@ -75,9 +76,14 @@ class Held:
         return highest - highest % UNTOLD
 
     @property
+    def passwords(self) -> list[Row]:
+        """Whatever would let somebody in."""
+        return [row for row in self.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
+
+    @property
     def password(self) -> str:
-        """The password; with anything beside it that would let somebody in, what is none."""
-        found = [row for row in self.checks if row.attribute.lower().endswith(_ANY_PASSWORD)]
+        """The password; where there is anything beside it, what is none."""
+        found = self.passwords
         return _only(found, _PASSWORD) or "\n".join(map(str, found)) or NOTHING
 
     def reply(self, attribute: str) -> str:
@@ -218,14 +224,9 @@ class RadiusTables:
 
     def names(self, after: str | None, connection: Connection) -> list[str]:
         """The next names, as they stand there, in the order of the database."""
-        selects = []
-        for table in (self._check, self._reply, self._usergroup):
-            select = sa.select(table.c.username.label("name")).distinct()
-            if after is not None:
-                select = select.where(table.c.username > after)
-            selects.append(select)
-        found = sa.union(*selects).order_by("name").limit(PAGE)
-        return [str(name) for name in connection.scalars(found)]
+        tables = (self._check, self._reply, self._usergroup)
+        selects = [sa.select(table.c.username) for table in tables]
+        return next_of(selects, after, PAGE, connection)
 
     def name_of(self, user: str) -> str:
         """A user's name as the tables have it."""

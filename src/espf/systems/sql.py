@@ -11,13 +11,14 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
+import sqlalchemy as sa
 from pydantic import AfterValidator, SecretStr
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -50,12 +51,16 @@ _HERE = "127.0.0.1"
 #: The most connections to one database, whatever the concurrency.
 MOST_CONNECTIONS = 16
 
-#: How a transaction may fare that is to be done again: its SQLSTATE, class or whole.
-_LATER = ("40", "53", "55", "57014", "25")
-_GONE = ("08", "57P", "58")
-_REFUSED = ("28", "3D", "3F", "42", "0A")
-_BAD_DATA = ("22", "23")
-_TAKEN = "23505"
+#: Somebody else has just inserted the same, in PostgreSQL and in MariaDB, which tells the value.
+_TAKEN, _TAKEN_TOLD = "23505", "1062"
+
+#: What PostgreSQL's SQLSTATE begins with; all else may be over soon.
+_STATES: Mapping[type[HandlerError], tuple[str, ...]] = {
+    TryLater: (_TAKEN, "57014"),
+    Unreachable: ("08", "57", "58"),
+    Rejected: ("22", "23"),
+    Misconfigured: ("28", "3D", "3F", "42", "0A"),
+}
 
 #: PostgreSQL tells no SQLSTATE of a connection that did not come about.
 _NO_ENTRY = re.compile(
@@ -66,9 +71,7 @@ _NO_ENTRY = re.compile(
 #: The same by MariaDB's numbers.
 _NUMBERS: Mapping[type[HandlerError], frozenset[int]] = {
     Unreachable: frozenset({1053, 1152, 1927, 2002, 2003, 2005, 2006, 2013, 2055, 4031}),
-    TryLater: frozenset(
-        {1020, 1040, 1062, 1114, 1203, 1205, 1213, 1226, 1290, 1792, 1836, 1969, 3024}
-    ),
+    Rejected: frozenset({1048, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025}),
     Misconfigured: frozenset(
         {1044, 1045, 1049, 1054, 1064, 1130, 1142, 1143, 1146, 1227, 1251, 1370, 1524, 1698, 2061}
     ),
@@ -76,7 +79,8 @@ _NUMBERS: Mapping[type[HandlerError], frozenset[int]] = {
 
 #: And by SQLite's names; an error without a name of its own is about tables or columns.
 _NAMES: Mapping[type[HandlerError], tuple[str, ...]] = {
-    TryLater: ("BUSY", "LOCKED", "IOERR", "FULL", "INTERRUPT", "CONSTRAINT_UNIQUE", "PROTOCOL"),
+    TryLater: ("CONSTRAINT_UNIQUE", "CONSTRAINT_PRIMARYKEY"),
+    Rejected: ("CONSTRAINT", "MISMATCH", "TOOBIG", "RANGE"),
     Misconfigured: ("CANTOPEN", "NOTADB", "READONLY", "PERM", "AUTH", "ERROR", "CORRUPT"),
 }
 
@@ -104,20 +108,24 @@ def _parsed(text: str) -> URL:
         raise ValueError(
             "it is not postgresql://USER:PASSWORD@HOST/DATABASE, mariadb://… or sqlite:///FILE"
         )
-    named, driver, _ = _BACKENDS[url.get_backend_name()]
+    kind, driver, _ = _BACKENDS[url.get_backend_name()]
+    _check_query(url, _QUERY[kind])
+    if kind == "SQLite" and url.database in {None, "", ":memory:"}:
+        raise ValueError("the file is missing, as in sqlite:////var/lib/radius/radius.db")
+    if kind != "SQLite" and not (url.host or _socket(url)):
+        raise ValueError("the host is missing")
+    return url.set(drivername=driver)
+
+
+def _check_query(url: URL, known: frozenset[str]) -> None:
     for name, content in url.query.items():
-        if name not in _QUERY[named]:
+        if name not in known:
             raise ValueError(f"{name!r} is not understood after the question mark")
         if not isinstance(content, str):
             raise ValueError(f"{name!r} stands there twice")  # noqa: TRY004  (pydantic's word)
     path = _socket(url)
     if path is not None and not path.startswith("/"):
         raise ValueError("a socket is named by its whole path; a host stands before the slash")
-    if named == "SQLite" and url.database in {None, "", ":memory:"}:
-        raise ValueError("the file is missing, as in sqlite:////var/lib/radius/radius.db")
-    if named != "SQLite" and not (url.host or path):
-        raise ValueError("the host is missing")
-    return url.set(drivername=driver)
 
 
 def _socket(url: URL) -> str | None:
@@ -130,9 +138,9 @@ class SqlDatabase:
 
     def __init__(self, url: DatabaseUrl, timeout_seconds: float, connections: int) -> None:
         self._url = _parsed(url.get_secret_value())
-        parsed = make_url(url.get_secret_value())
-        self.kind, _, port = _BACKENDS[parsed.get_backend_name()]
-        self._at = (self._url.host or _HERE, self._url.port or port)
+        self.kind, _, port = _BACKENDS[self._url.get_backend_name()]
+        host = None if _socket(self._url) else self._url.host
+        self._at = (host or _HERE, self._url.port or port)
         self._timeout = timeout_seconds
         self._size = min(connections, MOST_CONNECTIONS)
         self._address = _HERE
@@ -286,6 +294,8 @@ class SqlDatabase:
         kind, code, text = self._judged(error)
         if kind is Rejected and code not in _TOO_LONG:
             text = "the data are refused"
+        if code == _TAKEN_TOLD:
+            text = "somebody else has just inserted the same"
         told = text.strip().split("\n", 1)[0].rpartition(" failed: ")[2]
         return kind(f"{self.place}: {told}" + (f" ({code})" if code else ""))
 
@@ -304,6 +314,24 @@ class SqlDatabase:
         # The driver gives no name to errors that are its own.
         name = str(getattr(original, "sqlite_errorname", "ERROR")).removeprefix("SQLITE_")
         return _of_sqlite(name), name, str(original)
+
+
+def next_of(
+    selects: Sequence[sa.Select[Any]], after: str | None, limit: int, connection: Connection
+) -> list[str]:
+    """The next texts that any of these selects of one column finds, each once.
+
+    They come in the database's order, and each select is read no further than needed.
+    """
+    pages = []
+    for select in selects:
+        (column,) = select.selected_columns
+        page = select.distinct().order_by(column).limit(limit)
+        page = page if after is None else page.where(column > after)
+        (found,) = page.subquery().c
+        pages.append(sa.select(found.label("name")))
+    names = connection.scalars(sa.union(*pages).order_by("name").limit(limit))
+    return [str(name) for name in names]
 
 
 class _Running:
@@ -348,24 +376,18 @@ def _begin_sqlite(connection: Connection) -> None:
 def _of_postgresql(code: str, text: str) -> type[HandlerError]:
     if not code:
         return Misconfigured if _NO_ENTRY.search(text) else Unreachable
-    if code == _TAKEN or code.startswith(_LATER):
-        return TryLater
-    if code.startswith(_GONE):
-        return Unreachable
-    if code.startswith(_REFUSED):
-        return Misconfigured
-    return Rejected if code.startswith(_BAD_DATA) else TryLater
+    return next((kind for kind, states in _STATES.items() if code.startswith(states)), TryLater)
 
 
 def _of_mariadb(number: object) -> type[HandlerError]:
     if not isinstance(number, int) or number == 0:
         return Unreachable
-    return next((kind for kind, numbers in _NUMBERS.items() if number in numbers), Rejected)
+    return next((kind for kind, numbers in _NUMBERS.items() if number in numbers), TryLater)
 
 
 def _of_sqlite(name: str) -> type[HandlerError]:
     kinds = (kind for kind, names in _NAMES.items() if name.startswith(names))
-    return next(kinds, Rejected)
+    return next(kinds, TryLater)
 
 
 def _os_fault(error: OSError) -> str:
