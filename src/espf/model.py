@@ -126,8 +126,9 @@ class Decision:
     """What becomes of a notification after an attempt.
 
     ``status`` QUEUED means another attempt after ``delay``. ``spent`` is False when the attempt
-    does not count. ``hold`` keeps the lane of a failed one waiting. ``by`` is the position of the
-    newer one that supersedes it; if that does not wait any more, it is tried again after all.
+    does not count. ``begun`` says that the external system is at it, and is looked after later.
+    ``hold`` keeps the lane of a failed one waiting. ``by`` is the position of the newer one that
+    supersedes it; if that does not wait any more, it is tried again after all.
     """
 
     status: Status
@@ -136,13 +137,15 @@ class Decision:
     spent: bool = True
     hold: bool = False
     by: int | None = None
+    begun: bool = False
 
 
 @dataclass(slots=True)
 class Result:
     """An attempt that is over: what was tried, under which epoch, what was decided.
 
-    ``emits``: it has, or may have, made events.
+    ``emits``: it has, or may have, made events. ``group`` is the service group under which the
+    account's status is reported; empty: it is not.
     """
 
     notification: Notification
@@ -153,6 +156,7 @@ class Result:
     request: Said | str | None = None
     response: Said | str | None = None
     emits: bool = False
+    group: str = ""
 
     @property
     def claim(self) -> tuple[int, int, int]:

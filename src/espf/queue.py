@@ -7,6 +7,7 @@ What a notification's ``next_attempt_at`` means is said in ``espf.backlog``, whi
 written here.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from espf import journal
+from espf import journal, statuses
 from espf.catalogue import is_custom
 from espf.db.database import Database
 from espf.db.dialect import Moment
@@ -42,6 +43,8 @@ from espf.model import (
 )
 from espf.subscriptions import require_type
 
+_log = logging.getLogger(__name__)
+
 #: The largest JSON text of an event's variables.
 MAX_VARIABLES = 64 * 1024
 
@@ -60,6 +63,8 @@ class Queue:
         self._database = database
         self._leases = Leases(database)
         self.journal = journal.Journal(database)
+        # Of which has been said that they are not there.
+        self._unknown_groups: set[tuple[int, str]] = set()
 
     # In: events that no trigger makes
 
@@ -229,7 +234,17 @@ class Queue:
         _store(connection, [one for one in stays if not _is_plain(one.result)])
         _end_dispatches(connection, [one.result for one in applied if one.result.emits])
         clean_up(connection, self._database, shared)
+        self._report([one.result for one in applied if one.result.group], connection, now)
         return settled
+
+    def _report(self, results: Sequence[Result], connection: Connection, now: datetime) -> None:
+        """Keep what became of accounts, for the handlers that report it."""
+        for i_env, group in statuses.report_results(connection, results, now):
+            if (i_env, group) not in self._unknown_groups:
+                self._unknown_groups.add((i_env, group))
+                _log.error(
+                    "environment %s has no service group %r: no status is reported", i_env, group
+                )
 
     def _reprieve(self, connection: Connection, superseded: Sequence[Result]) -> None:
         """Keep those whose newer one does not wait any more; they would be lost with it."""

@@ -62,9 +62,9 @@ def decide(
         case Rejected():
             return Decision(Status.REJECTED, str(outcome))
         case CheckLater() | Misconfigured():
-            after = outcome.after if isinstance(outcome, CheckLater) else REST
-            delay = min(after, LONGEST_DELAY)
-            return Decision(Status.QUEUED, str(outcome), delay=delay, spent=False)
+            begun = isinstance(outcome, CheckLater)
+            delay = min(outcome.after if isinstance(outcome, CheckLater) else REST, LONGEST_DELAY)
+            return Decision(Status.QUEUED, str(outcome), delay=delay, spent=False, begun=begun)
         case _ if counts and attempt >= policy.max_attempts:
             reason = f"gave up after {attempt} attempts: {_reason(outcome)}"
             return Decision(Status.FAILED, reason, hold=policy.hold)

@@ -1,13 +1,16 @@
-"""How far provisioning has come, as the applications report it: per account and service group.
+"""How far provisioning has come, per account and service group, as the applications report it.
+
+Handlers that bring a system to a state themselves report in the same way, with their results.
 
 Eight groups are there from the beginning, in every environment; each environment adds its own. Of
 each account and group the last report is kept. Works inside the caller's transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeGuard
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -16,6 +19,7 @@ from espf.billing.environments import is_reference_billing
 from espf.billing.tables import accounts
 from espf.db.tables import account_statuses, service_groups
 from espf.errors import Conflict, InvalidRequest, NotFound
+from espf.model import Result, Status
 
 PREDEFINED = (
     *("VoIP", "HSS", "PCRF", "IPTV", "WiMAX", "Netaccess"),
@@ -96,6 +100,18 @@ def create_group(connection: Connection, i_env: int, name: str) -> Group:
     return Group(_shown(int(key[0])), name)
 
 
+def require_group(connection: Connection, i_env: int, name: str, field: str) -> Group:
+    """The group of this name. Raises InvalidRequest, which names the ``field`` that says it."""
+    groups = list_groups(connection, i_env)
+    found = next((one for one in groups if one.name == name), None)
+    if found is None:
+        known = ", ".join(one.name for one in groups)
+        raise InvalidRequest(
+            f"{field}: there is no service group {name[:LONGEST_NAME]!r} (known: {known})", field
+        )
+    return found
+
+
 def delete_group(connection: Connection, i_env: int, i_group: int) -> Group:
     """Remove a custom group and what was reported in it.
 
@@ -157,30 +173,86 @@ def report(
 
     Raises InvalidRequest when there is no such group.
     """
-    groups = list_groups(connection, i_env)
-    group = next((one for one in groups if one.name == group_name), None)
-    if group is None:
-        known = ", ".join(one.name for one in groups)
-        raise InvalidRequest(
-            f"group: there is no service group {group_name[:LONGEST_NAME]!r} (known: {known})",
-            "group",
-        )
+    group = require_group(connection, i_env, group_name, "group")
+    told = (status, message)
+    _keep(connection, (i_env, i_account, group.i_group), told, now)
+    return Report(group, status, message, now)
+
+
+def report_results(
+    connection: Connection, results: Iterable[Result], now: datetime
+) -> set[tuple[int, str]]:
+    """Keep what became of accounts, as the handlers' results tell it, in the group of each.
+
+    Returns the groups that there are not, by environment and name; nothing is kept for them.
+    """
+    numbers: dict[int, Mapping[str, int]] = {}
+    unknown: set[tuple[int, str]] = set()
+    kept: dict[_Key, tuple[AccountStatus, str | None]] = {}
+    for result in results:
+        event = result.notification.event
+        told, i_account = told_by(result), event.i_account
+        if told is None or not _is_number(i_account):
+            continue
+        if event.i_env not in numbers:
+            groups = list_groups(connection, event.i_env)
+            numbers[event.i_env] = {one.name: one.i_group for one in groups}
+        i_group = numbers[event.i_env].get(result.group)
+        if i_group is None:
+            unknown.add((event.i_env, result.group))
+        else:
+            kept[event.i_env, i_account, i_group] = told
+    # In one order, so that of two who do this neither waits for the other for ever.
+    for key, told in sorted(kept.items()):
+        _keep(connection, key, told, now)
+    return unknown
+
+
+def told_by(result: Result) -> tuple[AccountStatus, str | None] | None:
+    """What a result says of the account's provisioning; None: nothing."""
+    decision = result.decision
+    reason = decision.reason and decision.reason[:LONGEST_MESSAGE]
+    match decision.status:
+        case Status.FINISHED:
+            return AccountStatus.OK, None
+        case Status.QUEUED:
+            return AccountStatus.IN_PROGRESS if decision.begun else AccountStatus.RETRY, reason
+        case Status.FAILED | Status.REJECTED:
+            return AccountStatus.FAILED, reason
+        case _:
+            return None
+
+
+#: i_env, i_account, i_group.
+_Key = tuple[int, int, int]
+
+
+def _keep(
+    connection: Connection,
+    key: _Key,
+    told: tuple[AccountStatus, str | None],
+    now: datetime,
+) -> None:
     s = account_statuses.c
-    values = {"status": status, "message": message, "reported_at": now}
+    named = dict(zip(("i_env", "i_account", "i_group"), key, strict=True))
+    values = {"status": told[0], "message": told[1], "reported_at": now}
     change = (
         update(account_statuses)
-        .where(s.i_env == i_env, s.i_account == i_account, s.i_group == group.i_group)
+        .where(*(s[name] == value for name, value in named.items()))
         .values(values)
     )
     if not connection.execute(change).rowcount:
-        key = {"i_env": i_env, "i_account": i_account, "i_group": group.i_group}
         try:
             with connection.begin_nested():
-                connection.execute(insert(account_statuses).values(**key, **values))
+                connection.execute(insert(account_statuses).values(**named, **values))
         except IntegrityError:
             # Somebody else was the first.
             connection.execute(change)
-    return Report(group, status, message, now)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    """Whether it can be the number of an account; an event's variables may be anything."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def of_account(connection: Connection, i_env: int, i_account: int) -> Sequence[Report]:

@@ -13,13 +13,14 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from yarl import URL
 
-from espf import configuration
+from espf import configuration, statuses
 from espf.catalogue import (
     CUSTOM_PREFIX,
     aliases,
     canonical,
     catalogue,
     facts,
+    fits_any,
     is_custom,
     is_well_formed,
 )
@@ -28,7 +29,7 @@ from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types, handler_leases
 from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
-from espf.handlers.base import Handler
+from espf.handlers.base import SERVICE_GROUP, Handler
 from espf.handlers.networks import ANYWHERE, Networks, literal, refused
 from espf.model import SHARDS
 
@@ -240,15 +241,18 @@ def create_handler(
     options: Mapping[str, object],
     *,
     enabled: bool = True,
+    usual: bool = False,
 ) -> EventHandler:
     """Add a handler, subscribed to every type of the catalogue that its type supports.
 
-    Mandatory options may follow later; until then its events wait.
+    ``usual``: to those that are usual for its type, where it says which. Mandatory options may
+    follow later; until then its events wait.
     """
     if not name or len(name) > 64 or name != name.strip() or not name.isprintable():
         raise InvalidRequest("name: 1 to 64 printable characters are expected", "name")
     registry.what_is_missing(type_name, options)
     _check_targets(_usual(connection).networks(i_env), options)
+    _check_group(connection, i_env, options)
     row = insert(event_handlers).values(
         i_env=i_env,
         name=name,
@@ -267,9 +271,17 @@ def create_handler(
     _subscribe(
         connection,
         EventHandler(int(key[0]), i_env, name, type_name, enabled, "{}", 1),
-        registry.supported(type_name, _told_by_itself()),
+        _heard_at_first(connection, type_name, usual=usual),
     )
     return require_handler(connection, i_env, name)
+
+
+def _heard_at_first(connection: Connection, type_name: str, *, usual: bool) -> list[str]:
+    """The types that a new handler is subscribed to."""
+    patterns = registry.handler_type(type_name).usual
+    if usual and patterns:
+        return [row.name for row in list_types(connection) if fits_any(row.name, patterns)]
+    return registry.supported(type_name, _told_by_itself())
 
 
 def _told_by_itself() -> list[str]:
@@ -296,6 +308,7 @@ def set_options(
             raise InvalidRequest(f"there is no option {alias}", alias)
     registry.what_is_missing(handler.type, merged)
     _check_targets(handler.networks, options)
+    _check_group(connection, handler.i_env, options)
     # Sealed anew, the same secret would look like another.
     kept = {alias: handler.options[alias] for alias in before if before[alias] == merged.get(alias)}
     stored = {**_sealed(handler.type, merged, sealer), **kept}
@@ -315,6 +328,12 @@ def _check_targets(networks: Networks, options: Mapping[str, object | None]) -> 
         address = literal(url.host) if url.scheme in {"http", "https"} and url.host else None
         if address is not None and not networks.allow(address):
             raise InvalidRequest(f"{alias}: {refused(address)}", alias)
+
+
+def _check_group(connection: Connection, i_env: int, options: Mapping[str, object | None]) -> None:
+    """Raise InvalidRequest for a service group that the environment does not have."""
+    if group := options.get(SERVICE_GROUP):
+        statuses.require_group(connection, i_env, str(group), SERVICE_GROUP)
 
 
 def set_handler_enabled(connection: Connection, handler: EventHandler, *, enabled: bool) -> None:

@@ -92,6 +92,8 @@ async def made(handler, event, billing=None, outlet=None, **options):
             [1, 2, 4, 6, 7, 8, 10],
         ),
         ("Customer/Status/Changed", "Account/Status/Changed", [1, 2, 4, 6, 7, 8, 10]),
+        ("Customer/Blocked", "Account/Status/Changed", [1, 2, 4, 6, 7, 8, 10]),
+        ("Customer/Unblocked", "Account/Status/Changed", [1, 2, 4, 6, 7, 8, 10]),
         ("Customer/Status/Suspended", "Account/Status/Suspended", [1, 2, 6, 7, 8, 10]),
         ("Customer/Status/Unsuspend", "Account/Status/SuspensionRemoved", [1, 2, 6, 7, 8, 10]),
         ("Customer/Status/Exported", "Account/Status/Exported", [1, 2, 4, 6, 8, 10]),

@@ -59,6 +59,11 @@ file_option = click.option(
 )
 @set_option
 @file_option
+@click.option(
+    "--usual",
+    is_flag=True,
+    help="Subscribe it to the types that are usual for its type, not to all that it supports.",
+)
 @click.option("--disabled", is_flag=True, help="Do not switch it on yet.")
 def create(
     i_env: int,
@@ -67,9 +72,13 @@ def create(
     assignments: tuple[str, ...],
     files: tuple[str, ...],
     *,
+    usual: bool,
     disabled: bool,
 ) -> None:
     """Create a handler; it is subscribed to every event type that its type supports.
+
+    With --usual, to those that a handler of this type usually needs: a handler of a real system
+    to what may change its subscribers, and to nothing else.
 
     \b
     Example:
@@ -77,11 +86,19 @@ def create(
         --set EventSender.URL=http://127.0.0.1:5000 \\
         --set EventSender.BasicAuth.User=espf \\
         --set-file EventSender.BasicAuth.Key=/etc/espf/key
+      evctl handler create 3 HLR --type OsmoHLR --usual --set OsmoHLR.Address=127.0.0.1
     """  # noqa: D301
     options = options_of(assignments, files)
     with office() as at, at.database.begin() as connection:
         made = subscriptions.create_handler(
-            connection, at.sealer, i_env, name, type_name, options, enabled=not disabled
+            connection,
+            at.sealer,
+            i_env,
+            name,
+            type_name,
+            options,
+            enabled=not disabled,
+            usual=usual,
         )
         subscribed = subscriptions.subscriptions(connection, made)
         missing = made.missing(at.sealer)

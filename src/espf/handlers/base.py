@@ -33,6 +33,9 @@ DEFAULT_DELAYS = "5s 30s 2m 10m 30m 1hx23"
 DEFAULT_LONG_TAIL = "4h 8h 16h 24hx28"
 DEFAULT_RETRY_DELAYS = f"{DEFAULT_DELAYS} {DEFAULT_LONG_TAIL}"
 
+#: The option by which a handler says under which service group it reports the status of accounts.
+SERVICE_GROUP = "ServiceGroup"
+
 #: How long a ``check`` waits for a connection or an answer; whoever asks is waiting, too.
 CHECK_SECONDS = 10.0
 
@@ -374,7 +377,8 @@ class Handler(ABC):
     #: Names or patterns (``Account/*``) of the event types that this type can handle.
     supports: ClassVar[tuple[str, ...]] = ("*",)
 
-    #: Those of them that a new handler is subscribed to when nobody chooses others.
+    #: Those of them that a new handler is subscribed to when its administrator wants the usual
+    #: ones; none: all that it supports.
     usual: ClassVar[tuple[str, ...]] = ()
 
     Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
@@ -402,7 +406,11 @@ class Handler(ABC):
 
     @property
     def service_group(self) -> str:
-        """The group under which the status of accounts is reported; empty: none is."""
+        """The group under which the status of accounts is reported; empty: none is.
+
+        One that the environment does not have is reported to nobody. An option for it is called
+        ``SERVICE_GROUP``: then it is checked when it is set.
+        """
         return ""
 
     def remark(self, event_type: str) -> str | None:  # noqa: ARG002  (subclasses use it)

@@ -21,7 +21,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from espf.errors import Rejected, Skipped, TryLater
 from espf.handlers import subscriber as billing
-from espf.handlers.base import Context, Handler, HandlerSettings, Pacing, words
+from espf.handlers.base import (
+    SERVICE_GROUP,
+    Context,
+    Handler,
+    HandlerSettings,
+    Pacing,
+    words,
+)
 from espf.handlers.pb_data import whole
 from espf.handlers.subscriber import BARS, Bar, Subscriber
 from espf.model import Event
@@ -140,7 +147,7 @@ class DesiredStateSettings(HandlerSettings):
     )
     service_group: str = Field(
         default="",
-        alias="ServiceGroup",
+        alias=SERVICE_GROUP,
         max_length=64,
         description="The service group under which the status of each account is reported, as the "
         "status API does. Empty: none is reported.",

@@ -169,12 +169,17 @@ _ATTRIBUTE = ("service_feature", "attribute")
 
 
 class CustomerToAccountsDispatcher(AccountsDispatcher):
-    """What happens to a customer, for those of its accounts that inherit it."""
+    """What happens to a customer, for those of its accounts that inherit it.
+
+    A customer's block is no block of an account, and no ``Account/Blocked``: it changes how the
+    account stands, which is what who brings a system to a state needs to hear.
+    """
 
     outputs: ClassVar[Mapping[str, Output]] = {
         "Customer/AvailableFundsAppear": Output(
             "Account/AvailableFundsAppear", _shares_funds, "i_customer"
         ),
+        "Customer/Blocked": Output("Account/Status/Changed", _is_open, "i_customer"),
         "Customer/ServiceAttribute/Changed": Output(
             "Account/ServiceAttribute/Changed", _is_open, "i_customer", _ATTRIBUTE
         ),
@@ -191,6 +196,7 @@ class CustomerToAccountsDispatcher(AccountsDispatcher):
         "Customer/Status/Unsuspend": Output(
             "Account/Status/SuspensionRemoved", _is_not_suspended, "i_customer"
         ),
+        "Customer/Unblocked": Output("Account/Status/Changed", _is_open, "i_customer"),
         "Customer/ZeroAvailableFunds": Output(
             "Account/ZeroAvailableFunds", _shares_funds, "i_customer"
         ),

@@ -57,10 +57,14 @@ class Option(BaseModel):
 
 
 class HandlerType(BaseModel):
-    """A handler type: the events that it can handle, and its options."""
+    """A handler type: the events that it can handle, and its options.
+
+    ``usual`` are those of the events that it usually needs; none: all.
+    """
 
     type: str
     supports: list[str]
+    usual: list[str]
     options: list[Option]
 
 
@@ -78,6 +82,7 @@ async def list_handler_types(_call: Anybody) -> HandlerTypeList:
             HandlerType(
                 type=name,
                 supports=list(handler_type.supports),
+                usual=list(handler_type.usual),
                 options=[_option(one) for one in registry.options(name)],
             )
             for name, handler_type in registry.handler_types().items()
@@ -149,6 +154,13 @@ class NewHandler(RequestBody):
     name: str
     type: str
     enabled: bool = True
+    usual: Annotated[
+        bool,
+        Field(
+            description="Subscribe it to the types that are usual for its type, where it says "
+            "which, and not to all that it supports."
+        ),
+    ] = False
     settings: Annotated[
         dict[str, Value], Field(default_factory=dict, description="Options of the type, by name.")
     ]
@@ -176,7 +188,10 @@ async def list_handlers(
 async def create_handler(
     call: Administrator, new: Annotated[NewHandler, Depends(_new_handler)]
 ) -> HandlerStanding:
-    """Add a handler, subscribed to every type of the catalogue that its type supports."""
+    """Add a handler, subscribed to every type of the catalogue that its type supports.
+
+    With ``usual``, to those of them that a handler of this type usually needs.
+    """
 
     def create(connection: Connection) -> HandlerStanding:
         made = subscriptions.create_handler(
@@ -187,6 +202,7 @@ async def create_handler(
             new.type,
             new.settings,
             enabled=new.enabled,
+            usual=new.usual,
         )
         call.note(connection, "handler.create", f"handler {made.name}", None, made.described())
         return _standings(connection, call, [made])[0]

@@ -290,6 +290,7 @@ class Runner:
         self._handler = handler
         self._lanes.latest_only = LatestOnly(handler.settings.latest_only)
         self._policy = RetryPolicy.of(handler.settings)
+        self._group = handler.service_group
         self._pacing: Pacing = handler.pacing()
         self._slots = self._count_slots()
         self._poster = (
@@ -654,6 +655,7 @@ class Runner:
             request,
             response,
             emits,
+            self._group,
         )
         self._tools.settler.put(result, self._settled)
 

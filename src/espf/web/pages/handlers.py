@@ -74,6 +74,7 @@ async def create(visit: Administrator) -> Response:
             form.get("type", ""),
             {},
             enabled=form.get("enabled") == "on",
+            usual=form.get("usual") == "on",
         )
         after = {"type": made.type, "enabled": made.enabled}
         visit.note(connection, "handler.create", f"handler {made.name}", None, after)
@@ -330,6 +331,13 @@ def _new_fields() -> list[Field]:
             choices=types,
             help="EventSender tells a web application of your own; the dispatchers turn what "
             "happens to customers and products into events of their accounts.",
+        ),
+        Field(
+            "usual",
+            "Usual events only",
+            kind="switch",
+            help="On: it hears of what a handler of its type usually needs, such as what may "
+            "change a subscriber in the system. Off: of all that its type supports.",
         ),
         Field(
             "enabled",
