@@ -20,7 +20,7 @@ from espf import overview
 from espf.billing import tables as billing
 from espf.capture.rules import shipped_rules
 from espf.capture.triggers import compile_rules
-from espf.catalogue import catalogue
+from espf.catalogue import catalogue, fits_any
 from espf.cli import main
 from espf.cli.support import DOCUMENTED
 from espf.crypto import Sealer
@@ -29,6 +29,7 @@ from espf.db import sqlite as sqlite_dialect
 from espf.db.tables import event_notifications as notifications
 from espf.errors import Denied
 from espf.overview import Filter
+from espf.systems.osmo_hlr import OsmoHLR
 from espf.users import SERVICE_LOGIN, Users, service_password
 
 #: On the tables of the reference billing.
@@ -475,6 +476,27 @@ def test_what_is_not_there_or_there_already(desk):
     desk.fails(2, "handler", "set", 3, "EventSender", "--unset", "Nope")
     desk.fails(2, "handler", "create", 3, " padded ", "--type", "EventSender")
     desk("handler", "create", 4, "EventSender", "--type", "EventSender")
+
+
+@whatever_the_database
+def test_a_handler_hears_the_usual_types_of_its_kind_and_no_others_if_so_wished(desk):
+    words = ("handler", "create", 3, "HLR", "--type", "OsmoHLR", "--usual")
+    said = desk(*words, "--set", "OsmoHLR.Address=127.0.0.1", "--set", "ServiceGroup=HSS")
+    heard = {
+        row["event_type"]
+        for row in desk.json("handler", "subscriptions", 3, "HLR")
+        if row["subscribed"]
+    }
+    assert f"subscribed to {len(heard)} event types" in said
+    assert heard == {name for name in catalogue() if fits_any(name, OsmoHLR.usual)}
+    assert {"Account/Blocked", "Account/Status/Suspended"} <= heard
+    assert "SIM/Updated" not in heard
+    # A type that says nothing of what is usual hears all that it supports.
+    all_of_them = desk("handler", "create", 3, "All", "--type", "EventSender").partition("to")[2]
+    said = desk("handler", "create", 3, "Usual", "--type", "EventSender", "--usual")
+    assert said.partition("to")[2] == all_of_them
+    wrong = desk.fails(2, "handler", "set", 3, "HLR", "ServiceGroup=Nope")
+    assert "ServiceGroup: there is no service group 'Nope' (known: VoIP," in wrong
 
 
 @whatever_the_database

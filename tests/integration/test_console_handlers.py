@@ -73,6 +73,21 @@ def to(hook, **options):
     }
 
 
+# A new one
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_new_handler_hears_of_what_is_usual_if_so_wished(desk, usual):
+    form = {"name": "HLR", "type": "OsmoHLR", "enabled": "on", **({"usual": "on"} if usual else {})}
+    page = desk.as_("adam").post("/env/3/handlers/new", form)
+    assert page.status == 303, page.text
+    with desk.database.begin() as connection:
+        made = subscriptions.require_handler(connection, 3, "HLR")
+        heard = subscriptions.subscriptions(connection, made)
+    assert "Account/Blocked" in heard
+    assert ("SIM/Updated" in heard) is not usual
+
+
 # A trial
 
 

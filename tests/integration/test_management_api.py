@@ -687,6 +687,22 @@ def test_a_handler_may_be_made_switched_off(api):
 
 
 @pytest.mark.databases("sqlite")
+def test_a_handler_is_made_with_the_usual_subscriptions_of_its_type(api):
+    new = {"name": "HLR", "type": "OsmoHLR", "settings": {"OsmoHLR.Address": "127.0.0.1"}}
+    counts = []
+    for usual in (True, False):
+        made = api("POST", "/handler/create", {**new, "name": f"HLR {usual}", "usual": usual})
+        listed = api("GET", f"/handler/{made['i_event_handler']}/subscriptions")
+        heard = {one["event_type"] for one in listed["subscription_list"] if one["subscribed"]}
+        assert "Account/Blocked" in heard
+        counts.append(len(heard))
+    assert 0 < counts[0] < counts[1]
+    types = {one["type"]: one for one in api("GET", "/handler_types")["handler_type_list"]}
+    assert "Account/Status/*" in types["OsmoHLR"]["usual"]
+    assert types["EventSender"]["usual"] == []
+
+
+@pytest.mark.databases("sqlite")
 def test_how_a_handler_stands_is_counted(api, sender):
     waiting, again, failed = (api.event() for _ in range(3))
     fail(api, again, status="queued", next_attempt_at=datetime(2037, 1, 1, tzinfo=UTC))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from espf.catalogue import catalogue
+from espf.catalogue import catalogue, fits_any
 from espf.cli.group import json_option, show
 from espf.handlers import registry
 from espf.handlers.base import Handler
@@ -43,7 +43,7 @@ _PAGE = """\
 
 Made from the catalogue and the handler types by `evctl handler types --markdown`; do not edit.
 
-A new handler is subscribed to every type that its handler type supports (✓), and to no `Custom/…` type, which any handler that supports it can be [subscribed](evctl.md#evctl-handler-subscribe) to. What the events mean and carry is told in [event types](event-types.md). Names of one type from several releases stand side by side.
+A new handler is subscribed to every type that its handler type supports (✓), or with `--usual` to those alone that are *usual* for its type, if any are; and to no `Custom/…` type, which any handler that supports it can be [subscribed](evctl.md#evctl-handler-subscribe) to. What the events mean and carry is told in [event types](event-types.md). Names of one type from several releases stand side by side.
 
 **Version 2** is the name under which an EventSender with `EventSender.APIVersion` 2 sends the event. Where there is none, such a handler skips it, and version 1 sends it.
 
@@ -91,6 +91,8 @@ def page(names: Iterable[str]) -> str:
         cells = [f"`{entry.name}`{others}", f"`{entry.version_2}`" if entry.version_2 else ""]
         for name, supported in columns.items():
             mark = "✓" if entry.name in supported else ""
+            if fits_any(entry.name, registry.handler_type(name).usual):
+                mark += " usual"
             known = DOCUMENTED.get(entry.name) if name == "EventSender" else None
             cells.append(f"{mark} *{known}*" if known else mark)
         rows.append(f"| {' | '.join(cells)} |")
