@@ -6,6 +6,7 @@ import pytest
 
 from espf.errors import TryLater
 from espf.systems.osmo_hlr import OsmoHLR
+from espf.testing import check_desired_state
 from gsup import DELETE_DATA, GPRS_NOT_ALLOWED, INSERT_DATA, PLMN_NOT_ALLOWED, UNKNOWN_IMSI, Node
 from programs import OsmoHLR as RealHLR
 from town import KI, OPC, OTHER_KI
@@ -203,3 +204,15 @@ def pay(i_account, amount):
 def sequence_number(hlr):
     with sqlite3.connect(hlr.database) as connection:
         return connection.execute("SELECT sqn FROM auc_3g").fetchone()[0]
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(hlr):
+    def at(host, port):
+        return {
+            "OsmoHLR.Address": host,
+            "OsmoHLR.CtrlPort": port,
+            "OsmoHLR.VtyPort": port,
+            "OsmoHLR.Timeout": 1,
+        }
+
+    await check_desired_state(OsmoHLR, options(hlr), at=at)

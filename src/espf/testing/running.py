@@ -1,13 +1,4 @@
-"""For authors of handlers: run a handler on one event, and check that it keeps the contract.
-
-    verdict = await run_handler(SmsGreeting, {"Greeting.URL": url}, sample_event("Account/New"))
-    assert verdict.outcome == "finished"
-
-    await check_handler(SmsGreeting, {"Greeting.URL": "http://127.0.0.1:1"}, sample_event())
-
-``run_handler`` speaks real HTTP, so that a test gives the handler the address of a server of its
-own. ``check_handler`` needs no server: it stands in for one.
-"""
+"""Run a handler on one event as the worker does, and check the promises of any handler."""
 
 import asyncio
 import json
@@ -180,7 +171,7 @@ async def check_handler(
     through its context is spared what cannot be seen of it.
     """
     billing = billing or FakeBilling()
-    _check_settings(handler_class, settings)
+    check_settings(handler_class, settings)
 
     async def answered() -> Reply:
         return reply or Reply(200, {}, "")
@@ -234,7 +225,8 @@ async def _check_check(handler: Handler, billing: Billing) -> None:
     assert not stand_in.sent, "check() has posted something"
 
 
-def _check_settings(handler_class: type[Handler], options: Mapping[str, object]) -> None:
+def check_settings(handler_class: type[Handler], options: Mapping[str, object]) -> None:
+    """Check what is promised of a handler type's options. Raises AssertionError."""
     settings_class = handler_class.Settings
     settings = read_settings(settings_class, options)
     stored = json.loads(json.dumps(_revealed(settings)))
