@@ -9,14 +9,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
-from sqlalchemy import Executable
+from sqlalchemy import Executable, select
 
+from espf.billing.tables import products, sim_cards
 from espf.cli import main
 from espf.crypto import Sealer
 from espf.db.database import Database
@@ -144,3 +146,35 @@ def one_line(errors: str) -> str:
     assert not usage or usage[0].startswith("Usage: "), errors
     assert message.startswith(("evctl: ", "Error: ")), errors
     return message
+
+
+def call(base: str, service_and_method: str, token: str | None = None, **params: Any) -> Any:
+    """A request of an application to the billing API."""
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    body = json.dumps({"params": params}).encode()
+    request = urllib.request.Request(f"{base}/rest/{service_and_method}", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)
+
+
+def new_account(desk: Desk, base: str) -> int:
+    """Create a mobile account with a SIM card, as in the handbook's "Run tests"."""
+    database = desk.database()
+    with database.read() as connection:
+        i_product = connection.execute(select(products.c.i_product)).scalar_one()
+        i_sim_card = connection.execute(select(sim_cards.c.i_sim_card).limit(1)).scalar_one()
+    database.close()
+    token = call(base, "Session/login", login="admin", password=PASSWORD)["access_token"]
+    account = {
+        "id": "380441234567",
+        "i_customer": 1,
+        "i_product": i_product,
+        "billing_model": 1,
+        "i_account_balance_control_type": 2,
+        "h323_password": "s3rvice-pass",
+    }
+    i_account = call(base, "Account/add_account", token, account_info=account)["i_account"]
+    call(base, "SIMCard/assign_sim_card", token, i_sim_card=i_sim_card, i_account=i_account)
+    return int(i_account)

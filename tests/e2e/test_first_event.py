@@ -8,51 +8,18 @@ import asyncio
 import base64
 import json
 import re
-import urllib.request
 
 import pytest
 from sqlalchemy import func, select, update
 
-from desk import PASSWORD
-from espf.billing.tables import accounts, customers, products, sim_cards
+from desk import new_account
+from espf.billing.tables import accounts, customers
 from espf.db.tables import event_notifications, event_queue
 from webhook import Answer, Webhook
 
 pytestmark = pytest.mark.e2e
 
 KEY = "a key of the receiver"
-
-
-def call(base, service_and_method, token=None, **params):
-    """A request of an application to the billing API."""
-    headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    body = json.dumps({"params": params}).encode()
-    request = urllib.request.Request(f"{base}/rest/{service_and_method}", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.load(reply)
-
-
-def new_account(desk, base):
-    """Create a mobile account with a SIM card, as in the handbook's "Run tests"."""
-    database = desk.database()
-    with database.read() as connection:
-        i_product = connection.execute(select(products.c.i_product)).scalar_one()
-        i_sim_card = connection.execute(select(sim_cards.c.i_sim_card).limit(1)).scalar_one()
-    database.close()
-    token = call(base, "Session/login", login="admin", password=PASSWORD)["access_token"]
-    account = {
-        "id": "380441234567",
-        "i_customer": 1,
-        "i_product": i_product,
-        "billing_model": 1,
-        "i_account_balance_control_type": 2,
-        "h323_password": "s3rvice-pass",
-    }
-    i_account = call(base, "Account/add_account", token, account_info=account)["i_account"]
-    call(base, "SIMCard/assign_sim_card", token, i_sim_card=i_sim_card, i_account=i_account)
-    return i_account
 
 
 async def finished(desk, count):

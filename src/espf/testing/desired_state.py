@@ -83,9 +83,9 @@ class OneAccount:
         """Close the account, which gives its card back; the events of that."""
         number, card = self.account["i_account"], self.card["i_sim_card"]
         self.account["bill_status"], self.card["i_account"] = "C", None
-        swap = {"i_account": number, "prev_i_sim_card": card, "curr_i_sim_card": None}
+        swap: dict[str, Any] = {"i_account": number, "prev_i_sim_card": card, "curr_i_sim_card": None}
         return [
-            sample_event("Account/SIMCardAssignment", i_event=623623, i_env=3, **swap),
+            sample_event("Account/SIMCardAssignment", **swap),
             self.event("Account/Status/Closed"),
         ]
 
