@@ -123,6 +123,17 @@ async def test_the_keys_of_a_card_are_written_once(town, hlr, vlr):
         assert sequence_number(hlr) == before
 
 
+@pytest.mark.parametrize("opc", [None, OPC])
+async def test_a_card_without_a_key_of_one_kind_is_provisioned_all_the_same(town, hlr, vlr, opc):
+    """A key that is not wanted is not written, where there is none."""
+    async with town.served(OsmoHLR, options(hlr) | {"OsmoHLR.Algorithm2G": "none"}) as handler:
+        await open_account(town, opc=opc)
+        assert vlr.attach(IMSI) is None
+        change = await handler.compare(IMSI, town.context())
+        assert (change.kind, change.held["aud2g"]) == ("same", "none")
+        assert (change.held["aud3g"] == "none") is (opc is None)
+
+
 async def test_no_key_is_told(town, hlr):
     """Neither what is written nor what is read of a key stands in the journal or an error."""
     async with town.served(OsmoHLR, options(hlr)) as handler:

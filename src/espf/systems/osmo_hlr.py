@@ -214,6 +214,9 @@ class OsmoHLR(DesiredStateHandler):
         if change.held is None:
             await self._set("subscriber.create", imsi, context, but={"Subscriber already exists."})
         fields = {name: change.wanted[name] for name in change.fields}
+        if change.held is None:
+            # It refuses to take away a key that there is not.
+            fields = {name: value for name, value in fields.items() if value != _NO_KEY}
         for name in ("aud2g", "aud3g"):
             if name in fields:
                 value = fields[name]
