@@ -14,7 +14,7 @@ install: .venv/installed ## Make .venv with everything pinned in requirements.lo
 	@scripts/make-venv "$(PYTHON)"
 	@touch $@
 
-demo: install ## Watch the main job happen; make demo ARGS=--once ends by itself
+demo: install ## Watch the main job happen; ARGS=--once ends by itself, ARGS=--hlr plays with a real HLR
 	@$(BIN)/python examples/demo/demo.py $(ARGS)
 
 screenshots: install ## Take the pictures of docs/console.md anew, from the demo

@@ -5,7 +5,8 @@ as an administrator and a network would, prints every POST as it arrives at the 
 the end what became of every event. Nothing is simulated but the calendar: the custom event "the
 new month has started" is scheduled some seconds ahead instead of for the first of the month.
 
-``--once`` ends by itself: exit code 0 only if everything arrived as it should.
+``--once`` ends by itself: exit code 0 only if everything arrived as it should. ``--hlr`` plays
+another story: a real home location register, and a phone that may attach or may not.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import hlr
 from stage import (
     FAILS_ONCE,
     NEXT_MONTH,
@@ -252,8 +254,15 @@ def judge(stage: Stage, story: Story) -> bool:
 
 
 def stay(stage: Stage) -> None:
-    """Wait for Ctrl-C; tell what can be tried meanwhile."""
-    say(f"""
+    """Wait for Ctrl-C."""
+    while True:
+        stage.check_alive()
+        time.sleep(0.5)
+
+
+def suggestions(stage: Stage) -> str:
+    """What can be tried while it stays up."""
+    return f"""
 ESPF and the application stay up until Ctrl-C. Open the console in a browser:
 
   {stage.url}     login admin, password {stage.password}
@@ -273,16 +282,32 @@ Or try, in another terminal, in this directory:
   # a change by another program: it is captured, too
   sqlite3 {stage.database} \\
     "UPDATE Accounts SET blocked = 'Y' WHERE i_account = 1"
-""")
-    while True:
-        stage.check_alive()
-        time.sleep(0.5)
+"""
+
+
+def play(stage: Stage) -> bool:
+    """From a change in the billing to an application; whether everything happened as it should."""
+    stage.set_up()
+    story = Story(stage)
+    story.play()
+    return judge(stage, story)
+
+
+def play_hlr(stage: Stage, address: str) -> bool:
+    """From a change in the billing to a phone that may attach or may not."""
+    hlr.set_up(stage, address)
+    hlr.Story(stage, address).play()
+    return True
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Watch the main job of ESPF happen.")
     parser.add_argument("--once", action="store_true", help="end when everything has happened")
+    parser.add_argument("--hlr", action="store_true", help="with a real OsmoHLR, and a phone")
+    parser.add_argument(
+        "--hlr-address", default=hlr.ADDRESS, help=f"its loopback address [{hlr.ADDRESS}]"
+    )
     parser.add_argument("--port", type=int, default=8080, help="of ESPF's APIs [8080]")
     parser.add_argument("--app-port", type=int, default=5000, help="of the application [5000]")
     parser.add_argument(
@@ -299,11 +324,12 @@ def main() -> int:
     stage = Stage(options.folder, options.port, options.app_port)
     good = False
     try:
-        stage.set_up()
-        story = Story(stage)
-        story.play()
-        good = judge(stage, story)
+        good = play_hlr(stage, options.hlr_address) if options.hlr else play(stage)
         if not options.once:
+            told = (
+                hlr.suggestions(stage, options.hlr_address) if options.hlr else suggestions(stage)
+            )
+            say(told)
             stay(stage)
     except DemoFailed as failure:
         say(f"\nThe demo failed: {failure}")

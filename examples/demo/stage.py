@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -147,7 +147,7 @@ class Stage:
     """A fresh folder, ESPF and the sample application in it. ``close`` stops what was started."""
 
     def __init__(self, folder: Path, port: int, app_port: int) -> None:
-        self._folder = folder.resolve()
+        self.folder = folder.resolve()
         self.port = port
         self.app_port = app_port
         self.arrivals = Arrivals()
@@ -176,16 +176,11 @@ class Stage:
 
     def set_up(self) -> None:
         """Make the folder anew, and in it a database, an administrator, a configured handler."""
-        if not EVCTL.exists():
-            raise DemoFailed(f"there is no evctl beside {sys.executable}; run 'make install'")
-        self._require_free_ports()
-        self._clear_folder()
-        self._write_settings()
+        self.install({"--port": self.port, "--app-port": self.app_port})
         key_file = self._named("application.key")
         key = secrets.token_urlsafe(18)
         (ROOT / key_file).touch(mode=0o600)
         (ROOT / key_file).write_text(key)
-        self.evctl("init", "--demo", ESPF_ADMIN_PASSWORD=self.password)
         self.evctl(
             *("handler", "set", str(I_ENV), HANDLER, "RetryDelays=1s 2s 5s", "RetryJitter=0"),
             f"EventSender.URL=http://127.0.0.1:{self.app_port}",
@@ -194,7 +189,19 @@ class Stage:
         self.evctl("type", "create", NEXT_MONTH)
         self.evctl("handler", "subscribe", str(I_ENV), HANDLER, NEXT_MONTH)
         self._start_application(key)
-        self._start_espf()
+        self.start_espf()
+
+    def install(self, ports: dict[str, int]) -> None:
+        """Make the folder anew, and in it a database and an administrator.
+
+        ``ports`` are those that must be free, by the option that chooses another.
+        """
+        if not EVCTL.exists():
+            raise DemoFailed(f"there is no evctl beside {sys.executable}; run 'make install'")
+        self._require_free_ports(ports)
+        self._clear_folder()
+        self._write_settings()
+        self.evctl("init", "--demo", ESPF_ADMIN_PASSWORD=self.password)
 
     def evctl(self, *words: str, show: bool = True, stdin: str = "", **environment: str) -> str:
         """Run evctl as an administrator does; returns what it prints."""
@@ -235,7 +242,8 @@ class Stage:
         """Raise DemoFailed when ESPF or the application has ended."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                told = (self._folder / "espf.out").read_text().strip() if name == "ESPF" else ""
+                output = self.folder / ("espf.out" if name == "ESPF" else f"{name}.out")
+                told = output.read_text().strip() if output.exists() else ""
                 raise DemoFailed(f"{name} has ended, exit code {child.returncode}. {told}".strip())
 
     def log_lines(self) -> list[str]:
@@ -265,7 +273,7 @@ class Stage:
 
     def _named(self, file: str) -> Path:
         """A file of the demo, named as seen from the project's folder if it is in there."""
-        path = self._folder / file
+        path = self.folder / file
         return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
     def _write_settings(self) -> None:
@@ -282,8 +290,8 @@ class Stage:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("ESPF_")}
         return {**mine, "ESPF_SETTINGS": str(self.settings), **more}
 
-    def _require_free_ports(self) -> None:
-        for port, option in ((self.port, "--port"), (self.app_port, "--app-port")):
+    def _require_free_ports(self, ports: dict[str, int]) -> None:
+        for option, port in ports.items():
             try:
                 socket.create_server(("127.0.0.1", port)).close()
             except OSError as error:
@@ -293,19 +301,19 @@ class Stage:
                 ) from None
 
     def _clear_folder(self) -> None:
-        if self._folder.exists():
-            if not (self._folder / MARK).exists():
-                raise DemoFailed(f"{self._folder} is not a demo's folder; it is left alone")
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True)
-        (self._folder / MARK).touch()
+        if self.folder.exists():
+            if not (self.folder / MARK).exists():
+                raise DemoFailed(f"{self.folder} is not a demo's folder; it is left alone")
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        (self.folder / MARK).touch()
 
     def _start_application(self, key: str) -> None:
         child = subprocess.Popen(
             [
                 *(sys.executable, str(APPLICATION)),
                 *("--port", str(self.app_port), "--espf-url", self.url),
-                *("--memory", str(self._folder / "application.db")),
+                *("--memory", str(self.folder / "application.db")),
                 *("--next-month-in", str(MONTH_SECONDS), "--fail-first", "1", FAILS_ONCE),
             ],
             env=self._environment(
@@ -325,8 +333,25 @@ class Stage:
         say(f"The sample application: process {child.pid}, a line with >> for each POST")
         self._wait_for_port(self.app_port)
 
-    def _start_espf(self) -> None:
-        with (self._folder / "espf.out").open("w") as output:
+    def start(self, name: str, *command: str, address: str, ports: Sequence[int]) -> None:
+        """Start a program of somebody else, in the demo's folder; return when it listens."""
+        with (self.folder / f"{name}.out").open("w") as output:
+            self._children[name] = child = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        say(f"$ {' '.join(command)}\n  process {child.pid}, at {address}")
+        for port in ports:
+            self._wait_for_port(port, address)
+
+    def start_espf(self) -> None:
+        """Start ESPF; return when it serves."""
+        with (self.folder / "espf.out").open("w") as output:
             self._children["ESPF"] = child = subprocess.Popen(
                 [EVCTL, "run"],
                 cwd=ROOT,
@@ -339,14 +364,14 @@ class Stage:
         say(f"$ evctl run\n  process {child.pid}, {self.url}")
         self._wait_for_port(self.port)
 
-    def _wait_for_port(self, port: int) -> None:
+    def _wait_for_port(self, port: int, address: str = "127.0.0.1") -> None:
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             self.check_alive()
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            with suppress(OSError), socket.create_connection((address, port), 1):
                 return
             time.sleep(0.05)
-        raise DemoFailed(f"nobody listens on port {port} after {PATIENCE_SECONDS:.0f} s")
+        raise DemoFailed(f"nobody listens on {address}:{port} after {PATIENCE_SECONDS:.0f} s")
 
 
 class Billing:

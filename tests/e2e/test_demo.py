@@ -178,6 +178,22 @@ def seconds(clock: str) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)
 
 
+def test_a_real_hlr_lets_a_phone_attach_when_the_billing_wants_it(tmp_path: Path) -> None:
+    number = os.getpid()
+    address = f"127.72.{number >> 8 & 255}.{number & 255}"
+    with demo(tmp_path / "demo", "--hlr", "--once", "--hlr-address", address) as played:
+        code = played.exit_code()
+        output = played.output
+    assert code == 0, output
+    said = re.findall(r"asks to attach: (yes|no: .*)$", output, re.MULTILINE)
+    barred = "no: the network is not allowed"
+    assert said == ["no: the IMSI is unknown", "yes", barred, barred, "yes"]
+    assert 'provisioning statuses of the account: {"HSS": "OK"}' in output
+    assert played.has_left_nothing_running()
+    for port in (4222, 4258, 4259):
+        socket.create_server((address, port)).close()
+
+
 def test_while_the_demo_stays_up_what_it_suggests_works_until_ctrl_c(tmp_path: Path) -> None:
     with demo(tmp_path / "demo") as staying:
         password = staying.until(r"curl -u admin:(\S+)")[1]

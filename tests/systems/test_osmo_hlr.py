@@ -3,11 +3,11 @@
 import sqlite3
 
 import pytest
+from gsup import DELETE_DATA, GPRS_NOT_ALLOWED, INSERT_DATA, PLMN_NOT_ALLOWED, UNKNOWN_IMSI, Node
 
 from espf.errors import TryLater
 from espf.systems.osmo_hlr import OsmoHLR
 from espf.testing import check_desired_state
-from gsup import DELETE_DATA, GPRS_NOT_ALLOWED, INSERT_DATA, PLMN_NOT_ALLOWED, UNKNOWN_IMSI, Node
 from programs import OsmoHLR as RealHLR
 from town import KI, OPC, OTHER_KI
 

@@ -83,9 +83,9 @@ class OneAccount:
         """Close the account, which gives its card back; the events of that."""
         number, card = self.account["i_account"], self.card["i_sim_card"]
         self.account["bill_status"], self.card["i_account"] = "C", None
-        swap: dict[str, Any] = {"i_account": number, "prev_i_sim_card": card, "curr_i_sim_card": None}
+        named: dict[str, Any] = {"i_account": number, "prev_i_sim_card": card}
         return [
-            sample_event("Account/SIMCardAssignment", **swap),
+            sample_event("Account/SIMCardAssignment", **named, curr_i_sim_card=None),
             self.event("Account/Status/Closed"),
         ]
 
