@@ -48,7 +48,7 @@ def set_up(stage: Stage, address: str) -> None:
     stage.evctl("handler", "delete", env, "EventSender", "--force")
     stage.evctl(
         *("handler", "create", env, "HLR", "--type", "OsmoHLR", "--usual"),
-        *("--set", f"OsmoHLR.Address={address}", "--set", "ServiceGroup=HSS"),
+        *("--set", f"OsmoHLR.Address={address}"),
     )
     stage.start_espf()
 

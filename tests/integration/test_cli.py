@@ -481,7 +481,7 @@ def test_what_is_not_there_or_there_already(desk):
 @whatever_the_database
 def test_a_handler_hears_the_usual_types_of_its_kind_and_no_others_if_so_wished(desk):
     words = ("handler", "create", 3, "HLR", "--type", "OsmoHLR", "--usual")
-    said = desk(*words, "--set", "OsmoHLR.Address=127.0.0.1", "--set", "ServiceGroup=HSS")
+    said = desk(*words, "--set", "OsmoHLR.Address=127.0.0.1")
     heard = {
         row["event_type"]
         for row in desk.json("handler", "subscriptions", 3, "HLR")

@@ -141,7 +141,7 @@ def test_an_event_without_an_account_reports_nothing(town, i_account):
 @pytest.mark.databases("sqlite")
 async def test_a_worker_reports_under_the_group_of_its_handler(town):
     """The billing is away, so that the first attempt is not the last."""
-    options = {"OsmoHLR.Address": "127.0.0.1", "ServiceGroup": "HSS"}
+    options = {"OsmoHLR.Address": "127.0.0.1"}
     with town.database.begin() as connection:
         subscriptions.create_handler(connection, town.sealer, 1, "HLR", "OsmoHLR", options)
     town.event(i_account=541)

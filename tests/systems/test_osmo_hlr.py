@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 from gsup import DELETE_DATA, GPRS_NOT_ALLOWED, INSERT_DATA, PLMN_NOT_ALLOWED, UNKNOWN_IMSI, Node
 
-from espf.errors import TryLater
+from espf.errors import InvalidRequest, TryLater
+from espf.handlers.registry import read_settings
 from espf.systems.osmo_hlr import OsmoHLR
 from espf.testing import check_desired_state
 from programs import OsmoHLR as RealHLR
@@ -121,6 +122,12 @@ async def test_the_keys_of_a_card_are_written_once(town, hlr, vlr):
         for blocked in "YN":
             await town.do("Account/update_account", account_info=of(i_account, blocked=blocked))
         assert sequence_number(hlr) == before
+
+
+def test_what_a_product_gives_is_checked_where_it_is_set():
+    wrong = {"OsmoHLR.Address": "127.0.0.1", "OsmoHLR.Services": "Gold=csps"}
+    with pytest.raises(InvalidRequest, match=r"OsmoHLR\.Services: what Gold gives is one of cs,"):
+        read_settings(OsmoHLR.Settings, wrong)
 
 
 @pytest.mark.parametrize("opc", [None, OPC])

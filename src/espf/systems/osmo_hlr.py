@@ -11,10 +11,10 @@ the next authentication fail. So keys are compared before they are written, as a
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from espf.errors import Rejected, TryLater
-from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings
+from espf.handlers.base import CHECK_SECONDS, SERVICE_GROUP, Context, HandlerSettings
 from espf.handlers.desired import (
     Change,
     DesiredStateHandler,
@@ -43,12 +43,23 @@ _MSISDN_TAKEN = "Update MSISDN failed"
 #: By which services a quota that is used up takes data away.
 _DATA = frozenset({"netaccess", "data"})
 
+#: What a product may give.
+_GIVES = ("cs", "ps", "cs+ps", "none")
+
 _NO_KEY = "none"
 
 
 class OsmoHLRSettings(DesiredStateSettings):
     """The options of an OsmoHLR."""
 
+    service_group: str = Field(
+        default="HSS",
+        alias=SERVICE_GROUP,
+        max_length=64,
+        description="The service group under which the status of each account is reported, as the "
+        "status API does. Empty: none is reported.",
+        json_schema_extra={"group": "What is provisioned"},
+    )
     address: str = Field(
         alias="OsmoHLR.Address",
         min_length=1,
@@ -112,6 +123,14 @@ class OsmoHLRSettings(DesiredStateSettings):
         description="How long to wait for an answer.",
         json_schema_extra={"group": _GROUP, "unit": "seconds"},
     )
+
+    @field_validator("services")
+    @classmethod
+    def _are_known(cls, value: ProductMap) -> ProductMap:
+        for product, given in value:
+            if given not in _GIVES:
+                raise ValueError(f"what {product} gives is one of {', '.join(_GIVES)}")
+        return value
 
 
 class OsmoHLR(DesiredStateHandler):

@@ -91,8 +91,8 @@ class OneAccount:
 
     def event(self, event_type: str, **variables: object) -> Event:
         """An event of the account."""
-        named = {name: self.account[name] for name in ("i_account", "i_customer")}
-        return sample_event(event_type, **named, **variables)
+        about: dict[str, Any] = {name: self.account[name] for name in ("i_account", "i_customer")}
+        return sample_event(event_type, **{**about, **variables})
 
     def secrets(self) -> list[str]:
         """What nobody may read anywhere."""
