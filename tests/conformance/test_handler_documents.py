@@ -20,19 +20,23 @@ def test_the_handler_of_the_documents_has_12_lines_of_code():
     assert len([line for line in lines if line and '"""' not in line]) == 12
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 async def test_the_handler_of_the_documents_passes_its_own_tests(number):
     room = {}
     for block in python_blocks("how-to/write-a-handler.md"):
         exec(block, room)
     tests = [value for name, value in room.items() if name.startswith("test_")]
-    assert len(tests) == 2
+    assert len(tests) == 3
     await tests[number]()
 
 
 @pytest.mark.parametrize(
     ("handler_type", "page"),
-    [("EventSender", "event-sender.md"), ("ConnectorSender", "connector-sender.md")],
+    [
+        ("EventSender", "event-sender.md"),
+        ("ConnectorSender", "connector-sender.md"),
+        ("OsmoHLR", "osmo-hlr.md"),
+    ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):
     rows = re.findall(
