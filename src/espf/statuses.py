@@ -6,13 +6,14 @@ Eight groups are there from the beginning, in every environment; each environmen
 each account and group the last report is kept. Works inside the caller's transaction.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeGuard
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from espf.billing.environments import is_reference_billing
@@ -32,6 +33,9 @@ FIRST_CUSTOM = 1001
 LONGEST_NAME = 64
 LONGEST_MESSAGE = 4000
 
+#: i_env, i_account, i_group.
+_Key = tuple[int, int, int]
+
 
 class AccountStatus(StrEnum):
     """How far it has come. RETRY: the first try has failed, and there will be others."""
@@ -40,6 +44,10 @@ class AccountStatus(StrEnum):
     IN_PROGRESS = "IN_PROGRESS"
     RETRY = "RETRY"
     FAILED = "FAILED"
+
+
+#: A status and its message.
+_Told = tuple[AccountStatus, str | None]
 
 
 @dataclass(frozen=True)
@@ -186,29 +194,25 @@ def report_results(
 
     Returns the groups that there are not, by environment and name; nothing is kept for them.
     """
-    numbers: dict[int, Mapping[str, int]] = {}
-    unknown: set[tuple[int, str]] = set()
-    kept: dict[_Key, tuple[AccountStatus, str | None]] = {}
+    named: dict[tuple[int, str], dict[int, _Told]] = defaultdict(dict)
     for result in results:
         event = result.notification.event
         told, i_account = told_by(result), event.i_account
-        if told is None or not _is_number(i_account):
-            continue
-        if event.i_env not in numbers:
-            groups = list_groups(connection, event.i_env)
-            numbers[event.i_env] = {one.name: one.i_group for one in groups}
-        i_group = numbers[event.i_env].get(result.group)
-        if i_group is None:
-            unknown.add((event.i_env, result.group))
-        else:
-            kept[event.i_env, i_account, i_group] = told
+        if told is not None and _is_number(i_account):
+            named[event.i_env, result.group][i_account] = told
+    unknown = set()
     # In one order, so that of two who do this neither waits for the other for ever.
-    for key, told in sorted(kept.items()):
-        _keep(connection, key, told, now)
+    for (i_env, name), accounts_told in sorted(named.items()):
+        groups = list_groups(connection, i_env)
+        group = next((one for one in groups if one.name == name), None)
+        if group is None:
+            unknown.add((i_env, name))
+        else:
+            _keep_all(connection, i_env, group.i_group, accounts_told, now)
     return unknown
 
 
-def told_by(result: Result) -> tuple[AccountStatus, str | None] | None:
+def told_by(result: Result) -> _Told | None:
     """What a result says of the account's provisioning; None: nothing."""
     decision = result.decision
     reason = decision.reason and decision.reason[:LONGEST_MESSAGE]
@@ -223,31 +227,65 @@ def told_by(result: Result) -> tuple[AccountStatus, str | None] | None:
             return None
 
 
-#: i_env, i_account, i_group.
-_Key = tuple[int, int, int]
-
-
-def _keep(
-    connection: Connection,
-    key: _Key,
-    told: tuple[AccountStatus, str | None],
-    now: datetime,
+def _keep_all(
+    connection: Connection, i_env: int, i_group: int, told: Mapping[int, _Told], now: datetime
 ) -> None:
+    """Keep what is told of many accounts in one group, in few statements."""
     s = account_statuses.c
-    named = dict(zip(("i_env", "i_account", "i_group"), key, strict=True))
-    values = {"status": told[0], "message": told[1], "reported_at": now}
+    here = (s.i_env == i_env, s.i_group == i_group)
+    query = select(s.i_account).where(*here, s.i_account.in_(told))
+    there = set(connection.execute(query).scalars())
+    old = [
+        {"account": number, "told": told[number][0], "said": told[number][1]}
+        for number in sorted(there)
+    ]
+    if old:
+        change = (
+            update(account_statuses)
+            .where(*here, s.i_account == bindparam("account"))
+            .values(status=bindparam("told"), message=bindparam("said"), reported_at=now)
+        )
+        connection.execute(change, old)
+    new = [(i_env, number, i_group) for number in sorted(told.keys() - there)]
+    if not new:
+        return
+    try:
+        with connection.begin_nested():
+            rows = [_row(key, told[key[1]], now) for key in new]
+            connection.execute(insert(account_statuses), rows)
+    except IntegrityError:
+        # Somebody else was the first to report one of them.
+        for key in new:
+            _keep(connection, key, told[key[1]], now)
+
+
+def _keep(connection: Connection, key: _Key, told: _Told, now: datetime) -> None:
+    s = account_statuses.c
+    row = _row(key, told, now)
     change = (
         update(account_statuses)
-        .where(*(s[name] == value for name, value in named.items()))
-        .values(values)
+        .where(s.i_env == key[0], s.i_account == key[1], s.i_group == key[2])
+        .values(row)
     )
     if not connection.execute(change).rowcount:
         try:
             with connection.begin_nested():
-                connection.execute(insert(account_statuses).values(**named, **values))
+                connection.execute(insert(account_statuses).values(row))
         except IntegrityError:
             # Somebody else was the first.
             connection.execute(change)
+
+
+def _row(key: _Key, told: _Told, now: datetime) -> dict[str, object]:
+    i_env, i_account, i_group = key
+    return {
+        "i_env": i_env,
+        "i_account": i_account,
+        "i_group": i_group,
+        "status": told[0],
+        "message": told[1],
+        "reported_at": now,
+    }
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -102,6 +102,28 @@ def test_an_unknown_group_does_not_stop_a_result_and_is_said_once(town, caplog):
     assert caplog.messages == ["environment 1 has no service group 'IOT': no status is reported"]
 
 
+@pytest.mark.databases("postgresql", "mariadb")
+def test_an_application_that_reports_at_the_same_moment_stops_no_result(town):
+    """SQLite has one writer at a time."""
+    engine = town.database._engine
+    reported = []
+
+    def meanwhile(connection, cursor, statement, *rest):
+        if "INSERT INTO" in statement and "Account_Statuses" in statement and not reported:
+            reported.append(statement)
+            with town.database.begin() as another:
+                now = town.database.now(another)
+                said = (statuses.AccountStatus.IN_PROGRESS, "mine", now)
+                statuses.report(another, 1, 2, "HSS", *said)
+
+    database_event.listen(engine, "before_cursor_execute", meanwhile)
+    town.settle(FINISHED, REJECTED, FINISHED)
+    database_event.remove(engine, "before_cursor_execute", meanwhile)
+    assert reported
+    assert [town.told(n)[0][1] for n in (1, 2, 3)] == ["OK", "FAILED", "OK"]
+    assert town.live_rows() == (0, 0)
+
+
 @pytest.mark.databases("sqlite")
 def test_without_a_group_nothing_is_asked_and_nothing_is_stored(town):
     town.settle(FINISHED)  # the first results of all read what the next ones need not
