@@ -178,6 +178,6 @@ Or try, in another terminal, in this directory:
   # a change by another program: it is captured, too
   sqlite3 {stage.database} "UPDATE Accounts SET blocked = 'Y'"
 
-  # the HLR's own command line: enable, show subscriber msisdn {NUMBER}
+  # the HLR's own command line: enable, subscriber msisdn {NUMBER} show
   telnet {address} {_VTY}
 """
