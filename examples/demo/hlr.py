@@ -144,8 +144,9 @@ class Story:
     def _judge(self) -> None:
         """Tell what ESPF knows of it; raises DemoFailed when that is not as it should be."""
         self._step("What ESPF says of it")
-        self._stage.evctl("event", "list")
         rows = json.loads(self._stage.evctl("event", "list", "--json", show=False))
+        for row in reversed(rows):
+            say(f"    #{row['i_event']} {row['event_type']:<29} {row['handler']}: {row['status']}")
         wrong = [row for row in rows if row["status"] != "finished" or row["handler"] != "HLR"]
         account = self._call("Account/get_account_info", i_account=self._i_account)["account_info"]
         statuses = {one["group"]: one["status"] for one in account["provisioning_statuses"]}

@@ -80,7 +80,7 @@ class Demo:
                 self.output += line
                 self._printed.notify_all()
 
-    def until(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+    def until(self, pattern: str, timeout: float = 120.0) -> re.Match[str]:
         """Wait until a line matches."""
         with self._printed:
             assert self._printed.wait_for(
@@ -90,7 +90,7 @@ class Demo:
         assert found is not None
         return found
 
-    def exit_code(self, timeout: float = 60.0) -> int:
+    def exit_code(self, timeout: float = 120.0) -> int:
         code = self.process.wait(timeout)
         self._reader.join(timeout)
         return code

@@ -11,7 +11,7 @@ from espf.handlers import registry
 from espf.handlers.base import Reply
 from espf.systems import aricent_hss
 from espf.systems.aricent_hss import AricentHSS
-from espf.testing import FakeBilling, check_handler, sample_event
+from espf.testing import FakeBilling, check_desired_state, check_handler, sample_event
 from mobile_accounts import (
     IMSI,
     NUMBER,
@@ -250,3 +250,10 @@ async def test_it_keeps_the_contract():
     chosen = {"AricentHSS.URL": "http://127.0.0.1:1", "AricentHSS.Token": TOKEN}
     gone = Reply(404, {}, '{"reason": "no such subscriber"}')
     await check_handler(AricentHSS, chosen, event, billing=billing, reply=gone)
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(adapter):
+    def at(host, port):
+        return {"AricentHSS.URL": f"http://{host}:{port}/v1"}
+
+    await check_desired_state(AricentHSS, options(adapter), at=at)

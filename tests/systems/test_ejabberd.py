@@ -9,6 +9,7 @@ from espf.handlers.desired import RECONCILE
 from espf.model import Event, compact
 from espf.systems import ejabberd
 from espf.systems.ejabberd import Ejabberd
+from espf.testing import check_desired_state
 from guides import documented_options, own_options
 from xmpp import Refused
 
@@ -304,3 +305,10 @@ def test_every_option_is_documented_with_its_default():
 
 def money(i_account, action, amount):
     return {"i_account": i_account, "action": action, "amount": amount}
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(server):
+    def at(host, port):
+        return {"Ejabberd.URL": f"http://{host}:{port}/api", "Ejabberd.Timeout": 1}
+
+    await check_desired_state(Ejabberd, options(server), at=at)

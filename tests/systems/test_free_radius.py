@@ -12,6 +12,7 @@ from espf.errors import Misconfigured, TryLater, Unreachable
 from espf.handlers.registry import read_settings
 from espf.systems.dynamic_authorization import AccessServer, Session
 from espf.systems.free_radius import FreeRADIUS
+from espf.testing import check_desired_state
 from freeradius_server import SECRET, of_debian
 from freeradius_server import AccessServer as Nas
 from freeradius_server import FreeRADIUS as RealRADIUS
@@ -512,3 +513,13 @@ def charge(i_account, amount):
 
 def pay(i_account, amount):
     return {"i_account": i_account, "action": "manual payment", "amount": amount}
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(radius):
+    def at(host, port):
+        return {
+            "FreeRADIUS.DatabaseURL": f"postgresql://espf:nobody-sees-it@{host}:{port}/radius",
+            "FreeRADIUS.Timeout": 1,
+        }
+
+    await check_desired_state(FreeRADIUS, options(radius), at=at)

@@ -6,6 +6,7 @@ import pytest
 from espf.errors import Misconfigured, Rejected, TryLater, Unreachable
 from espf.handlers.registry import read_settings
 from espf.systems.kamailio import Kamailio
+from espf.testing import check_desired_state
 from kamailio_server import DOMAIN, Phone
 from kamailio_server import Kamailio as RealKamailio
 
@@ -276,3 +277,10 @@ def charge(i_account, amount):
 
 def pay(i_account, amount):
     return {"i_account": i_account, "action": "manual payment", "amount": amount}
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(sip):
+    def at(host, port):
+        return {"Kamailio.RPC": f"http://{host}:{port}/RPC", "Kamailio.Timeout": 1}
+
+    await check_desired_state(Kamailio, options(sip), at=at)

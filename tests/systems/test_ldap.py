@@ -9,6 +9,7 @@ from espf.handlers.desired import RECONCILE
 from espf.model import Event, compact
 from espf.systems import ldap_directory
 from espf.systems.ldap_directory import LDAP
+from espf.testing import check_desired_state
 from guides import documented_options, own_options
 from ldap_server import ADMIN, BARRED, BLIND, FAILURES, GOLD, PASSWORD, PEOPLE, Slapd
 
@@ -476,3 +477,10 @@ def test_every_option_is_documented_with_its_default():
 
 def money(i_account, action, amount):
     return {"i_account": i_account, "action": action, "amount": amount}
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(directory):
+    def at(host, port):
+        return {"LDAP.Address": host, "LDAP.Port": port, "LDAP.Timeout": 1}
+
+    await check_desired_state(LDAP, options(directory), at=at)

@@ -13,7 +13,7 @@ from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.base import Reply
 from espf.handlers.http_auth import basic
 from espf.systems.ministra import Ministra
-from espf.testing import check_handler, sample_event
+from espf.testing import check_desired_state, check_handler, sample_event
 from ministra_server import MinistraServer
 from webhook import Answer
 
@@ -291,3 +291,10 @@ async def test_what_it_says_of_its_server(portal):
     async with alone(Ministra, options(portal, Tariffs="*=gold")) as (handler, context):
         with pytest.raises(Misconfigured, match="'gold'"):
             await handler.check(context)
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(portal):
+    def at(host, port):
+        return {"Ministra.URL": f"http://{host}:{port}/", "Ministra.Timeout": 1}
+
+    await check_desired_state(Ministra, options(portal, Tariffs="*=family"), at=at)

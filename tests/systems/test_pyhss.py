@@ -16,7 +16,7 @@ from espf.errors import Misconfigured, Rejected, TryLater
 from espf.handlers.base import Reply
 from espf.handlers.subscriber import Card, Subscriber
 from espf.systems.pyhss import PAGE, PyHSS
-from espf.testing import FakeBilling, check_handler, sample_event
+from espf.testing import FakeBilling, check_desired_state, check_handler, sample_event
 from mobile_accounts import (
     IMSI,
     NUMBER,
@@ -490,3 +490,10 @@ async def test_it_keeps_the_contract():
     event = sample_event(i_account=541, prev_imsi=IMSI)
     chosen = {"PyHSS.URL": "http://127.0.0.1:1", "PyHSS.ProvisioningKey": KEY}
     await check_handler(PyHSS, chosen, event, billing=billing, reply=Reply(200, {}, "[]"))
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(network):
+    def at(host, port):
+        return {"PyHSS.URL": f"http://{host}:{port}", "PyHSS.Timeout": 1}
+
+    await check_desired_state(PyHSS, options(network), at=at)

@@ -14,7 +14,7 @@ from espf.handlers.base import Reply
 from espf.handlers.desired import Change
 from espf.handlers.registry import read_settings
 from espf.systems.template_http import TemplateHTTP
-from espf.testing import check_handler, sample_event
+from espf.testing import check_desired_state, check_handler, sample_event
 from espf.web.pages import forms
 from tv_platforms import JsonPlatform, XmlPlatform
 from webhook import Answer
@@ -476,3 +476,10 @@ def test_a_broken_description_is_refused_with_its_place(interface, told):
     with pytest.raises(InvalidRequest, match=told) as raised:
         read_settings(TemplateHTTP.Settings, chosen)
     assert raised.value.field == "TemplateHTTP.Interface"
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(xml):
+    def at(host, port):
+        return {"TemplateHTTP.URL": f"http://{host}:{port}/", "TemplateHTTP.Timeout": 1}
+
+    await check_desired_state(TemplateHTTP, options(xml, XML, Packages="*=FAM"), at=at)

@@ -8,6 +8,7 @@ import pytest
 from espf.errors import InvalidRequest, Misconfigured, Rejected, TryLater
 from espf.handlers.registry import read_settings
 from espf.systems.yate_hss import PAGE, YateHSS
+from espf.testing import check_desired_state
 from mobile_accounts import (
     IMSI,
     NUMBER,
@@ -304,3 +305,10 @@ def test_what_stands_in_its_templates_is_checked(yate):
     with pytest.raises(InvalidRequest, match=r"YateHSS\.SIMParams"):
         read_settings(YateHSS.Settings, options(yate, SIMParams='{"x": "{msisdn}"}'))
     assert read_settings(YateHSS.Settings, options(yate)).service_group == "HSS"
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(yate):
+    def at(host, port):
+        return {"YateHSS.URL": f"http://{host}:{port}/api.php"}
+
+    await check_desired_state(YateHSS, options(yate), at=at)

@@ -342,7 +342,7 @@ class TMF640(DesiredStateHandler):
             await self._patch(change, context)
 
     async def bring(self, key: str, context: Context) -> list[Change]:
-        """See DesiredStateHandler. What is remembered with an event is forgotten when it is over."""
+        """See DesiredStateHandler. What an event remembers is forgotten when it is over."""
         await context.outlet.reached()  # else nobody knows that there may be something
         return await super().bring(key, context)
 
