@@ -879,6 +879,8 @@ def test_what_is_being_settled_has_nothing_read_again(books):
     reading.until(made)
     (first, *_) = books.waiting(handler)
     with books.database.begin() as settling:
+        # Whoever connects anew forgets what was said of transactions.
+        reading.read()
         books.queue.settle(settling, [Result(first, handler.name, 1, FINISHED, 1)], {})
         # The server's own housekeeping may have a transaction open at the same time.
         number = settling.execute(text("SELECT pg_current_xact_id()::text::int8")).scalar_one()
