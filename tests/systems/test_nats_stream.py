@@ -44,6 +44,10 @@ def server():
 @pytest.fixture
 def options(server):
     """For a stream of its own: those of other tests are none of it."""
+    if not server.is_ready():
+        server.resume()
+        server.kill()
+        server.start()
     number = next(NAMES)
     return {
         "NatsSender.Servers": server.at,

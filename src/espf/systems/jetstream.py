@@ -274,7 +274,6 @@ class _Connection(Client):
             await self.connect(
                 f"nats://{f'[{address}]' if ':' in address else address}:{port}",
                 error_cb=self._heard,
-                closed_cb=self._lost,
                 name="ESPF",
                 allow_reconnect=False,
                 connect_timeout=300,  # there is a limit around it
@@ -350,8 +349,12 @@ class _Connection(Client):
             self._refusal = str(error)
             self._wake()
 
-    async def _lost(self) -> None:
-        self._wake()
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # The library's own callback is forgotten where the rest of what was to be sent fails.
+        try:
+            await super()._close(status, do_cbs)
+        finally:
+            self._wake()
 
     def _wake(self) -> None:
         """Whoever waits need not wait any longer."""

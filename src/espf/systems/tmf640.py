@@ -342,8 +342,9 @@ class TMF640(DesiredStateHandler):
             await self._patch(change, context)
 
     async def bring(self, key: str, context: Context) -> list[Change]:
-        """See DesiredStateHandler. What is remembered with an event is forgotten when it is over."""
-        await context.outlet.reached()  # else nobody knows that there may be something
+        """See DesiredStateHandler."""
+        # Whoever has asked what is remembered with an event makes that forgotten when it is over.
+        await context.outlet.reached()
         return await super().bring(key, context)
 
     async def held_keys(self, after: str | None, context: Context) -> Sequence[str]:
