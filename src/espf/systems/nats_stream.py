@@ -6,6 +6,7 @@ machines take part at their own pace, and each account's events come to them in 
 """
 
 import re
+from itertools import takewhile
 from typing import Annotated, ClassVar, Literal, get_args
 from uuid import uuid5
 
@@ -254,6 +255,12 @@ class NatsSenderSettings(HandlerSettings):
         return value
 
 
+def _all_like(subject: str) -> str:
+    """All subjects that begin as this one does; consumers choose among them as they like."""
+    fixed = list(takewhile(lambda token: "{" not in token, subject.split(".")))
+    return ".".join(fixed) if ".".join(fixed) == subject else ".".join([*fixed, ">"])
+
+
 class NatsSender(Handler):
     """Store events in a stream of NATS JetStream."""
 
@@ -329,11 +336,10 @@ class NatsSender(Handler):
             token=own.token.get_secret_value() if method == "Token" else "",
             credentials=own.credentials.get_secret_value() if method == "Credentials" else "",
         )
-        tokens = own.subject.split(".")
         stream = Stream(
             name=own.stream,
             made=own.create_stream,
-            subjects=".".join("*" if "{" in token else token for token in tokens),
+            subjects=_all_like(own.subject),
             max_age=own.max_age * 3600.0,
             duplicate_window=own.duplicate_window,
             replicas=own.replicas,
