@@ -373,6 +373,10 @@ async def test_a_file_of_credentials(options):
             await send(sample_event())
             lines = [line for line in credentials.splitlines() if "-" not in line[:1] and line]
             assert {lines[0], lines[2]} <= set(send.handler.secrets())
+        # A field of a form has lost the line breaks.
+        login["Credentials"] = credentials.replace("\n", "")
+        async with sending(options, Servers=careful.at, **login) as send:
+            await send(sample_event(i_event=2))
         _, others = operator_config()
         async with sending(options, Servers=careful.at, **{**login, "Credentials": others}) as send:
             with pytest.raises(Misconfigured, match="Authorization Violation"):

@@ -26,7 +26,7 @@ from espf.handlers.enrichment import Enrichment, Part
 from espf.handlers.event_sender import standard
 from espf.handlers.http_auth import Credentials, Password, User
 from espf.model import Event
-from espf.systems.jetstream import JetStream, Login, Stream, read_credentials
+from espf.systems.jetstream import JetStream, Login, Stream, read_credentials, read_seed
 
 _ADDRESS = "Address"
 _AUTH = "Authentication"
@@ -251,7 +251,7 @@ class NatsSenderSettings(HandlerSettings):
         if not text and info.field_name in needs.get(str(method), {str(method).lower()}):
             raise ValueError(f"is mandatory with AuthMethod {method}")
         if text and info.field_name == "credentials":
-            read_credentials(text)
+            read_seed(read_credentials(text)[1])
         return value
 
 
@@ -282,9 +282,9 @@ class NatsSender(Handler):
         return (len(self.settings.servers) + 3.0) * self.settings.timeout + asking
 
     def secrets(self) -> tuple[str, ...]:
-        """The secret options, and the lines of the credentials."""
-        lines = self.settings.credentials.get_secret_value().split()
-        return (*super().secrets(), *(line for line in lines if len(line) > 40))
+        """The secret options, and what stands in the credentials."""
+        credentials = self.settings.credentials.get_secret_value()
+        return (*super().secrets(), *(read_credentials(credentials) if credentials else ()))
 
     async def close(self) -> None:
         """Hang up."""
