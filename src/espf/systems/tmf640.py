@@ -488,7 +488,6 @@ class TMF640(DesiredStateHandler):
         if not monitor:
             monitor = await self._monitor_of(change, context)
             if monitor is not None:
-                await self._remember(monitor, context)
                 raise self._under_way(monitor)
             return
         told = await self._ask(context, "GET", f"monitor/{quote(monitor, safe='')}")
