@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from programs import Program
 
 USER, PASSWORD = "espf", "hush-hush-password"
-#: Somebody who may not publish what is about SIM cards.
+#: Somebody who may do what the documents say that is needed, for what is about accounts.
 POOR = "poor"
 TOKEN = "hush-hush-token"
 
@@ -30,7 +30,10 @@ USERS = f"""
 authorization {{
   users: [
     {{user: {USER}, password: {PASSWORD}}},
-    {{user: {POOR}, password: {PASSWORD}, permissions: {{publish: {{deny: "*.*.SIM.>"}}}}}},
+    {{user: {POOR}, password: {PASSWORD}, permissions: {{
+      publish: ["*.*.Account.>", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.CREATE.*"],
+      subscribe: "_INBOX.>"
+    }}}},
   ]
 }}
 """

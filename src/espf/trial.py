@@ -283,7 +283,8 @@ class _Counting:
         reached: str,  # noqa: ARG002  (nobody goes on with it)
     ) -> None:
         """See Outlet."""
-        self.made[event_type] += len(events)
+        if events:
+            self.made[event_type] += len(events)
 
 
 @dataclass(frozen=True)

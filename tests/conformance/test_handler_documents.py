@@ -43,6 +43,8 @@ async def test_the_handler_of_the_documents_passes_its_own_tests(number):
         ("TemplateHTTP", "template-http.md"),
         ("FreeRADIUS", "free-radius.md"),
         ("Kamailio", "kamailio.md"),
+        ("NatsSender", "nats-sender.md"),
+        ("TMF640", "tmf640.md"),
     ],
 )
 def test_every_option_is_documented_with_its_default(handler_type, page):

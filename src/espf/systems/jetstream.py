@@ -31,6 +31,10 @@ _PING_SECONDS = 10
 #: How long to wait until a connection is closed.
 _CLOSING_SECONDS = 1.0
 
+#: What stands in a .creds file.
+_JWT = "NATS USER JWT"
+_SEED = "USER NKEY SEED"
+
 #: Why a server does not let somebody in, in its words.
 _UNKNOWN_USER = re.compile(
     r"authorization violation|authentication (expired|revoked)", re.IGNORECASE
@@ -274,7 +278,6 @@ class _Connection(Client):
             await self.connect(
                 f"nats://{f'[{address}]' if ':' in address else address}:{port}",
                 error_cb=self._heard,
-                closed_cb=self._lost,
                 name="ESPF",
                 allow_reconnect=False,
                 connect_timeout=300,  # there is a limit around it
@@ -331,7 +334,8 @@ class _Connection(Client):
             return {"token": privately(login.token)}
         if not login.credentials:
             return {}
-        jwt, key = read_credentials(login.credentials)
+        jwt, seed = read_credentials(login.credentials)
+        key = read_seed(seed)
 
         def sign(nonce: str) -> bytes:
             self._must_be_private()
@@ -350,8 +354,12 @@ class _Connection(Client):
             self._refusal = str(error)
             self._wake()
 
-    async def _lost(self) -> None:
-        self._wake()
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # The library's own callback is forgotten where the rest of what was to be sent fails.
+        try:
+            await super()._close(status, do_cbs)
+        finally:
+            self._wake()
 
     def _wake(self) -> None:
         """Whoever waits need not wait any longer."""
@@ -360,20 +368,28 @@ class _Connection(Client):
                 clock.reschedule(0)
 
 
-def read_credentials(text: str) -> tuple[str, Ed25519PrivateKey]:
-    """The JWT and the key in a file of credentials. Raises ValueError when they are not there."""
-    found = dict(re.findall(r"-+BEGIN ([A-Z ]+)-+\s+(\S+)\s+-+END \1-+", text))
-    if not {"NATS USER JWT", "USER NKEY SEED"} <= found.keys():
+def read_credentials(text: str) -> tuple[str, str]:
+    """The JWT and the seed in the text of a .creds file, whose line breaks may be lost.
+
+    Raises ValueError when they are not there.
+    """
+    parts = re.findall(r"-{5,6}BEGIN ([A-Z ]+)-{5,6}\s*(\S+?)\s*-{5,6}END \1-{5,6}", text)
+    found = dict(parts)
+    if not {_JWT, _SEED} <= found.keys():
         raise ValueError("the text of a .creds file is expected: a NATS USER JWT and its SEED")
-    seed = found["USER NKEY SEED"]
+    return found[_JWT], found[_SEED]
+
+
+def read_seed(seed: str) -> Ed25519PrivateKey:
+    """The key of a seed. Raises ValueError when it is none."""
     try:
         # Two bytes say what it is, the last two are a sum.
         raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
     except binascii.Error:
         raw = b""
     if len(raw) != 36 or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
-        raise ValueError("its USER NKEY SEED is damaged")
-    return found["NATS USER JWT"], Ed25519PrivateKey.from_private_bytes(raw[2:34])
+        raise ValueError("the USER NKEY SEED is damaged")
+    return Ed25519PrivateKey.from_private_bytes(raw[2:34])
 
 
 def _trusted(ca_file: str) -> ssl.SSLContext:

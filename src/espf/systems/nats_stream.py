@@ -6,6 +6,7 @@ machines take part at their own pace, and each account's events come to them in 
 """
 
 import re
+from itertools import takewhile
 from typing import Annotated, ClassVar, Literal, get_args
 from uuid import uuid5
 
@@ -25,7 +26,7 @@ from espf.handlers.enrichment import Enrichment, Part
 from espf.handlers.event_sender import standard
 from espf.handlers.http_auth import Credentials, Password, User
 from espf.model import Event
-from espf.systems.jetstream import JetStream, Login, Stream, read_credentials
+from espf.systems.jetstream import JetStream, Login, Stream, read_credentials, read_seed
 
 _ADDRESS = "Address"
 _AUTH = "Authentication"
@@ -250,8 +251,14 @@ class NatsSenderSettings(HandlerSettings):
         if not text and info.field_name in needs.get(str(method), {str(method).lower()}):
             raise ValueError(f"is mandatory with AuthMethod {method}")
         if text and info.field_name == "credentials":
-            read_credentials(text)
+            read_seed(read_credentials(text)[1])
         return value
+
+
+def _all_like(subject: str) -> str:
+    """All subjects that begin as this one does; consumers choose among them as they like."""
+    fixed = list(takewhile(lambda token: "{" not in token, subject.split(".")))
+    return ".".join(fixed) if ".".join(fixed) == subject else ".".join([*fixed, ">"])
 
 
 class NatsSender(Handler):
@@ -275,9 +282,9 @@ class NatsSender(Handler):
         return (len(self.settings.servers) + 3.0) * self.settings.timeout + asking
 
     def secrets(self) -> tuple[str, ...]:
-        """The secret options, and the lines of the credentials."""
-        lines = self.settings.credentials.get_secret_value().split()
-        return (*super().secrets(), *(line for line in lines if len(line) > 40))
+        """The secret options, and what stands in the credentials."""
+        credentials = self.settings.credentials.get_secret_value()
+        return (*super().secrets(), *(read_credentials(credentials) if credentials else ()))
 
     async def close(self) -> None:
         """Hang up."""
@@ -329,11 +336,10 @@ class NatsSender(Handler):
             token=own.token.get_secret_value() if method == "Token" else "",
             credentials=own.credentials.get_secret_value() if method == "Credentials" else "",
         )
-        tokens = own.subject.split(".")
         stream = Stream(
             name=own.stream,
             made=own.create_stream,
-            subjects=".".join("*" if "{" in token else token for token in tokens),
+            subjects=_all_like(own.subject),
             max_age=own.max_age * 3600.0,
             duplicate_window=own.duplicate_window,
             replicas=own.replicas,

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import quote, urlencode
 
@@ -62,8 +63,9 @@ _TERMINATED = "terminated"
 #: Of a service, what is asked for in a list.
 _FIELDS = "id,externalId,state,name,serviceSpecification,serviceCharacteristic,relatedParty"
 
-#: Items of a list that are asked for at a time: what is longer than a reply may be is cut.
-_PAGE = 20
+#: Items of a list that are asked for at a time, and bytes of a reply that are read.
+_PAGE = 100
+_REPLY_LIMIT = 1024 * 1024
 
 #: How a server says that it has no list of monitors.
 _NO_MONITORS = frozenset({404, 405, 501})
@@ -342,8 +344,9 @@ class TMF640(DesiredStateHandler):
             await self._patch(change, context)
 
     async def bring(self, key: str, context: Context) -> list[Change]:
-        """See DesiredStateHandler. What an event remembers is forgotten when it is over."""
-        await context.outlet.reached()  # else nobody knows that there may be something
+        """See DesiredStateHandler."""
+        # Whoever has asked what is remembered with an event makes that forgotten when it is over.
+        await context.outlet.reached()
         return await super().bring(key, context)
 
     async def held_keys(self, after: str | None, context: Context) -> Sequence[str]:
@@ -487,7 +490,6 @@ class TMF640(DesiredStateHandler):
         if not monitor:
             monitor = await self._monitor_of(change, context)
             if monitor is not None:
-                await self._remember(monitor, context)
                 raise self._under_way(monitor)
             return
         told = await self._ask(context, "GET", f"monitor/{quote(monitor, safe='')}")
@@ -526,26 +528,30 @@ class TMF640(DesiredStateHandler):
         api: HttpApi | None = None,
     ) -> Told:
         """One request, with what says who we are; a token that is refused is replaced once."""
-        own, api = self.settings, api or self._api
+        own = self.settings
+        ask = partial(_ask_as, api or self._api, context, method, path, body)
         match own.auth_method:
+            case "None":
+                return await ask(None)
             case "Basic":
-                said = basic(own.basic_user, own.basic_password.get_secret_value())
+                return await ask(basic(own.basic_user, own.basic_password.get_secret_value()))
             case "Bearer":
-                said = custom("Bearer", own.bearer_token.get_secret_value())
+                return await ask(custom("Bearer", own.bearer_token.get_secret_value()))
             case "OAuth":
                 token = await self._oauth.token(context)
-                told = await _as(custom("Bearer", token), api).ask(context, method, path, body)
+                told = await ask(custom("Bearer", token))
                 if told.status != 401:
                     return told
                 self._oauth.forget(token)
-                said = custom("Bearer", await self._oauth.token(context))
-            case "None":
-                return await api.ask(context, method, path, body)
-        return await _as(said, api).ask(context, method, path, body)
+                return await ask(custom("Bearer", await self._oauth.token(context)))
 
 
-def _as(authorization: str, api: HttpApi) -> HttpApi:
-    return replace(api, headers={"Authorization": authorization})
+async def _ask_as(
+    api: HttpApi, context: Context, method: str, path: str, body: object, who: str | None
+) -> Told:
+    """One request, with this header of authorization."""
+    more = {} if who is None else {"Authorization": who}
+    return await api.ask(context, method, path, body, more=more, reply_limit=_REPLY_LIMIT)
 
 
 def _well(told: Told) -> Told:
@@ -560,7 +566,7 @@ def _listed(told: Told) -> list[dict[str, Any]]:
     if told.status in {404, 405}:
         raise Misconfigured(f"there is no such list: {told.verdict(_said(told))}")
     if not isinstance(_well(told).value, list):
-        raise Misconfigured("the answer is no list in JSON, or is longer than 64 KiB")
+        raise Misconfigured("the answer is no list in JSON, or is longer than 1 MiB")
     return _objects(told.value)
 
 
