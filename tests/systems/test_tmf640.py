@@ -13,7 +13,7 @@ from espf.errors import CheckLater, InvalidRequest, Misconfigured, Rejected, Try
 from espf.handlers.http_auth import basic
 from espf.handlers.registry import read_settings
 from espf.systems.tmf640 import TMF640, TMF640Settings
-from espf.testing import FakeOutlet
+from espf.testing import FakeOutlet, check_desired_state
 from house import House
 from tmf640_server import BASE, TMF640Server
 from webhook import Answer, Webhook
@@ -490,3 +490,10 @@ def test_options_that_cannot_be_right_are_refused(wrong, said):
 
 def of(i_account, **fields):
     return {"i_account": i_account, **fields}
+
+
+async def test_it_keeps_what_handlers_of_its_kind_promise(server):
+    def at(host, port):
+        return {"TMF640.URL": f"http://{host}:{port}", "TMF640.Timeout": 1}
+
+    await check_desired_state(TMF640, options(server), at=at)
