@@ -94,7 +94,15 @@ def reconcile(
             at, i_env, name, _scope(accounts, product, everything=everything), repair, rate
         )
         click.echo(f"Audit {one.i_reconciliation} of handler {name}: {one.scope}", err=True)
-        one = asyncio.run(_follow(at, one))
+        try:
+            one = asyncio.run(_follow(at, one))
+        except KeyboardInterrupt:
+            click.echo(
+                f"\nAudit {one.i_reconciliation} is not ended: any process that delivers goes on "
+                "with it, and so does this command. To end it, add --cancel",
+                err=True,
+            )
+            raise
         if csv_path is not None:
             found = reconciliation.all_findings(at.database, one.i_reconciliation)
             _write(csv_path, found)
