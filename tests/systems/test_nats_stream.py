@@ -18,7 +18,7 @@ from espf.handlers.http import Http, HttpClient
 from espf.handlers.networks import Networks
 from espf.handlers.registry import read_settings
 from espf.systems.nats_stream import NatsSender, NatsSenderSettings
-from espf.testing import FakeBilling, FakeOutlet, sample_event
+from espf.testing import FakeBilling, FakeOutlet, check_handler, sample_event
 from house import House
 from nats_server import (
     PASSWORD,
@@ -193,6 +193,10 @@ async def test_an_event_that_is_given_up_leaves_nothing_behind(server, options):
                 await task
         await send(sample_event(i_event=3))
         assert send.handler._jetstream._connection._resp_map == {}
+
+
+async def test_it_keeps_the_contract_of_handlers(options):
+    await check_handler(NatsSender, options, sample_event())
 
 
 async def test_a_wrong_password_is_a_fault_of_the_settings_and_is_not_told(server, options):

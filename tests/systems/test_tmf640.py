@@ -457,6 +457,14 @@ async def test_two_accounts_that_exchange_ids(town, server):
         assert the_service(server, second)["name"] == NUMBER
 
 
+@pytest.mark.parametrize("removal", ["terminate", "delete"])
+async def test_it_keeps_what_handlers_of_its_kind_promise(server, removal):
+    def at(host, port):
+        return {"TMF640.URL": f"http://{host}:{port}"}
+
+    await check_desired_state(TMF640, options(server, Removal=removal), at=at)
+
+
 async def test_what_it_says_of_its_server(town, server):
     async with town.served(TMF640, options(server)) as handler:
         await open_account(town)
