@@ -498,10 +498,3 @@ def test_options_that_cannot_be_right_are_refused(wrong, said):
 
 def of(i_account, **fields):
     return {"i_account": i_account, **fields}
-
-
-async def test_it_keeps_what_handlers_of_its_kind_promise(server):
-    def at(host, port):
-        return {"TMF640.URL": f"http://{host}:{port}", "TMF640.Timeout": 1}
-
-    await check_desired_state(TMF640, options(server), at=at)
