@@ -86,6 +86,14 @@ UNAUDITED = {
     "POST /account/{account_id}/status": "as before",
     f"POST {HANDLER}/test": "it changes nothing; the diagnostics tell of it",
     f"POST {DRAFT}/verify": "it changes nothing",
+    **dict.fromkeys(
+        (
+            f"POST {HANDLER}/reconcile",
+            "POST /reconciliation/{i_reconciliation}/cancel",
+            "POST /reconciliation/{i_reconciliation}/repair",
+        ),
+        "the tests of reconciliation see their lines",
+    ),
 }
 
 
@@ -221,6 +229,7 @@ SILENT = {
     **dict.fromkeys(("event planned", "capture plan", "capture verify"), "it looks"),
     **dict.fromkeys(("capture sql", "user list", "key list"), "it looks"),
     **dict.fromkeys(("alert list", "event timeline", "event held"), "it looks"),
+    "reconcile": "the tests of reconciliation see its lines",
     "alert test": "it changes nothing; whoever is told sees it",
     "handler test": "it changes nothing; the diagnostics tell of it",
     "event create": "what is put into the queue is in the journal",
