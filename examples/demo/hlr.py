@@ -30,27 +30,36 @@ _MEANS = {
 
 def set_up(stage: Stage, address: str) -> None:
     """ESPF with a handler for OsmoHLR, and OsmoHLR, both running; it is installed if need be."""
-    if shutil.which("osmo-hlr") is None:
-        say("OsmoHLR is not installed; Debian's package osmo-hlr is fetched")
-        try:
-            subprocess.run([ROOT / "scripts" / "need-servers", "osmo-hlr"], check=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise DemoFailed(f"OsmoHLR cannot be installed: {error}") from None
+    _require()
     stage.install({"--port": stage.port})
+    # Nobody listens for what the sample installation would send.
+    stage.evctl("handler", "delete", str(I_ENV), "EventSender", "--force")
+    add(stage, address)
+    stage.start_espf()
+
+
+def add(stage: Stage, address: str) -> None:
+    """Start OsmoHLR, and create a handler for it."""
+    _require()
     (stage.folder / "osmo-hlr.cfg").write_text(
         f"line vty\n no login\n bind {address}\nctrl\n bind {address}\n"
         f"hlr\n database hlr.db\n gsup\n  bind ip {address}\n"
     )
     command = ("osmo-hlr", "-c", "osmo-hlr.cfg", "-l", "hlr.db")
     stage.start("OsmoHLR", *command, address=address, ports=(_VTY, _CTRL, _GSUP))
-    env = str(I_ENV)
-    # Nobody listens for what the sample installation would send.
-    stage.evctl("handler", "delete", env, "EventSender", "--force")
     stage.evctl(
-        *("handler", "create", env, "HLR", "--type", "OsmoHLR", "--usual"),
+        *("handler", "create", str(I_ENV), "HLR", "--type", "OsmoHLR", "--usual"),
         *("--set", f"OsmoHLR.Address={address}"),
     )
-    stage.start_espf()
+
+
+def _require() -> None:
+    if shutil.which("osmo-hlr") is None:
+        say("OsmoHLR is not installed; Debian's package osmo-hlr is fetched")
+        try:
+            subprocess.run([ROOT / "scripts" / "need-servers", "osmo-hlr"], check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise DemoFailed(f"OsmoHLR cannot be installed: {error}") from None
 
 
 class Story:

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hlr
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from stage import I_ENV, NEXT_MONTH, PATIENCE_SECONDS, ROOT, Billing, DemoFailed, Stage
 
@@ -48,6 +49,8 @@ PAGES = {
     "handler-configuration": "handlers/1/configuration",
     "handler-subscriptions": "handlers/1/subscriptions",
     "handler-test": "handlers/1/test",
+    "handler-audits": "handlers/5/audits",
+    "handler-audit": "handlers/5/audits/1",
     "handler-new": "handlers/new",
     "subscriptions": "subscriptions",
     "event-types": "event-types",
@@ -74,6 +77,12 @@ PAGES = {
     "audit": "audit",
     "me": "/me",
 }
+
+#: Where the HLR listens; its ports are fixed.
+HLR_ADDRESS = "127.0.72.2"
+
+#: The exit code of an audit that has found differences.
+DIFFERENT = 7
 
 #: These are taken on a phone as well.
 ON_A_PHONE = ("dashboard", "event-open", "account")
@@ -137,6 +146,9 @@ def enliven(stage: Stage, port: int) -> None:
         )
     for login, role in (("olga", "operator"), ("rita", "readonly"), ("adam", "administrator")):
         stage.evctl("user", "create", login, "--env", env, "--role", role, stdin=stage.password)
+    # An HLR that knows none of them yet: an audit has something to find.
+    hlr.add(stage, HLR_ADDRESS)
+    stage.evctl("reconcile", env, "HLR", "--all", code=DIFFERENT)
     stage.evctl("config", "clone")
     stage.evctl("config", "set", "2", "Provisioning.AlertURL=https://alerts.example.net/espf")
 

@@ -203,8 +203,10 @@ class Stage:
         self._write_settings()
         self.evctl("init", "--demo", ESPF_ADMIN_PASSWORD=self.password)
 
-    def evctl(self, *words: str, show: bool = True, stdin: str = "", **environment: str) -> str:
-        """Run evctl as an administrator does; returns what it prints."""
+    def evctl(
+        self, *words: str, show: bool = True, stdin: str = "", code: int = 0, **environment: str
+    ) -> str:
+        """Run evctl as an administrator does; returns what it prints. Its exit code is ``code``."""
         if show:
             say("$ evctl " + " ".join(f"'{word}'" if " " in word else word for word in words))
         try:
@@ -216,8 +218,12 @@ class Stage:
                 capture_output=True,
                 text=True,
                 timeout=2 * PATIENCE_SECONDS,
-                check=True,
+                check=False,
             )
+            if ran.returncode != code:
+                raise subprocess.CalledProcessError(
+                    ran.returncode, ran.args, ran.stdout, ran.stderr
+                )
         except subprocess.SubprocessError as error:
             told = getattr(error, "stderr", None) or ""
             raise DemoFailed(f"evctl {words[0]}: {error}. {told}".strip()) from None

@@ -40,10 +40,12 @@ def installed(tmp_path, monkeypatch):
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text("\n".join(["[espf.handlers]", *lines]))
         registry._registered.cache_clear()
+        registry._own_defaults.cache_clear()
 
     monkeypatch.syspath_prepend(tmp_path)
     yield install
     registry._registered.cache_clear()
+    registry._own_defaults.cache_clear()
 
 
 def test_the_built_in_type_is_registered():

@@ -109,18 +109,23 @@ def inherited(
     They do where neither its own ``options`` nor its type says otherwise. Whoever has RetryDelays
     of its own has the number of attempts that goes with them.
     """
-    known = handler_types().get(name)
-    if known is None:
+    if name not in handler_types():
         return {}
-    common = {field.alias: field.default for field in HandlerSettings.model_fields.values()}
-    own = {
-        field.alias
-        for field in known.Settings.model_fields.values()
-        if field.alias in common and field.default != common[field.alias]
-    }.union(options)
+    own = _own_defaults(name).union(options)
     if "RetryDelays" in own:
-        own.add("MaxAttempts")
+        own |= {"MaxAttempts"}
     return {alias: value for alias, value in installation.items() if alias not in own}
+
+
+@cache
+def _own_defaults(name: str) -> frozenset[str]:
+    """The options that every handler has, and of which this type has a default of its own."""
+    common = {field.alias: field.default for field in HandlerSettings.model_fields.values()}
+    return frozenset(
+        field.alias
+        for field in handler_type(name).Settings.model_fields.values()
+        if field.alias and field.default != common.get(field.alias, field.default)
+    )
 
 
 def what_is_missing(name: str, options: Mapping[str, object]) -> str | None:
