@@ -133,7 +133,7 @@ def options(network, **more):
     return {
         "PyHSS.URL": network.url,
         "PyHSS.ProvisioningKey": network.key,
-        "PyHSS.Timeout": 10 if REAL else 1,
+        "PyHSS.Timeout": 10 if REAL else 3,
         "PyHSS.APNs": "Data only=internet; *=internet, ims",
         "PyHSS.AMBR": "Data only=1000/500; *=100000000/50000000",
         **{f"PyHSS.{name}": value for name, value in more.items()},
