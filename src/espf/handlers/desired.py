@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -153,6 +153,18 @@ Bars = Annotated[
 ]
 
 
+def reported_under(group: str) -> Any:
+    """The option ServiceGroup of handlers that report under this group, unless somebody chooses."""
+    return Field(
+        default=group,
+        alias=SERVICE_GROUP,
+        max_length=64,
+        description="The service group under which the status of each account is reported, as the "
+        "status API does. Empty: none is reported.",
+        json_schema_extra={"group": "What is provisioned"},
+    )
+
+
 class DesiredStateSettings(HandlerSettings):
     """The options that every handler of this kind has."""
 
@@ -175,14 +187,7 @@ class DesiredStateSettings(HandlerSettings):
         description=f"What keeps a subscriber from using the system: some of {', '.join(BARS)}.",
         json_schema_extra={"group": "What is provisioned"},
     )
-    service_group: str = Field(
-        default="",
-        alias=SERVICE_GROUP,
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("")
     audit_at: Annotated[str, AfterValidator(_daily)] = Field(
         default="",
         alias="Audit.At",

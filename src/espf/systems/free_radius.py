@@ -39,6 +39,7 @@ from espf.handlers.desired import (
     Fields,
     ProductMap,
     mapped,
+    reported_under,
 )
 from espf.handlers.subscriber import Subscriber
 from espf.systems.dynamic_authorization import AccessServer, Said, Session
@@ -77,14 +78,7 @@ def _prefix(value: str) -> str:
 class FreeRADIUSSettings(DesiredStateSettings):
     """The options of a FreeRADIUS."""
 
-    service_group: str = Field(
-        default="Netaccess",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("Netaccess")
     database_url: DatabaseUrl = Field(
         alias="FreeRADIUS.DatabaseURL",
         description="The database of FreeRADIUS, such as "

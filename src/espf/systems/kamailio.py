@@ -28,6 +28,7 @@ from espf.handlers.desired import (
     Fields,
     ProductMap,
     mapped,
+    reported_under,
 )
 from espf.handlers.event_sender import Url
 from espf.handlers.subscriber import Subscriber
@@ -61,14 +62,7 @@ def _all_known(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...
 class KamailioSettings(DesiredStateSettings):
     """The options of a Kamailio."""
 
-    service_group: str = Field(
-        default="VoIP",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("VoIP")
     database_url: DatabaseUrl = Field(
         alias="Kamailio.DatabaseURL",
         description="The database of Kamailio, such as "

@@ -28,6 +28,7 @@ from espf.handlers.desired import (
     Fields,
     ProductMap,
     mapped,
+    reported_under,
 )
 from espf.handlers.event_sender import Url
 from espf.handlers.http_auth import Password, User, basic
@@ -65,14 +66,7 @@ _UNUSABLE = re.compile(r"[,/:\\\x00-\x1f]")
 class MinistraSettings(DesiredStateSettings):
     """The options of a Ministra."""
 
-    service_group: str = Field(
-        default="IPTV",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("IPTV")
     url: Url = Field(
         alias="Ministra.URL",
         description="Where the API is, such as http://10.0.0.5/stalker_portal/api/v1.",

@@ -3,10 +3,8 @@
 import re
 from hashlib import blake2b
 
-from pydantic import Field
-
 from espf.errors import Rejected
-from espf.handlers.desired import DesiredStateSettings
+from espf.handlers.desired import DesiredStateSettings, reported_under
 from espf.handlers.subscriber import Card, Subscriber
 
 _IMSI = re.compile(r"\d{6,15}", re.ASCII)
@@ -26,14 +24,7 @@ DATA = frozenset({"netaccess", "data"})
 class RegisterSettings(DesiredStateSettings):
     """The options of every handler of a register."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("HSS")
 
 
 def imsi(key: str) -> str:

@@ -16,23 +16,20 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from espf.errors import Rejected, TryLater
-from espf.handlers.base import CHECK_SECONDS, SERVICE_GROUP, Context, HandlerSettings
+from espf.handlers.base import CHECK_SECONDS, Context, HandlerSettings
 from espf.handlers.desired import (
     Change,
     DesiredStateHandler,
-    DesiredStateSettings,
     Fields,
     ProductMap,
     mapped,
 )
 from espf.handlers.subscriber import Subscriber
+from espf.systems import mobile
+from espf.systems.mobile import RegisterSettings
 from espf.systems.osmocom import Ctrl, Refused, Vty
 
 _GROUP = "OsmoHLR"
-
-_IMSI = re.compile(r"\d{6,15}", re.ASCII)
-_MSISDN = re.compile(r"\d{1,15}", re.ASCII)
-_KEY = re.compile(r"[0-9A-Fa-f]{32}")
 
 #: What OsmoHLR says when there is no such subscriber.
 _ABSENT = {"No such subscriber.", "Subscriber doesn't exist."}
@@ -42,9 +39,6 @@ _FOR_NOW = {"Cannot create subscriber.", "An error has occurred."}
 
 #: It could not write, for its database is locked or the number is another's; each by its name.
 _NOT_WRITTEN = re.compile(r"Update (MSISDN|aud2g|aud3g) failed")
-
-#: By which services a quota that is used up takes data away.
-_DATA = frozenset({"netaccess", "data"})
 
 #: What a product may give.
 _GIVES = ("cs", "ps", "cs+ps", "none")
@@ -57,17 +51,9 @@ _NUMBERS = 200
 _LONGEST_GAP = 20_000
 
 
-class OsmoHLRSettings(DesiredStateSettings):
+class OsmoHLRSettings(RegisterSettings):
     """The options of an OsmoHLR."""
 
-    service_group: str = Field(
-        default="HSS",
-        alias=SERVICE_GROUP,
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
     address: str = Field(
         alias="OsmoHLR.Address",
         min_length=1,
@@ -184,15 +170,12 @@ class OsmoHLR(DesiredStateHandler):
     def desired(self, key: str, owner: Subscriber) -> Fields | None:
         """The number, the access and the keys."""
         settings = self.settings
-        if not _IMSI.fullmatch(key):
-            raise Rejected(f"the IMSI {key!r} is not 6 to 15 digits")
-        msisdn = owner.id.removeprefix("+")
-        if not _MSISDN.fullmatch(msisdn):
-            raise Rejected(f"the account's id {owner.id!r} is no number of up to 15 digits")
+        mobile.imsi(key)
+        msisdn = mobile.number(owner)
         given = set("+".join(mapped(owner.products, settings.services)).split("+"))
         barred = owner.barred_by(settings.barred_by)
         cs = "cs" in given and not (barred and settings.when_barred == "cut")
-        ps = "ps" in given and not barred and not owner.exceeded & _DATA
+        ps = "ps" in given and not barred and not owner.exceeded & mobile.DATA
         return {
             "msisdn": msisdn,
             "cs": "1" if cs else "0",
@@ -206,7 +189,7 @@ class OsmoHLR(DesiredStateHandler):
         if card is None or card.ki is None:
             return {}
         ki, opc = card.ki.upper(), (card.opc or "").upper()
-        if not _KEY.fullmatch(ki) or (opc and not _KEY.fullmatch(opc)):
+        if not mobile.is_key(ki) or (opc and not mobile.is_key(opc)):
             raise Rejected("a key of the SIM card is not 32 hexadecimal digits")
         two, three = self.settings.algorithm_2g, self.settings.algorithm_3g
         return {
@@ -224,7 +207,7 @@ class OsmoHLR(DesiredStateHandler):
         three = await self._get(key, "aud3g", context) or _NO_KEY
         for text in (two, three):
             for part in text.split(","):
-                if _KEY.fullmatch(part):
+                if mobile.is_key(part):
                     context.hide(part)
         return {
             "msisdn": told.get("msisdn", "none"),

@@ -21,6 +21,7 @@ from espf.handlers.desired import (
     Fields,
     ProductMap,
     mapped,
+    reported_under,
 )
 from espf.handlers.event_sender import TEMPORARY, UNKNOWN_SENDER, Url, first_line, retry_after
 from espf.handlers.http import status_line
@@ -72,14 +73,7 @@ def _secret(letter: str) -> Any:
 class TemplateHTTPSettings(DesiredStateSettings):
     """The options of a TemplateHTTP."""
 
-    service_group: str = Field(
-        default="IPTV",
-        alias="ServiceGroup",
-        max_length=64,
-        description="The service group under which the status of each account is reported, as the "
-        "status API does. Empty: none is reported.",
-        json_schema_extra={"group": "What is provisioned"},
-    )
+    service_group: str = reported_under("IPTV")
     url: Url = Field(
         alias="TemplateHTTP.URL",
         description="Where the interface is, such as https://tv.example.net/api; the paths of the "
