@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from espf.db import mariadb, postgresql, schema, sqlite
 from espf.db.bulk import execute_rows
 from espf.db.database import Database
-from espf.db.dialect import Moment, to_moment
+from espf.db.dialect import Moment, Noticed, to_moment
 from espf.db.tables import (
     LongText,
     event_handlers,
@@ -316,13 +316,13 @@ def test_positions_taken_side_by_side_differ(database):
 async def quiet(database):
     """Wait until nothing wakes us any more; so it is shown that a wait ends at its time."""
     async with asyncio.timeout(60):
-        while await database.wait_for_work(0.3):
+        while await database.wait_for_work(0.3) is not Noticed.NOTHING:
             pass
 
 
 async def wakes(database):
     """Whether something is noticed."""
-    return await database.wait_for_work(60.0)
+    return await database.wait_for_work(60.0) is not Noticed.NOTHING
 
 
 def event(database, *, announce=True):
@@ -343,7 +343,7 @@ async def test_a_commit_of_another_process_ends_the_wait_and_a_rollback_does_not
             connection.execute(insert(event_queue).values(variables="{}"))
             database.announce(connection)
             raise Interrupted
-        assert not await worker.wait_for_work(0.3)
+        assert await worker.wait_for_work(0.3) is Noticed.NOTHING
 
 
 async def test_every_worker_is_woken(database):
@@ -366,6 +366,21 @@ async def test_traffic_is_noticed_soon_for_as_long_as_it_lasts(database):
         await quiet(worker)
         event(database)
         assert await wakes(worker), "it sleeps again, and is called"
+
+
+@pytest.mark.databases("postgresql")
+async def test_new_events_are_told_from_what_somebody_announces(database):
+    """Whoever is called for new events need not look for what has been restarted."""
+    with another(database) as worker:
+        await quiet(worker)
+        with database.begin() as connection:
+            connection.exec_driver_sql("NOTIFY espf")  # as a trigger calls
+        assert await worker.wait_for_work(60.0) is Noticed.EVENTS
+        await quiet(worker)
+        with database.begin() as connection:
+            connection.exec_driver_sql("NOTIFY espf")
+            database.announce(connection)
+        assert await worker.wait_for_work(60.0) is Noticed.ANYTHING
 
 
 def sleeps(database):
@@ -402,9 +417,7 @@ async def test_when_one_worker_has_the_calls_stopped_the_others_do_not_sleep_on(
         await quiet(second)
         waiting = asyncio.create_task(wakes(second))
         await asyncio.sleep(0.1)
-        await asyncio.get_running_loop().run_in_executor(
-            first.dialect._thread, first.dialect._wake_up
-        )
+        await first.dialect._say(first.dialect._wake_up)
         assert await waiting
         event(database, announce=False)
         assert await wakes(second)

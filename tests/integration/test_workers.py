@@ -321,6 +321,39 @@ def known(monkeypatch):
     monkeypatch.setattr("espf.worker.frontier.AGAIN_SECONDS", math.inf)
 
 
+@pytest.mark.databases("postgresql")
+async def test_what_a_trigger_calls_for_is_read_without_a_thread(house, monkeypatch):
+    """Only the look once a second at what is due takes one, and no event waits for that."""
+    in_threads = []
+    read = Backlog.read
+    monkeypatch.setattr(
+        Backlog, "read", lambda *args: in_threads.append(found := read(*args)) or found
+    )
+    async with Webhook() as hook:
+        sender = house.handler(hook.url)
+        async with house.working() as worker:
+            await runner_of(house, worker)
+            house.event(i_account=1)
+            await hook.wait_for(1)
+            in_threads.clear()
+            for n in range(30):
+                with house.database.begin() as connection:
+                    event = f'{{"i_account":{n}}}'
+                    connection.exec_driver_sql(
+                        "WITH e AS (INSERT INTO Event_Queue (i_env, event_type, ordering_key, "
+                        "variables, created_at, notified) VALUES (1, 'Account/Blocked', '', "
+                        "%s, now(), 1) RETURNING i_event) "
+                        "INSERT INTO Event_Notifications (i_event_handler, position, i_event) "
+                        "SELECT %s, i_event, i_event FROM e",
+                        (event, sender.i_event_handler),
+                    )
+                    connection.exec_driver_sql("NOTIFY espf")
+                await hook.wait_for(n + 2)
+                await asyncio.sleep(0.03)
+    assert len(in_threads) < 15
+    assert sum(bool(one.new) for found in in_threads for one in found) < 5
+
+
 @pytest.mark.databases("postgresql", "mariadb")
 async def test_events_of_a_transaction_that_commits_late_are_delivered_in_order(house, known):
     """3000 others pass meanwhile, more than a worker holds; nothing goes out twice."""

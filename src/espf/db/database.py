@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from espf.db.dialect import READERS, Dialect, ReadOn, to_moment
+from espf.db.dialect import READERS, Dialect, Noticed, ReadOn, to_moment
 from espf.db.sqlite import SqliteDialect
 from espf.errors import DatabaseUnavailable, SettingsError
 
@@ -137,8 +137,8 @@ class Database:
         """Have ``wait_for_work`` return in every process, when the transaction is committed."""
         self.dialect.announce(connection)
 
-    async def wait_for_work(self, timeout_seconds: float) -> bool:
-        """Return when somebody else may have committed something, or at the time-out (False)."""
+    async def wait_for_work(self, timeout_seconds: float) -> Noticed:
+        """Return when somebody else may have committed something, or at the time-out."""
         return await self.dialect.wait(timeout_seconds)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, DateTime, Engine, String, TypeDecorator
@@ -23,6 +24,14 @@ READERS = 4
 
 #: Stands for running transactions that are too many to name; no transaction has this number.
 MANY = 0
+
+
+class Noticed(IntEnum):
+    """What somebody else may have committed: EVENTS are new ones, and nothing else is known of."""
+
+    NOTHING = 0
+    EVENTS = 1
+    ANYTHING = 2
 
 
 @dataclass(frozen=True)
@@ -88,11 +97,11 @@ class Dialect(ABC):
         return table
 
     @abstractmethod
-    async def wait(self, timeout_seconds: float) -> bool:
-        """Return when another connection has committed something, or at the time-out (False)."""
+    async def wait(self, timeout_seconds: float) -> Noticed:
+        """Return when another connection has committed something, or at the time-out."""
 
     def announce(self, connection: Connection) -> None:  # noqa: B027  (most have nothing to do)
-        """Have ``wait`` return in every process, when the transaction is committed.
+        """Have ``wait`` return ANYTHING in every process, when the transaction is committed.
 
         Where ``wait`` looks for itself, there is nothing to do.
         """

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import READERS, Dialect, to_text
+from espf.db.dialect import READERS, Dialect, Noticed, to_text
 from espf.db.mariadb_triggers import MariadbTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
@@ -264,7 +264,7 @@ class MariadbDialect(Dialect):
 
     # Waiting
 
-    async def wait(self, timeout_seconds: float) -> bool:
+    async def wait(self, timeout_seconds: float) -> Noticed:
         """Look for new events, often while there is traffic, until there are or time is up."""
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_seconds
@@ -275,13 +275,13 @@ class MariadbDialect(Dialect):
                 # The server is away, or not set up. Whoever looks for work will say so.
                 self._hang_up()
                 await asyncio.sleep(min(timeout_seconds, 1.0))
-                return True
+                return Noticed.ANYTHING
             now = time.monotonic()
             if newest != self._newest:
                 self._newest, self._quiet_since = newest, now
-                return True
+                return Noticed.EVENTS
             if now >= deadline:
-                return False
+                return Noticed.NOTHING
             busy = now - self._quiet_since < 0.2
             pause = BUSY_LOOK_SECONDS if busy else IDLE_LOOK_SECONDS
             await asyncio.sleep(min(pause, deadline - now))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import MANY, READERS, Dialect, ReadOn
+from espf.db.dialect import MANY, READERS, Dialect, Noticed, ReadOn
 from espf.db.postgresql_triggers import PostgresqlTriggers
 from espf.errors import DatabaseUnavailable, EspfError, SettingsError
 
@@ -53,8 +53,8 @@ CALM = 5
 
 _AWAKE, _ASLEEP = 1, 2
 
-#: What is said with the last call for a while.
-_LOOK = b"look"
+#: What is said with a call: by triggers, with the last call for a while, and by all others.
+_NEW, _LOOK, _ANNOUNCED = b"", b"look", b"announced"
 
 #: Transactions that make no events and may still be running.
 MOST_EVENTLESS = 100
@@ -106,6 +106,10 @@ class PostgresqlDialect(Dialect):
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._listening: psycopg.Connection[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espf-listen")
+        # What has been noticed and not been taken, and whether there is something.
+        self._noticed = Noticed.NOTHING
+        self._rings = asyncio.Event()
+        self._unring: Callable[[], object] | None = None
         self._asleep = False
         self._called: list[float] = []
         # Transactions of ours that make no events, as a set in the order in which they began.
@@ -166,7 +170,7 @@ class PostgresqlDialect(Dialect):
 
     def announce(self, connection: Connection) -> None:
         """See Dialect."""
-        connection.exec_driver_sql(f"NOTIFY {self.home}")
+        connection.exec_driver_sql(f"NOTIFY {self.home}, '{_ANNOUNCED.decode()}'")
 
     def next_position(self, connection: Connection) -> int:
         """See Dialect."""
@@ -306,65 +310,85 @@ class PostgresqlDialect(Dialect):
 
     # Waiting
 
-    async def wait(self, timeout_seconds: float) -> bool:
+    async def wait(self, timeout_seconds: float) -> Noticed:
         """Sleep until called; in a flood of calls, have nobody call, and look instead."""
-        loop = asyncio.get_running_loop()
         try:
             if self._listening is None:
-                self._listening = await loop.run_in_executor(self._thread, self._listen)
+                await self._say(self._listen)
+            if self._unring is None:
+                self._hear()
             if self._asleep:
                 return await self._be_called(timeout_seconds)
             await asyncio.sleep(LOOK_SECONDS)
             if time.monotonic() >= self._doze_at:
-                await loop.run_in_executor(self._thread, self._doze)
+                await self._say(self._doze)
         except (psycopg.Error, DBAPIError, OSError):
             # The server is away, or not set up. Whoever looks for work will say so.
             self._hang_up()
             await asyncio.sleep(min(timeout_seconds, 1.0))
-        return True
+            return Noticed.ANYTHING
+        # In a flood nobody is called for what is new.
+        return max(self._taken(), Noticed.EVENTS)
 
-    async def _be_called(self, timeout_seconds: float) -> bool:
-        assert self._listening is not None
-        loop = asyncio.get_running_loop()
-        called = asyncio.Event()
-        socket = self._listening.fileno()
-        loop.add_reader(socket, called.set)
+    async def _be_called(self, timeout_seconds: float) -> Noticed:
+        timer = asyncio.get_running_loop().call_later(timeout_seconds, self._rings.set)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                while not self._notifications():
-                    called.clear()
-                    await called.wait()
-        except TimeoutError:
-            return False
+            await self._rings.wait()
         finally:
-            loop.remove_reader(socket)
-        if not self._asleep:
-            return True
+            timer.cancel()
+        noticed = self._taken()
+        if noticed is Noticed.NOTHING or not self._asleep:
+            return noticed
         now = time.monotonic()
         self._called = [at for at in self._called if now - at < FLOOD_SECONDS] + [now]
         if len(self._called) >= FLOOD:
             self._called.clear()
-            await loop.run_in_executor(self._thread, self._wake_up)
-        return True
+            await self._say(self._wake_up)
+        return noticed
 
-    def _notifications(self) -> int:
-        """Take what has come; from the loop, since it never waits."""
+    def _taken(self) -> Noticed:
+        """What has been noticed since this was asked last."""
+        self._rings.clear()
+        noticed, self._noticed = self._noticed, Noticed.NOTHING
+        return noticed
+
+    def _ring(self) -> None:
+        """Take the calls that have come; from the loop, since it never waits."""
         assert self._listening is not None
         connection = self._listening.pgconn
-        connection.consume_input()
-        count = 0
-        while (call := connection.notifies()) is not None:
-            count += 1
-            if call.extra == _LOOK:
-                self._stay_awake()
-        return count
+        try:
+            connection.consume_input()
+        except psycopg.Error:
+            self._hang_up()
+            self._noticed = Noticed.ANYTHING
+        else:
+            while (call := connection.notifies()) is not None:
+                if call.extra == _LOOK:
+                    self._stay_awake()
+                kind = Noticed.ANYTHING if call.extra == _ANNOUNCED else Noticed.EVENTS
+                self._noticed = max(self._noticed, kind)
+        if self._noticed is not Noticed.NOTHING:
+            self._rings.set()
 
-    def _listen(self) -> psycopg.Connection[Any]:
+    def _listen(self) -> None:
         connection = self._own_connection()
         connection.execute(f"LISTEN {self.home}")
         self._listening = connection
         self._stay_awake()
-        return connection
+
+    def _hear(self) -> None:
+        assert self._listening is not None
+        loop, number = asyncio.get_running_loop(), self._listening.fileno()
+        # Calls that came while nobody heard are lost.
+        self._noticed = Noticed.ANYTHING
+        self._rings.set()
+        loop.add_reader(number, self._ring)
+        self._unring = lambda: loop.is_closed() or loop.remove_reader(number)
+
+    async def _say(self, what: Callable[[], None]) -> None:
+        """Use the connection on which we are called for something else, in a thread."""
+        self._unheard()
+        await asyncio.get_running_loop().run_in_executor(self._thread, what)
 
     def _own_connection(self) -> psycopg.Connection[Any]:
         """A connection beside the pool, set up like those in it."""
@@ -399,8 +423,14 @@ class PostgresqlDialect(Dialect):
         self._asleep = False
         self._doze_at, self._number = time.monotonic() + DOZE_SECONDS, None
 
+    def _unheard(self) -> None:
+        if self._unring is not None:
+            self._unring()
+            self._unring = None
+
     def _hang_up(self) -> None:
         self._asleep = False
+        self._unheard()
         if self._listening is not None:
             with suppress(psycopg.Error):
                 self._listening.close()

@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from espf.db.dialect import READERS, Dialect
+from espf.db.dialect import READERS, Dialect, Noticed
 from espf.db.sqlite_triggers import NOW, SqliteTriggers
 from espf.db.tables import metadata
 from espf.errors import DatabaseUnavailable, SettingsError
@@ -113,7 +113,7 @@ class SqliteDialect(Dialect):
 
         return engine
 
-    async def wait(self, timeout_seconds: float) -> bool:
+    async def wait(self, timeout_seconds: float) -> Noticed:
         """Look at the counter of commits: often while there is traffic, rarely when it is quiet."""
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -124,13 +124,13 @@ class SqliteDialect(Dialect):
                 # The file cannot be read now. Whoever looks for work will say so.
                 self.close()
                 await asyncio.sleep(timeout_seconds)
-                return True
+                return Noticed.ANYTHING
             if seen != self._seen:
                 self._seen = seen
                 self._quiet_since = now
-                return True
+                return Noticed.ANYTHING
             if now >= deadline:
-                return False
+                return Noticed.NOTHING
             busy = now - self._quiet_since < 0.1
             await asyncio.sleep(
                 min(BUSY_POLL_SECONDS if busy else IDLE_POLL_SECONDS, deadline - now)

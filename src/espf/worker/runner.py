@@ -56,6 +56,9 @@ LATEST_SECONDS = 0.25
 #: the commit; what is new has not to wait for that look.
 RESTARTED_SECONDS = 0.02
 
+#: How long a look at what is due is put off, once, when there is something new to read.
+DUE_WAITS_SECONDS = 0.005
+
 #: Where there is much that is due, how long to wait before looking at some more of it: where the
 #: last look has found something to do, and where not.
 DUE_SECONDS = 0.02
@@ -105,6 +108,7 @@ class Runner:
         self._look_at = 0.0
         # When to look for what is due, and how many more have to fit by then.
         self._due_at = 0.0
+        self._due_waits = False
         self._due_least = 1
         self._due_after: datetime | None = None
         self._late_seconds = LATE_SECONDS
@@ -227,11 +231,12 @@ class Runner:
 
     # What it is told
 
-    def wake(self) -> None:
-        """Something was committed: there may be work."""
+    def wake(self, *, only_new: bool = False) -> None:
+        """Something was committed: there may be work, or only what is new."""
         self._look = True
-        now = asyncio.get_running_loop().time()
-        self._due_at = min(self._due_at, now + RESTARTED_SECONDS)
+        if not only_new:
+            now = asyncio.get_running_loop().time()
+            self._due_at = min(self._due_at, now + RESTARTED_SECONDS)
         self._tools.wake_reader()
 
     def pause(self, *, paused: bool) -> None:
@@ -332,6 +337,9 @@ class Runner:
         tried = lanes.wants_tried(REFILLS)
         follow, follow_room = lanes.wants_follow(REFILLS)
         due = self._seconds_to_due(now) <= 0
+        if due and self._look and not self._due_waits:
+            # What is new goes out first.
+            self._due_at, self._due_waits, due = now + DUE_WAITS_SECONDS, True, False
         asked = refill or follow or tried or lanes.wants_ahead
         if not (self._look or asked or due or now >= self._look_at):
             return None
@@ -377,7 +385,7 @@ class Runner:
         """What ``wants`` said is being read."""
         self._look = False
         if wanted.due_room is not None:
-            self._due_at = math.inf
+            self._due_at, self._due_waits = math.inf, False
         self._taken_meanwhile.clear()
         self._lanes.read_begins()
 

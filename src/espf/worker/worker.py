@@ -19,6 +19,7 @@ from espf.backlog import Backlog
 from espf.configuration import Configuration
 from espf.crypto import Sealer
 from espf.db.database import Database
+from espf.db.dialect import Noticed
 from espf.dispatches import Dispatches
 from espf.errors import DatabaseUnavailable, EspfError
 from espf.handlers.base import Billing, Handler
@@ -204,11 +205,11 @@ class Worker:
         while True:
             noticed = await self._raw.wait_for_work(1.0)
             self._scheduled.set()
-            if not noticed:
+            if noticed is Noticed.NOTHING:
                 # The runners look by themselves from time to time.
                 continue
             for runner in self._runners.values():
-                runner.wake()
+                runner.wake(only_new=noticed is Noticed.EVENTS)
             # Many commits in a row make one look.
             await asyncio.sleep(0)
 
