@@ -10,11 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 from sqlalchemy import Executable, select
 
@@ -27,6 +28,15 @@ COMMANDS = Path(sys.executable).parent
 
 #: What `evctl init` gives to the login admin in the template.
 PASSWORD = "correct horse battery"
+
+
+def members(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """The commands of a group."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield name, command
 
 
 class Desk:

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from desk import members
 from espf.capture.rules import shipped_rules
 from espf.catalogue import Way, catalogue
 from espf.cli import main
@@ -51,7 +52,7 @@ def commands(command=main, words=("evctl",)):
     if isinstance(command, click.Group):
         if command.invoke_without_command:
             yield " ".join(words), command
-        for name, member in command.commands.items():
+        for name, member in members(command):
             yield from commands(member, (*words, name))
     else:
         yield " ".join(words), command

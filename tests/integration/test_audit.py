@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
+from desk import members
 from espf import audit, users
 from espf.cli import main
 from espf.db.tables import audit_log, event_notifications
@@ -240,7 +241,7 @@ SILENT = {
 
 
 def commands(group, *before):
-    for name, one in group.commands.items():
+    for name, one in members(group):
         if isinstance(one, click.Group):
             yield from commands(one, *before, name)
         else:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from sqlalchemy import insert, inspect, select, update
 
 from databases import whatever_the_database
-from desk import PASSWORD, Desk, one_line
+from desk import PASSWORD, Desk, members, one_line
 from espf import overview
 from espf.billing import tables as billing
 from espf.capture.rules import shipped_rules
@@ -47,7 +47,7 @@ def all_commands():
     def walk(command, words):
         yield words, command
         if isinstance(command, click.Group):
-            for name, member in command.commands.items():
+            for name, member in members(command):
                 yield from walk(member, (*words, name))
 
     return dict(walk(main, ()))

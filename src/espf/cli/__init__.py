@@ -4,28 +4,51 @@ Each module holds the commands of one noun. Errors of ESPF become one line on st
 an exit code here and nowhere else: 0 done, 2 usage or settings, 3 not found, 4 conflict.
 """
 
+from importlib import import_module
+
 import click
 
-from espf.cli.alerts import alert
-from espf.cli.billing import billing
-from espf.cli.capture import capture
-from espf.cli.config import config
-from espf.cli.events import event
 from espf.cli.group import ErrorsToExitCodes
-from espf.cli.handlers import handler
-from espf.cli.init import init
-from espf.cli.journal import journal
-from espf.cli.keys import key
-from espf.cli.maintenance import maintenance
-from espf.cli.metrics import metrics
-from espf.cli.reconcile import reconcile
-from espf.cli.run import run, web
-from espf.cli.types import type_
-from espf.cli.users import user
-from espf.cli.worker import worker
+
+#: Where each command is.
+_COMMANDS = {
+    "alert": "alerts:alert",
+    "billing": "billing:billing",
+    "capture": "capture:capture",
+    "config": "config:config",
+    "event": "events:event",
+    "handler": "handlers:handler",
+    "init": "init:init",
+    "journal": "journal:journal",
+    "key": "keys:key",
+    "maintenance": "maintenance:maintenance",
+    "metrics": "metrics:metrics",
+    "reconcile": "reconcile:reconcile",
+    "run": "run:run",
+    "type": "types:type_",
+    "user": "users:user",
+    "web": "run:web",
+    "worker": "worker:worker",
+}
 
 
-@click.group(cls=ErrorsToExitCodes, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(ErrorsToExitCodes):
+    """Imports a command when it is asked for: most take longer to import than to run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """See click.Group."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """See click.Group."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"espf.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="espf")
 def main() -> None:
     """Set up, run and look after ESPF, the External System Provisioning Framework.
@@ -39,10 +62,3 @@ def main() -> None:
       evctl handler list
       evctl event list
     """  # noqa: D301  (\b keeps click from joining lines)
-
-
-for command in (
-    *(init, run, worker, web, config, maintenance, alert, metrics),
-    *(type_, handler, reconcile, event, journal, capture, user, key, billing),
-):
-    main.add_command(command)
