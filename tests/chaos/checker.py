@@ -37,7 +37,8 @@ class Write:
 class Reception:
     """One request that a receiver heard from ``at`` on and answered at ``until``, or never.
 
-    ``accepted``: it said yes, and the answer went out whole and in time.
+    ``accepted``: it said yes, and the answer went out whole and in time. ``late``: not in time; a
+    worker that was frozen meanwhile finds its yes all the same when it wakes.
     """
 
     at: float
@@ -47,6 +48,12 @@ class Reception:
     says: Says
     body: str
     accepted: bool
+    late: bool = False
+
+    @property
+    def perhaps_accepted(self) -> bool:
+        """Whether the sender may have heard its yes."""
+        return self.accepted or self.late
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def _wrong_content(expected: Sequence[Says], lane: Sequence[Reception]) -> Itera
     yield from (f"made up: {says} was not committed, or came under two numbers" for says in strange)
     if not missing and not strange and heard != expected:
         yield f"overtaken: {heard} instead of {list(expected)}"
-    taken = {r.i_event for r in lane if r.accepted}
+    taken = {r.i_event for r in lane if r.perhaps_accepted}
     yield from (f"lost: {r.i_event} was never taken" for r in firsts if r.i_event not in taken)
 
 
@@ -165,7 +172,7 @@ def _wrong_order(lane: Sequence[Reception]) -> Iterator[str]:
     accepted: dict[int, float] = {}
     for reception in lane:
         firsts.setdefault(reception.i_event, reception)
-        if reception.accepted:
+        if reception.perhaps_accepted:
             known = accepted.get(reception.i_event, reception.until)
             accepted[reception.i_event] = min(known, reception.until)
     for earlier, later in pairwise(sorted(firsts.values(), key=lambda r: r.at)):

@@ -68,11 +68,14 @@ class Receiver(Webhook):
 
     def _hear(self, request: Request) -> Answer:
         answer = self._answer()
+        says_yes = answer.status < 300 and not answer.fault
+        in_time = answer.delay < TOO_LATE_SECONDS
         self._log(
             at=request.received_at,
             until=request.received_at + answer.delay,
             body=request.body.decode(),
-            accepted=answer.status < 300 and not answer.fault and answer.delay < TOO_LATE_SECONDS,
+            accepted=says_yes and in_time,
+            late=says_yes and not in_time,
         )
         self.requests.clear()
         return answer

@@ -369,7 +369,9 @@ def add_accounts(connection: Connection, count: int) -> None:
     )
 
 
-def reception(*, at: float, until: float, body: str, accepted: bool) -> Reception:
+def reception(
+    *, at: float, until: float, body: str, accepted: bool, late: bool = False
+) -> Reception:
     """What was heard, with what its body says."""
     event = json.loads(body)
     variables = event["variables"]
@@ -381,6 +383,7 @@ def reception(*, at: float, until: float, body: str, accepted: bool) -> Receptio
         says=(event["event_type"], variables.get("curr_id")),
         body=hashlib.sha256(body.encode()).hexdigest(),
         accepted=accepted,
+        late=late,
     )
 
 

@@ -58,6 +58,14 @@ def test_an_event_that_came_and_was_never_taken_is_lost():
     assert said == ["lost: 6 was never taken [B, account 7]"]
 
 
+def test_a_yes_that_came_too_late_may_have_been_heard_but_not_before_it_was_said():
+    def late(heard, until):
+        heard[4] = replace(heard[4], accepted=False, late=True, until=until)
+
+    assert doctored(lambda heard: late(heard, 5.9)) == []
+    assert guarantees(doctored(lambda heard: late(heard, 6.5))) == {"early"}
+
+
 def test_an_account_of_which_nothing_came_has_lost_all():
     assert len([p for p in doctored(lambda heard: heard.clear()) if p.startswith("lost")]) == 5
 
