@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import (
+    audit,
     backlog,
     dispatch,
     drain,
@@ -48,6 +49,7 @@ SECTIONS: Mapping[str, Callable[[Bench, Facts], str]] = {
     "snapshot": backlog.snapshot,
     "isolation": isolation.measure,
     "dispatch": dispatch.measure,
+    "audit": audit.measure,
     "restart": restart.measure,
     "pages": pages.measure,
     "idle": idle.measure,

@@ -78,6 +78,9 @@ TARGETS: Sequence[Target] = (
         *("snapshot PostgreSQL", 0.9, 0.98, "x", True),
     ),
     Target("resident memory with 5M waiting", "memory PostgreSQL", 300, 150, " MB"),
+    Target(
+        "resident memory of an audit of 1M accounts", "audit PostgreSQL memory", 300, 150, " MB"
+    ),
     *(
         target
         for name in ("PostgreSQL", "MariaDB", "SQLite")

@@ -16,7 +16,6 @@ from espf.handlers.account_pages import accounts_after
 from espf.handlers.base import Billing, Context
 from espf.handlers.desired import Change, DesiredStateHandler, Difference
 from espf.handlers.http import Http, HttpClient, masked, storable
-from espf.handlers.pb_data import whole
 from espf.reconciliation import ACCOUNTS, HELD, Finding, Kind, Reconciliation, Scope, Step
 
 T = TypeVar("T")
@@ -194,7 +193,7 @@ class Comparison:
         async with self._slots:
             await self._turn()
             # Asked once, its answer does for the comparison, too.
-            known = _Remembering(self._billing)
+            known = subscriber.Remembering(self._billing)
             context = self._context(known)
             try:
                 owner = await subscriber.by_account(
@@ -236,17 +235,15 @@ class Comparison:
         """An entry that the system holds: what somebody has was compared with the accounts."""
         async with self._slots:
             await self._turn()
-            known = _Remembering(self._billing)
-            one = await self._compared(key, None, known)
-            finding = one.finding
-            if finding is None or finding.kind not in {"extra", "failed"}:
-                return _Compared(None)
-            if known.i_account is None:
-                return one
-            owner = await subscriber.by_account(self._context(known), known.i_account)
-            if owner is not None and key in self._handler.keys_of(owner):
-                return _Compared(None)
-            return replace(one, finding=replace(finding, i_account=known.i_account))
+            known = subscriber.Remembering(self._billing)
+            context = self._context(known)
+            try:
+                owner = await self._handler.owner_of(key, context)
+                if owner is not None and key in self._handler.keys_of(owner):
+                    return _Compared(None)
+            except Exception as error:  # noqa: BLE001  (a foreign handler may raise anything)
+                return self._judged(key, None, error, context)
+            return await self._compared(key, None if owner is None else owner.i_account, known)
 
     async def _settled(self, compared: Sequence[_Compared]) -> list[_Compared]:
         """The same, what may be otherwise soon once more: an event may just be on its way."""
@@ -314,49 +311,6 @@ class Comparison:
         mine = max(now, self._next)
         self._next = mine + 1 / self._rate
         await asyncio.sleep(mine - now)
-
-
-class _Remembering:
-    """The billing, which is asked only once for an account and its card."""
-
-    def __init__(self, billing: Billing) -> None:
-        self._billing = billing
-        self._known: dict[tuple[str, str, object], dict[str, Any]] = {}
-        #: The account that was asked for last, where there is one.
-        self.i_account: int | None = None
-
-    async def call(self, service: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """See Billing."""
-        called = f"{service}/{method}"
-        if len(params) == 1:
-            ((name, value),) = params.items()
-            if (known := self._known.get((called, name, value))) is not None:
-                return known
-        answer = await self._billing.call(service, method, params)
-        if len(params) == 1:
-            self._remember(called, answer)
-        return answer
-
-    def _remember(self, called: str, answer: dict[str, Any]) -> None:
-        """An account goes by its number and its id, a card by its number and its IMSI."""
-        for member, names in _NAMED_BY.get(called, {}).items():
-            info = answer.get(member)
-            if isinstance(info, dict):
-                for name in names:
-                    self._known[called, name, info.get(name)] = answer
-                if member == "account_info":
-                    self.i_account = whole(info.get("i_account"))
-
-    async def get_account_info(self, i_account: int) -> dict[str, Any]:
-        """See Billing."""
-        answer = await self.call("Account", "get_account_info", {"i_account": i_account})
-        return dict(answer["account_info"])
-
-
-_NAMED_BY: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "Account/get_account_info": {"account_info": ("i_account", "id")},
-    "SIMCard/get_card_info": {"card_info": ("i_sim_card", "imsi")},
-}
 
 
 class _NoOutlet:

@@ -279,6 +279,14 @@ async def test_what_is_just_on_its_way_is_no_finding(house, handler, client, mon
 
 
 @whatever_the_database
+async def test_the_system_is_asked_once_for_what_is_as_it_should_be(house, handler, client):
+    people = People(30)
+    people.fill()
+    one = await audited(house, handler, client, people)
+    assert (one.same, one.held_keys, Shelf.reads) == (30, 30, 30)
+
+
+@whatever_the_database
 @pytest.mark.parametrize("whose", ["system", "billing"])
 async def test_while_a_system_is_away_an_audit_waits_and_says_so(house, handler, client, whose):
     people = People(30)

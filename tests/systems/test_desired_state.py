@@ -12,6 +12,8 @@ from espf.model import Event, compact, ordering_key
 from espf.testing import FakeOutlet, run_handler
 from town import Direct
 
+IMSI = "001010000000541"
+
 #: What a dispatcher has to hear for handlers of this kind, and no more.
 DISPATCHED = (
     "Customer/Blocked",
@@ -145,3 +147,67 @@ async def test_each_bar_and_its_end_reach_the_account(town, subordinate):
                 happens(home)
                 await hear(town)
                 assert handler.held == {key: {"bars": bars}}, bar
+
+
+# What an attempt asks the billing
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The calls that the billing is asked."""
+    calls = []
+    call = Direct.call
+
+    async def counted(self, service, method, params):
+        calls.append(f"{service}/{method}")
+        return await call(self, service, method, params)
+
+    monkeypatch.setattr(Direct, "call", counted)
+    return calls
+
+
+def resident(town):
+    """An account with a card, and the event that tells of it."""
+    card = {"id": "anna", "i_product": town.product("Everything"), "i_sim_card": town.card(IMSI)}
+    info = {"i_customer": town.i_customer, "billing_model": -1, "opening_balance": 10, **card}
+    i_account = town.api("Account/add_account", account_info=info)["i_account"]
+    (event,) = town.events("Account/New")
+    return i_account, event
+
+
+@pytest.mark.parametrize("keyed_by", ["id", "i_account", "imsi"])
+async def test_an_attempt_asks_the_billing_once_and_anew_when_it_has_changed_something(
+    town, asked, keyed_by
+):
+    calls = ["Account/get_account_info"]
+    if keyed_by == "imsi":
+        calls.append("SIMCard/get_card_info")
+    async with town.served(type("Keyed", (Shelf,), {"keyed_by": keyed_by}), {}):
+        _, event = resident(town)
+        for times in (2, 1):
+            await town.attempt(event)
+            assert sorted(asked) == sorted(calls * times)
+            asked.clear()
+
+
+async def test_no_attempt_knows_what_an_earlier_one_was_told(town):
+    async with town.served(Shelf, {}) as handler:
+        i_account, event = resident(town)
+        for blocked, bars in (("N", ""), ("Y", "blocked"), ("N", "")):
+            info = {"i_account": i_account, "blocked": blocked}
+            town.api("Account/update_account", account_info=info)
+            await town.attempt(event)
+            assert handler.held == {str(i_account): {"bars": bars}}
+
+
+async def test_what_the_billing_changes_while_the_system_is_changed_gets_there_at_once(town):
+    class Slow(Shelf):
+        async def apply(self, change, context):
+            await super().apply(change, context)
+            info = {"i_account": int(change.key), "blocked": "Y"}
+            town.api("Account/update_account", account_info=info)
+
+    async with town.served(Slow, {}) as handler:
+        i_account, event = resident(town)
+        await town.attempt(event)
+        assert handler.held == {str(i_account): {"bars": "blocked"}}

@@ -14,7 +14,7 @@ import asyncio
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time
 from typing import Annotated, Any, ClassVar, Literal
 from weakref import WeakValueDictionary
@@ -347,6 +347,8 @@ class DesiredStateHandler(Handler):
 
     async def handle(self, event: Event, context: Context) -> None:
         """Bring all entries that the event may be about to where they should be."""
+        # What the billing has told of a subscriber does to compare, too.
+        context = replace(context, billing=billing.Remembering(context.billing))
         keys = await self._keys(event, context)
         if not keys:
             raise Skipped("the event is about nobody whom the system knows by a key")
@@ -357,11 +359,21 @@ class DesiredStateHandler(Handler):
 
     async def compare(self, key: str, context: Context) -> Change:
         """How the system stands to the billing, under one key."""
-        owner = await self._owner(key, context)
+        owner = await self.owner_of(key, context)
         wanted = None
         if owner is not None and not owner.is_closed and key in self.keys_of(owner):
             wanted = self.desired(key, owner)
         return Change(key, await self.read(key, wanted, context), wanted)
+
+    async def owner_of(self, key: str, context: Context) -> Subscriber | None:
+        """Whose key it may be, as the billing has it now: whether it is, ``keys_of`` tells."""
+        keys = self.needs_card_keys
+        if self.keyed_by == "imsi":
+            return await billing.by_imsi(context, key, keys=keys)
+        if self.keyed_by == "id":
+            return await billing.by_id(context, key, keys=keys)
+        number = whole(key)
+        return None if number is None else await billing.by_account(context, number, keys=keys)
 
     async def bring(self, key: str, context: Context) -> list[Change]:
         """Make the system hold what it should under one key; returns what was changed.
@@ -382,19 +394,11 @@ class DesiredStateHandler(Handler):
                     break
                 context.note(told)
                 await self.apply(change, context)
+                billing.forget(context)
         return changes
 
     def _lock(self, key: str) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())
-
-    async def _owner(self, key: str, context: Context) -> Subscriber | None:
-        keys = self.needs_card_keys
-        if self.keyed_by == "imsi":
-            return await billing.by_imsi(context, key, keys=keys)
-        if self.keyed_by == "id":
-            return await billing.by_id(context, key, keys=keys)
-        number = whole(key)
-        return None if number is None else await billing.by_account(context, number, keys=keys)
 
     async def _keys(self, event: Event, context: Context) -> list[str]:
         """The keys that an event may be about, in the order in which they are brought."""

@@ -4,14 +4,14 @@ An event says that something has changed; what a system should hold is computed 
 here, never from the event. Late, repeated and coalesced events are harmless then.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from espf.errors import BillingFault, TryLater
 from espf.handlers import pb_data
-from espf.handlers.base import Context
+from espf.handlers.base import Billing, Context
 from espf.handlers.pb_data import Info, whole
 
 #: Why somebody may not use services. Several may hold at once, and all must end.
@@ -186,3 +186,56 @@ def _products(account: Info) -> tuple[str, ...]:
     named = [account, *pb_data.listed(account, "assigned_addons")]
     names = [one.get("product_name") or one.get("name") for one in named]
     return tuple(str(name) for name in names if name)
+
+
+#: By which parameters the answer to a call is asked for, by the member that has their values.
+_NAMED_BY: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "Account/get_account_info": {"account_info": ("i_account", "id")},
+    "SIMCard/get_card_info": {"card_info": ("i_sim_card", "imsi")},
+}
+
+
+class Remembering:
+    """The billing, which is asked only once for an account and its card.
+
+    For a comparison, or an attempt until it changes something.
+    """
+
+    def __init__(self, billing: Billing) -> None:
+        self._billing = billing
+        self._known: dict[tuple[str, str, object], dict[str, Any]] = {}
+
+    def forget(self) -> None:
+        """Ask anew from now on."""
+        self._known.clear()
+
+    async def call(self, service: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """See Billing."""
+        called = f"{service}/{method}"
+        if len(params) == 1:
+            ((name, value),) = params.items()
+            if (known := self._known.get((called, name, value))) is not None:
+                return known
+        answer = await self._billing.call(service, method, params)
+        if len(params) == 1:
+            self._remember(called, answer)
+        return answer
+
+    def _remember(self, called: str, answer: dict[str, Any]) -> None:
+        """An account goes by its number and its id, a card by its number and its IMSI."""
+        for member, names in _NAMED_BY.get(called, {}).items():
+            info = answer.get(member)
+            if isinstance(info, dict):
+                for name in names:
+                    self._known[called, name, info.get(name)] = answer
+
+    async def get_account_info(self, i_account: int) -> dict[str, Any]:
+        """See Billing."""
+        answer = await self.call("Account", "get_account_info", {"i_account": i_account})
+        return dict(answer["account_info"])
+
+
+def forget(context: Context) -> None:
+    """Have the billing asked anew in this attempt, where it is asked only once."""
+    if isinstance(context.billing, Remembering):
+        context.billing.forget()

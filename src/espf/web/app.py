@@ -113,9 +113,10 @@ def build_app(
     for kind in (EspfError, HTTPException, RequestValidationError, Exception):
         app.exception_handler(kind)(_reply)
     app.state.throttle = session.Throttle()
+    # Routes are tried in this order, and nobody asks as often as handlers ask the billing.
+    app.router.routes.extend(rest.routes(database, users, sealer))
     app.router.routes.extend(_routes())
     app.mount("/static", shell.Static())
-    app.router.routes.extend(rest.routes(database, users, sealer))
     operation = operation or Operation(database, rules, serves=True)
     app.router.routes.extend(routes(operation, users))
 
