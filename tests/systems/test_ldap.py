@@ -8,6 +8,7 @@ from espf.errors import Misconfigured, Rejected, TryLater, Unreachable
 from espf.handlers.desired import RECONCILE
 from espf.model import Event, compact
 from espf.systems import ldap_directory
+from espf.systems.ldap_client import Refused
 from espf.systems.ldap_directory import LDAP
 from espf.testing import check_desired_state
 from guides import documented_options, own_options
@@ -361,6 +362,52 @@ async def test_a_directory_that_may_only_be_read_is_tried_later(town, directory)
             directory.stop()
             directory.configure()
             directory.start()
+
+
+async def test_what_is_there_already_or_not_there_is_no_fault(town, directory):
+    """Somebody else was quicker: it is compared again, and comes to the same."""
+    async with town.served(LDAP, options(directory)) as handler:
+        i_account = await open_account(town)
+        asked, context = handler._directory, town.context()
+        names = {"cn": "Ada", "sn": "Lovelace"}
+        for code, work in (
+            (68, asked.add(named(USER), ["inetOrgPerson"], names, context)),
+            (68, asked.rename(GOLD, BARRED.partition(",")[0], context)),
+            (32, asked.replace(named("nobody"), {"cn": ["Nobody"]}, context)),
+        ):
+            with pytest.raises(Refused) as refused:
+                await work
+            assert refused.value.code == code
+            assert isinstance(refused.value.verdict(), TryLater)
+        with directory.as_root() as root:
+            for how, member, code in (
+                ("MODIFY_ADD", named(USER), 20),
+                ("MODIFY_DELETE", named("nobody"), 16),
+            ):
+                root.modify(GOLD, {"member": [(how, [member])]})
+                assert root.result["result"] == code
+        await asked.join(GOLD, "member", named(USER), context)
+        await asked.leave(GOLD, "member", named("nobody"), context)
+        await asked.delete(named("nobody"), context)
+        assert directory.members(GOLD) == {named(USER)}
+        assert await handler.bring(str(i_account), context) == []
+
+
+async def test_an_entry_that_somebody_else_adds_meanwhile_is_compared_again(
+    town, directory, monkeypatch
+):
+    """It was not there when it was looked for: the event is done in one attempt all the same."""
+    async with town.served(LDAP, options(directory)) as handler:
+        add = handler._directory.add
+
+        async def late(dn, classes, attributes, context):
+            monkeypatch.setattr(handler._directory, "add", add)
+            await add(dn, classes, attributes, context)
+            await add(dn, classes, attributes, context)
+
+        monkeypatch.setattr(handler._directory, "add", late)
+        await open_account(town)
+        assert directory.admits(named(USER), SECRET)
 
 
 REFUSALS = [
