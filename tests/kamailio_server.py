@@ -78,14 +78,23 @@ class Kamailio(Program):
 
     def kill(self) -> None:
         """End all of its processes at once."""
+        processes = self._processes()
+        super().kill()
+        _tell(processes, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze all of its processes."""
+        _tell(self._processes(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        _tell(self._processes(), signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
         assert self._process is not None
         number = self._process.pid
         children = Path(f"/proc/{number}/task/{number}/children")
-        processes = children.read_text().split() if children.exists() else []
-        super().kill()
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
+        return [number, *map(int, children.read_text().split() if children.exists() else [])]
 
     def rows(self, statement: str, *values: object) -> list[tuple]:
         """What a statement finds, if it finds anything."""
@@ -110,6 +119,12 @@ class Kamailio(Program):
 
     def _database(self) -> str:
         return f"postgres://espf@127.0.0.1:{self.postgresql.port}/"
+
+
+def _tell(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 class Phone:

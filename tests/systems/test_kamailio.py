@@ -182,7 +182,7 @@ async def test_names_that_two_subscribers_have_exchanged(town, sip, phone):
 
 
 async def test_faults_in_between(town, sip, phone):
-    """Frozen, locked, wrong: the event is not to blame, and comes to its end."""
+    """Locked, wrong: the event is not to blame, and comes to its end."""
     async with town.served(Kamailio, options(sip)):
         event = blocked(town, await open_account(town))
         with psycopg.connect(sip.postgresql.url("kamailio")) as locking:
@@ -195,6 +195,17 @@ async def test_faults_in_between(town, sip, phone):
                 await town.attempt(event)
         finally:
             sip.rows("ALTER TABLE elsewhere RENAME TO htable")
+        await town.attempt(event)
+        assert phone.register(USER, PASSWORD) == 403
+
+
+@pytest.mark.parametrize("frozen", ["Kamailio", "database"])
+async def test_what_is_too_slow_is_tried_later(town, sip, phone, frozen):
+    async with town.served(Kamailio, options(sip, Timeout=1)):
+        event = blocked(town, await open_account(town))
+        slow = sip if frozen == "Kamailio" else sip.postgresql
+        with slow.paused(), pytest.raises(TryLater, match="no answer"):
+            await town.attempt(event)
         await town.attempt(event)
         assert phone.register(USER, PASSWORD) == 403
 

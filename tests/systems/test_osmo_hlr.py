@@ -95,6 +95,17 @@ async def test_the_whole_life_of_a_subscriber(town, hlr, vlr, sgsn):
         assert vlr.hear() == [INSERT_DATA]
         assert vlr.msisdn == OTHER_NUMBER
 
+        # A phone shows a SIM card and no password: to change it comes to nothing here.
+        before = len(town.changes)
+        await town.do("Account/update_account", account_info=of(i_account, h323_password="s3cret"))
+        assert len(town.changes) == before
+
+        await town.do("Account/update_account", account_info=of(i_account, bill_status="S"))
+        assert vlr.hear() == [DELETE_DATA]
+        assert vlr.attach(IMSI) == PLMN_NOT_ALLOWED
+        await town.do("Account/update_account", account_info=of(i_account, bill_status="O"))
+        assert vlr.attach(IMSI) is None
+
         product = town.product("Data only")
         await town.do("Account/update_account", account_info=of(i_account, i_product=product))
         assert vlr.attach(IMSI) == PLMN_NOT_ALLOWED

@@ -15,7 +15,8 @@ from espf.handlers.registry import read_settings
 from espf.systems.tmf640 import TMF640, TMF640Settings
 from espf.testing import FakeOutlet, check_desired_state
 from house import House
-from tmf640_server import BASE, TMF640Server
+from mobile_accounts import journal_of
+from tmf640_server import BASE, TMF640Server, error
 from webhook import Answer, Webhook
 
 NUMBER, OTHER_NUMBER = "380441234567", "380441234568"
@@ -360,6 +361,20 @@ async def test_it_says_who_it_is(town, server):
             with pytest.raises(Misconfigured, match=r"401 .*who are you"):
                 await handler.check(town.context())
             assert "hush-hushx" in " ".join(handler.secrets())
+
+
+@pytest.mark.parametrize("method", ["Basic", "Bearer"])
+async def test_no_credential_is_told(town, server, method):
+    """Nor by a server that repeats it."""
+    names = {"Basic": ("Basic.User", "Basic.Password"), "Bearer": ("Bearer.Token",)}[method]
+    auth = {"AuthMethod": method, **dict.fromkeys(names, "hush-hush")}
+    server.always = lambda request: error(400, f"{request.headers['authorization']} is odd")
+    async with town.served(TMF640, options(server, **auth)):
+        _, event = created(town)
+        shown = await journal_of(town, event)
+    assert f"{method} *** is odd" in shown
+    sent = server.requests[0].headers["authorization"].partition(" ")[2]
+    assert not any(secret in shown for secret in ("hush-hush", sent))
 
 
 async def test_a_token_is_used_until_it_is_refused(town, server):
