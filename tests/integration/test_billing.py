@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import event, select, update
+from sqlalchemy import event, insert, select, update
 
-from databases import whatever_the_database
+from databases import rows_read, whatever_the_database
 from espf.billing import (
     accounts,
     clock,
@@ -1072,3 +1073,34 @@ def test_the_demo_data_is_loaded_once(billing):
     assert [quota["service"] for quota in product["quotas"]] == ["netaccess"]
     customer = billing(customers.get_info, name=demo.CUSTOMER)["customer_info"]
     assert customer["available_funds"] == 1000
+
+
+def test_what_an_audit_asks_costs_the_same_however_many_accounts_there_are(billing):
+    costs = []
+    for first, last in ((1, 300), (301, 9000)):
+        numbers = range(first, last + 1)
+        with billing.database.begin() as connection:
+            account = {"i_env": 3, "i_customer": 1, "i_product": 1, "billing_model": -1}
+            rows = [account | {"i_account": n, "id": f"u{n}", "issue_date": NOW} for n in numbers]
+            connection.execute(insert(t.accounts), rows)
+            card = {"i_env": 3, "i_customer": 1}
+            cards = [
+                card | {"i_sim_card": n, "i_account": n, "imsi": f"{n:015}", "iccid": f"{n:020}"}
+                for n in numbers
+            ]
+            connection.execute(insert(t.sim_cards), cards)
+        with billing.database.begin() as connection:
+            scope = Scope(connection, 3, NOW, billing.sealer, sees_keys=True)
+            near_the_end = {"after_i_account": last - 60, "limit": 50}
+            asked = (
+                partial(accounts.get_list, scope, accounts.ListAccounts(**near_the_end)),
+                partial(accounts.get_info, scope, accounts.GetAccount(i_account=last)),
+                partial(accounts.get_info, scope, accounts.GetAccount(id=f"u{last}")),
+                partial(sim_cards.get_info, scope, sim_cards.GetCard(imsi=f"{last:015}")),
+            )
+            for work in asked:
+                work()
+            costs.append([rows_read(connection, work) for work in asked])
+    for few, many in zip(*costs, strict=True):
+        assert few > 0, "it is asked for something"
+        assert many <= few * 1.3 + 20

@@ -192,7 +192,8 @@ accounts = _table(
     CheckConstraint("bill_status IN ('O', 'I', 'S', 'E', 'C')"),
     CheckConstraint("billing_model IN (-1, 0, 1, 2, 4)"),
     UniqueConstraint("i_env", "id"),
-    # A customer's accounts as they were added, a leaf at a time.
+    # All accounts, and a customer's, as they were added, a leaf at a time.
+    Index("Accounts_environment", "i_env", "i_account"),
     Index("Accounts_customer", "i_customer", "i_account"),
     Index("Accounts_master", "i_master_account"),
     # The billing clock looks for what is due by status and dates, each minute.
