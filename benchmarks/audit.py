@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.biller import PASSWORD
 from benchmarks.measure import BenchError, Facts, table, tell
+from benchmarks.side import peak_megabytes
 from benchmarks.sites import ENV, Installation, Site
 
 _SCHEMA = Path("/etc/freeradius/3.0/mods-config/sql/main/sqlite/schema.sql")
@@ -25,8 +26,6 @@ _HANDLER = "Radius"
 
 #: So many are missing in the tables, and so many that are there are nobody's.
 _ODD = 100
-
-_LOOK_SECONDS = 0.1
 
 #: What ``evctl reconcile`` ends with when something differs.
 _DIFFERENCES = 7
@@ -97,15 +96,13 @@ def _make_tables(path: Path, count: int) -> None:
         for statement in _SCHEMA.read_text().split(";"):
             if "radacct" not in statement:
                 connection.execute(statement)
-        there = [(f"u{n}" if n % (count // _ODD) else f"x{n}",) for n in range(1, count + 1)]
-        connection.executemany(
-            "INSERT INTO radcheck (username, attribute, op, value) "
-            f"VALUES (?, 'Cleartext-Password', ':=', '{PASSWORD}')",
-            there,
-        )
-        connection.executemany(
-            "INSERT INTO radusergroup (username, groupname, priority) VALUES (?, 'inet', 1)", there
-        )
+        has_password = f"VALUES ('Cleartext-Password', ':=', '{PASSWORD}', ?)"
+        for row in (
+            f"radcheck (attribute, op, value, username) {has_password}",
+            "radusergroup (groupname, priority, username) VALUES ('inet', 1, ?)",
+        ):
+            names = (f"u{n}" if n % (count // _ODD) else f"x{n}" for n in range(1, count + 1))
+            connection.executemany(f"INSERT INTO {row}", ((name,) for name in names))
         connection.commit()
 
 
@@ -140,19 +137,19 @@ _Step = tuple[float, tuple[int, int]]
 
 
 def _watched(site: Site, audit: "subprocess.Popen[bytes]") -> tuple[list[_Step], float]:
-    """How far it was when, and at its end the most memory that was resident, in MB."""
+    """How far it was when, and the most memory that was resident, in MB."""
     steps: list[_Step] = []
     with site.cursor() as cursor:
-        while not (ended := os.wait4(audit.pid, os.WNOHANG))[0]:
+
+        def look() -> None:
             cursor.execute(f"SELECT accounts, held_keys FROM {site.home}Reconciliations")
             if (row := cursor.fetchone()) is not None:
                 steps.append((time.monotonic(), (row[0], row[1])))
-            time.sleep(_LOOK_SECONDS)
-    _, status, usage = ended
-    audit.returncode = os.waitstatus_to_exitcode(status)
+
+        megabytes = peak_megabytes(audit, look)
     if audit.returncode != _DIFFERENCES:
         raise BenchError(f"evctl reconcile ended with {audit.returncode}")
-    return steps, usage.ru_maxrss / 1024
+    return steps, megabytes
 
 
 def _require_right(site: Site, count: int) -> None:

@@ -16,7 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.drain import disordered
 from benchmarks.latency import PER_SECOND, SETTLE_SECONDS
 from benchmarks.measure import BenchError, Facts, percentile, table, tell
-from benchmarks.side import until
+from benchmarks.side import peak_megabytes, until
 from benchmarks.sites import ENV, HANDLERS, SYNC, Installation, Site
 
 #: What has failed is of the second handler; what happens meanwhile is for the first one alone.
@@ -112,10 +112,10 @@ def _command(site: Site) -> float:
         env={**os.environ, **site.environment()},
         stdout=subprocess.DEVNULL,
     )
-    _, command.returncode, usage = os.wait4(command.pid, 0)
+    megabytes = peak_megabytes(command, lambda: None)
     if command.returncode:
         raise BenchError("evctl event restart failed")
-    return usage.ru_maxrss / 1024
+    return megabytes
 
 
 def _fail(site: Site, count: int) -> None:

@@ -6,13 +6,16 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import BenchError
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+#: How often one looks how a program is.
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,21 @@ def until(done: Callable[[], bool], what: str, timeout_seconds: float = 60.0) ->
             raise BenchError(f"still waiting after {timeout_seconds:.0f} s: {what}")
         time.sleep(0.002)
     return time.monotonic()
+
+
+def peak_megabytes(running: "subprocess.Popen[bytes]", look: Callable[[], object]) -> float:
+    """Wait for a program to end, and ``look`` meanwhile; the most memory that was resident.
+
+    What the system tells of a child at its end would count our own memory at its start, too.
+    """
+    most = 0.0
+    while running.poll() is None:
+        # It may end at any moment.
+        with suppress(OSError, IndexError):
+            most = Process(running.pid).peak_megabytes()
+        look()
+        time.sleep(_LOOK_SECONDS)
+    return most
 
 
 @contextmanager

@@ -5,7 +5,7 @@ end, whoever it is that the billing bars: the account or its customer.
 import pytest
 
 from espf.catalogue import fits_any
-from espf.handlers.desired import DesiredStateHandler
+from espf.handlers.desired import Change, DesiredStateHandler
 from espf.handlers.fan_out import CustomerToAccountsDispatcher
 from espf.handlers.subscriber import BARS
 from espf.model import Event, compact, ordering_key
@@ -211,3 +211,21 @@ async def test_what_the_billing_changes_while_the_system_is_changed_gets_there_a
         i_account, event = resident(town)
         await town.attempt(event)
         assert handler.held == {str(i_account): {"bars": "blocked"}}
+
+
+# What is told of a change
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "told"),
+    [
+        (None, {"cs": "1", "ki": "k1"}, "7 is added (cs: 1, ki: ***)"),
+        ({"cs": "1", "ki": "k1"}, None, "7 is removed (cs: 1, ki: ***)"),
+        ({"cs": "1", "ki": "k1"}, {"cs": "0", "ki": "k1"}, "7: cs: 1 -> 0"),
+        ({"cs": "1"}, {"cs": "1", "ki": "k2"}, "7: ki: nothing -> ***"),
+        ({"cs": "1", "theirs": "x"}, {"cs": "1"}, "7 is as it should be"),
+        (None, {}, "7 is added"),
+    ],
+)
+def test_a_change_is_told_field_by_field_and_without_secrets(held, wanted, told):
+    assert Change("7", held, wanted).told({"ki"}) == told

@@ -269,10 +269,15 @@ class Change:
 
     def told(self, secret: Collection[str]) -> str:
         """The change in one line, for the journal."""
-        verb = {"same": "is as it should be", "missing": "is added", "extra": "is removed"}
-        if self.kind != "different":
-            return f"{self.key} {verb[self.kind]}"
-        return f"{self.key}: {', '.join(map(str, self.differences(secret)))}"
+        found = self.differences(secret)
+        if self.kind == "same":
+            return f"{self.key} is as it should be"
+        if self.kind == "different":
+            return f"{self.key}: {', '.join(map(str, found))}"
+        is_new = self.kind == "missing"
+        fields = ", ".join(f"{one.field}: {one.wanted if is_new else one.held}" for one in found)
+        verb = f"{self.key} is {'added' if is_new else 'removed'}"
+        return f"{verb} ({fields})" if fields else verb
 
 
 class DesiredStateHandler(Handler):

@@ -10,8 +10,8 @@ import base64
 import hmac
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import islice
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
@@ -213,7 +213,8 @@ class Ejabberd(DesiredStateHandler):
             if not isinstance(users, list):
                 raise Rejected("its list of users is too long to be read at once")
             self._listed = tuple(sorted({str(user) for user in users} - self._reserved))
-        found = tuple(islice((one for one in self._listed if after is None or one > after), _PAGE))
+        first = 0 if after is None else bisect_right(self._listed, after)
+        found = self._listed[first : first + _PAGE]
         if not found:
             self._listed = ()
         return found
