@@ -2,6 +2,8 @@
 end, whoever it is that the billing bars: the account or its customer.
 """
 
+import asyncio
+
 import pytest
 
 from espf.catalogue import fits_any
@@ -211,6 +213,29 @@ async def test_what_the_billing_changes_while_the_system_is_changed_gets_there_a
         i_account, event = resident(town)
         await town.attempt(event)
         assert handler.held == {str(i_account): {"bars": "blocked"}}
+
+
+async def test_whoever_has_waited_for_another_attempt_asks_the_billing_anew(town):
+    """What it was told before would undo what the other one has done since."""
+    begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Shelf):
+        async def apply(self, change, context):
+            await super().apply(change, context)
+            begun.set()
+            await may_go_on.wait()
+
+    async with town.served(Slow, {}):
+        i_account, event = resident(town)
+        first = asyncio.create_task(town.attempt(event))
+        await begun.wait()
+        second = asyncio.create_task(town.attempt(event))
+        while not next(iter(town.handler._locks.values()))._waiters:
+            await asyncio.sleep(0.01)
+        town.api("Account/update_account", account_info={"i_account": i_account, "blocked": "Y"})
+        may_go_on.set()
+        await asyncio.gather(first, second)
+        assert [change.wanted["bars"] for change in town.changes] == ["", "blocked"]
 
 
 # What is told of a change

@@ -387,7 +387,10 @@ class DesiredStateHandler(Handler):
         """
         changes: list[Change] = []
         # Events of two subscribers may be about one key: it went from one to the other.
-        async with self._lock(key):
+        lock = self._lock(key)
+        if lock.locked():
+            billing.forget(context)
+        async with lock:
             while (change := await self.compare(key, context)).kind != "same":
                 told = change.told(self.secret_fields)
                 if len(changes) == ROUNDS:
