@@ -609,13 +609,13 @@ def roughly_counted(connection: Connection, i_event_handler: int, now: datetime)
 
     Exact where little waits. Beyond two samples ``waiting`` is an estimate, from samples at both
     ends and in between, and so is ``oldest``, if the first sample shows none that waits; the other
-    counts end at ``MOST_COUNTED``, of what is retried among as many as wait for a time of theirs.
+    counts end at ``MOST_COUNTED``, of retries that are due among as many as are due again.
     """
     samples = list(_samples(connection, i_event_handler))
     first = next((one.first for one in samples if one.first is not None), None)
     return Backlog(
         waiting=round(sum(one.waiting for one in samples)),
-        retrying=_some_retried(connection, i_event_handler),
+        retrying=_some_retried(connection, i_event_handler, now),
         failed=_some_failed(connection, i_event_handler, now),
         oldest=None if first is None else _happened(connection, i_event_handler, first),
     )
@@ -636,14 +636,17 @@ def example(
     return None
 
 
-def _some_retried(connection: Connection, i_event_handler: int) -> int:
-    """What is restarted has a time, too: the last ones are looked at, which are to come."""
+def _some_retried(connection: Connection, i_event_handler: int, now: datetime) -> int:
+    """What is to come are retries, as an index tells; of what is due the last ones are looked at.
+
+    For what was restarted stands among them, with a time of its own.
+    """
     n = event_notifications.c
-    wait = select(n.last_error).where(
-        n.i_event_handler == i_event_handler, n.status == Status.QUEUED, n.next_attempt_at > _EVER
-    )
-    last = wait.order_by(n.next_attempt_at.desc()).limit(MOST_COUNTED).subquery()
-    return int(connection.execute(select(func.count(last.c.last_error))).scalar_one())
+    wait = select(n.position).where(n.i_event_handler == i_event_handler, n.status == Status.QUEUED)
+    to_come = _count(connection, wait.where(n.next_attempt_at > now).limit(MOST_COUNTED))
+    due = wait.add_columns(n.last_error).where(n.next_attempt_at > _EVER, n.next_attempt_at <= now)
+    last = due.order_by(n.next_attempt_at.desc()).limit(MOST_COUNTED - to_come).subquery()
+    return to_come + int(connection.execute(select(func.count(last.c.last_error))).scalar_one())
 
 
 def _some_failed(connection: Connection, i_event_handler: int, now: datetime) -> int:

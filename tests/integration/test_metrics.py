@@ -217,7 +217,7 @@ def test_what_waits_is_estimated_from_samples(house, statuses, waiting, monkeypa
     assert rough == Backlog(rough.waiting, 0, 0, None)
 
 
-@pytest.mark.parametrize(("most", "retrying", "failed"), [(1000, 6, 9), (5, 5, 5)])
+@pytest.mark.parametrize(("most", "retrying", "failed"), [(1000, 8, 9), (7, 7, 7), (5, 5, 5)])
 def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
     house, monkeypatch, most, retrying, failed
 ):
@@ -231,6 +231,8 @@ def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
             # They hold their lanes.
             *[("failed", now - hour, "gave up")] * 4,
             *[("queued", now + hour, "HTTP 503")] * 6,
+            # Their time has come.
+            *[("queued", now - hour / 2, "HTTP 503")] * 2,
             # They have been restarted.
             *[("queued", now - hour, None)] * 3,
         ]

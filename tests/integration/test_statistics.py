@@ -63,6 +63,32 @@ def test_what_workers_store_is_added_up_minute_by_minute_and_in_longer_steps(hou
         assert max(each.slowest_ms for each in total) == 70_000
 
 
+def test_the_database_adds_up_the_same_as_is_read_one_by_one(house, monkeypatch):
+    first, other = house.handler(NOBODY, "One"), house.handler(NOBODY, "Other")
+    idle, theirs = house.handler(NOBODY, "Idle"), house.handler(NOBODY, i_env=2)
+    at = now(house)
+    minutes = [at - timedelta(minutes=back) for back in range(5)]
+    for place, handler in enumerate((first, other, theirs), 1):
+        of_handler = enumerate(minutes, 1)
+        store(house, *(((handler.i_event_handler, one), some(place * n)) for n, one in of_handler))
+    # No minute begins between two looks.
+    monkeypatch.setattr(house.database, "now", lambda _: at)
+    with house.database.read() as connection:
+        for step, count in ((Step.MINUTE, 3), (Step.MINUTE, 60), (Step.HOUR, 2)):
+            asked = (connection, house.database, step, count, 1)
+            whole = statistics.series(*asked)
+            added = {number: statistics.summed(each) for number, each in whole.handlers.items()}
+            brief = statistics.series(*asked, counts_only=True)
+            course = statistics.course(*asked)
+            assert statistics.sums(*asked) == added
+            assert added[idle.i_event_handler] == Figures()
+            assert list(course) == whole.began_at == brief.began_at
+            assert list(course.values()) == brief.total()
+            assert [each.attempts for each in brief.total()] == [
+                each.attempts for each in whole.total()
+            ]
+
+
 def test_every_span_has_figures_and_only_the_last_one_is_not_over(house):
     one = house.handler(NOBODY)
     began, series, ended = now(house), read(house, Step.TEN_MINUTES, 144), now(house)

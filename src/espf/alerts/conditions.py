@@ -85,11 +85,8 @@ def current(
 
 def _failures(connection: Connection, database: Database) -> dict[int, int]:
     """How many events of each handler were given up or rejected within the hour."""
-    hour = statistics.series(connection, database, Step.MINUTE, 60)
-    return {
-        number: sum(one.failed + one.rejected for one in figures)
-        for number, figures in hour.handlers.items()
-    }
+    hour = statistics.sums(connection, database, Step.MINUTE, 60)
+    return {number: one.failed + one.rejected for number, one in hour.items()}
 
 
 def _of_handler(

@@ -22,23 +22,26 @@ class Progress:
 def first_at(connection: Connection, number: Column[Any], at: Column[Any], moment: datetime) -> int:
     """The number from which on rows are of this time or later.
 
-    Found by halving: a handful of looks into the index of the numbers, however long the table is.
-    Rows without a time do not count. Where clocks and numbers disagree a little, it is one of the
-    places that come into question.
+    Two looks tell where all rows are later, or all are earlier; else it is found by halving: a
+    handful of looks into the index of the numbers, however long the table is. Rows without a time
+    do not count. Where clocks and numbers disagree a little, it is one of the places that come into
+    question.
     """
-    low, high = (
-        connection.execute(select(number).order_by(order).limit(1)).scalar_one_or_none() or 0
-        for order in (number, number.desc())
+    timed = select(number.label("number"), at.label("at")).where(at.is_not(None)).limit(1)
+    first, last = (
+        connection.execute(timed.order_by(order)).one_or_none() for order in (number, number.desc())
     )
-    high += 1
+    if first is None or last is None:
+        return 0
+    if first.at >= moment:
+        return int(first.number)
+    if last.at < moment:
+        return int(last.number) + 1
+    low, high = first.number + 1, last.number
     while low < high:
         middle = (low + high) // 2
-        row = connection.execute(
-            select(number.label("number"), at.label("at"))
-            .where(number >= middle, at.is_not(None))
-            .order_by(number)
-            .limit(1)
-        ).one_or_none()
+        row = connection.execute(timed.where(number >= middle).order_by(number)).one_or_none()
+        # Others may remove rows meanwhile.
         if row is None or row.at >= moment:
             high = middle
         else:

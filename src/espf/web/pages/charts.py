@@ -1,6 +1,6 @@
 """Charts, drawn on the server as SVG: they need no script, and follow light and dark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,7 +82,7 @@ def bars(label: str, values: Sequence[Bar], *, width: int = 640, height: int = 1
     )
 
 
-def told(began_at: Sequence[datetime], figures: Sequence[Figures]) -> list[Bar]:
+def told(began_at: Iterable[datetime], figures: Iterable[Figures]) -> list[Bar]:
     """What was delivered; what was to be tried again; what failed or was rejected."""
     return [
         Bar(moment, one.finished + one.skipped, one.retried, one.failed + one.rejected)

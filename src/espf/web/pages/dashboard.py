@@ -70,8 +70,9 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
     database, i_env = visit.site.database, visit.i_env
     mine = subscriptions.list_handlers(connection, i_env)
     stands = standing.handlers(connection, database, *mine, roughly=True)
-    hour = statistics.series(connection, database, Step.MINUTE, 60, i_env)
-    day = statistics.series(connection, database, Step.TEN_MINUTES, 144, i_env)
+    hour = statistics.series(connection, database, Step.MINUTE, 60, i_env, counts_only=True)
+    sums = statistics.sums(connection, database, Step.MINUTE, 60, i_env)
+    day = statistics.course(connection, database, Step.TEN_MINUTES, 144, i_env)
     rates = statistics.rates(connection, database, i_env)
     workers = standing.list_workers(connection, database)
     too_old = configuration.active(connection).content.provisioning.alert_oldest_waiting
@@ -81,7 +82,7 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
         Line(
             one,
             rates.get(one.handler.i_event_handler, 0.0),
-            statistics.summed(hour.handlers[one.handler.i_event_handler]),
+            sums[one.handler.i_event_handler],
             charts.spark(
                 f"{one.handler.name}, last hour",
                 charts.told(hour.began_at, hour.handlers[one.handler.i_event_handler]),
@@ -104,7 +105,7 @@ def _read(connection: Connection, visit: Visit) -> Dashboard:
             "Delivered in the last hour, by minute", charts.told(hour.began_at, hour.total())
         ),
         day=charts.bars(
-            "Delivered in the last day, by ten minutes", charts.told(day.began_at, day.total())
+            "Delivered in the last day, by ten minutes", charts.told(day, day.values())
         ),
         workers=[one for one in workers if one.alive],
         ahead=schedule.planned(connection, i_env, AHEAD),
