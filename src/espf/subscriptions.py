@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from yarl import URL
 
 from espf import configuration, statuses
 from espf.catalogue import (
@@ -31,7 +30,7 @@ from espf.errors import Conflict, InvalidRequest, NotFound, SettingsError
 from espf.handlers import registry
 from espf.handlers.base import SERVICE_GROUP, Handler
 from espf.handlers.desired import DesiredStateHandler
-from espf.handlers.networks import ANYWHERE, Networks, literal, refused
+from espf.handlers.networks import ANYWHERE, Networks
 from espf.model import SHARDS
 
 #: The numbers of custom event types count up from here.
@@ -323,18 +322,9 @@ def set_options(
 
 
 def _check_targets(networks: Networks, options: Mapping[str, object | None]) -> None:
-    """Raise InvalidRequest for a URL with an address that may not be called.
-
-    What a name leads to is only known when it is called, and checked then.
-    """
-    for alias, value in options.items():
-        try:
-            url = URL(value) if isinstance(value, str) else URL()
-        except ValueError:
-            continue
-        address = literal(url.host) if url.scheme in {"http", "https"} and url.host else None
-        if address is not None and not networks.allow(address):
-            raise InvalidRequest(f"{alias}: {refused(address)}", alias)
+    """Raise InvalidRequest for a URL with an address that may not be called."""
+    for alias, why in networks.refusals(options):
+        raise InvalidRequest(f"{alias}: {why}", alias)
 
 
 def _check_group(connection: Connection, i_env: int, options: Mapping[str, object | None]) -> None:

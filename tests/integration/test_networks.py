@@ -285,3 +285,28 @@ def test_an_address_that_may_not_be_called_is_refused_when_it_is_saved(house):
         stored = subscriptions.require_handler(connection, 1, handler.name)
     assert stored.options["EventSender.URL"] == "http://192.0.2.7/"
     house.handler("http://198.51.100.7/", i_env=2)
+
+
+def test_verifying_warns_of_handlers_that_other_networks_would_stop(house):
+    house.handler("http://192.0.2.7/", "There")
+    house.handler("http://198.51.100.7:8080/", "Elsewhere")
+    house.handler("http://[2001:db8::7]/", "Six", i_env=2)
+    # Whatever it leads to may change.
+    house.handler("http://moved.test/", "Named", i_env=2)
+
+    def warnings(text):
+        with house.database.begin() as connection:
+            draft = configuration.clone(connection, house.database, "ann").i_configuration
+            changes = {"Provisioning.TargetNetworks": text}
+            configuration.change(connection, house.database, house.sealer, draft, changes, "ann")
+            verdict = configuration.verify(connection, draft)
+        assert not verdict.errors
+        field = "Provisioning.TargetNetworks"
+        return [one.message.split()[0] for one in verdict.findings if one.field == field]
+
+    assert warnings("") == []
+    assert warnings("1: 192.0.2.0/24") == ["Elsewhere@1"]
+    assert warnings("*: 192.0.2.0/24; 2: 2001:db8::/64") == ["Elsewhere@1"]
+    assert warnings("*: 10.0.0.0/8") == ["Elsewhere@1", "There@1", "Six@2"]
+    confine(house, "1: 10.0.0.0/8")
+    assert warnings("1: 10.0.0.0/8") == ["Elsewhere@1", "There@1"], "so it is today"

@@ -60,6 +60,7 @@ Each value is checked when it is set. Verifying looks further, on the machine wh
 | a handler for which no enabled instance delivers, when there are instances | warning |
 | nobody is told of failures: neither `AlertRecipient` nor `AlertURL` | warning |
 | `AlertToken` without `AlertURL`, or to one without TLS | warning |
+| the URL of a handler has an address that is in none of the `TargetNetworks` of its environment; what a name leads to is not looked at | warning |
 | `Maintenance` is on | warning |
 
 Only errors keep a version from being applied.

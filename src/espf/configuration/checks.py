@@ -1,6 +1,7 @@
 """What the models cannot know of a configuration: whether it fits this machine and database."""
 
 import errno
+import json
 import os
 import socket
 from collections import Counter
@@ -39,6 +40,7 @@ def findings(
         *_alerts(wanted.provisioning),
         *_places(wanted, {_place(one) for one in current.instances.values()}),
         *_handlers(connection, wanted),
+        *_targets(connection, wanted.provisioning),
     ]
 
 
@@ -135,3 +137,19 @@ def _handlers(connection: Connection, wanted: Configuration) -> Iterator[Finding
             f"no enabled instance delivers for {', '.join(left)}: only workers that were started "
             "without an instance do",
         )
+
+
+def _targets(connection: Connection, provisioning: Provisioning) -> Iterator[Finding]:
+    """Handlers were given their URLs when other networks were allowed."""
+    columns = event_handlers.c
+    rows = connection.execute(
+        select(columns.i_env, columns.name, columns.settings).order_by(columns.i_env, columns.name)
+    )
+    for i_env, name, settings in rows:
+        try:
+            options = dict(json.loads(settings))
+        except (ValueError, TypeError):
+            continue  # it cannot work whatever is allowed
+        for alias, why in provisioning.networks(i_env).refusals(options):
+            said = f"{name}@{i_env} will call nobody: {alias}: {why}"
+            yield Finding("warning", f"{PROVISIONING}.TargetNetworks", said)

@@ -8,11 +8,12 @@ nothing.
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
 from aiohappyeyeballs import AddrInfoType
+from yarl import URL
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -48,6 +49,20 @@ class Networks:
         An IPv6 address that stands for an IPv4 one is judged as that.
         """
         return all(map(self._allow, _destinations(address)))
+
+    def refusals(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options of a handler whose URL has an address that may not be called, and why not.
+
+        What a name leads to is only known when it is called, and checked then.
+        """
+        for alias, value in options.items():
+            try:
+                host = URL(value).host if isinstance(value, str) else None
+            except ValueError:
+                continue
+            address = literal(host) if host else None
+            if address is not None and not self.allow(address):
+                yield alias, str(refused(address))
 
     def _allow(self, address: _Address) -> bool:
         if self.allowed is not None and not _within(address, self.allowed):
