@@ -190,9 +190,7 @@ class DatabaseMetrics:
     def _read(self, connection: Connection) -> list[Metric]:
         workers = standing.list_workers(connection, self._database)
         alive = sum(worker.alive for worker in workers)
-        found = standing.handlers(
-            connection, self._database, *list_handlers(connection), roughly=True
-        )
+        found = standing.handlers(connection, self._database, *list_handlers(connection))
         return [
             MAINTENANCE.of_one(maintenance.in_maintenance(connection)),
             WORKERS.of([(("alive",), alive), (("lost",), len(workers) - alive)]),

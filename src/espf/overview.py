@@ -552,7 +552,7 @@ def variables(connection: Connection, i_event: int) -> str | None:
 
 
 def counts(connection: Connection, i_event_handler: int) -> dict[str, int]:
-    """What a handler has before it: ``waiting``, ``retrying`` and ``failed``."""
+    """What a handler has before it: ``waiting``, ``retrying`` and ``failed``. It looks at all."""
     n = event_notifications.c
     mine = n.i_event_handler == i_event_handler
 
@@ -568,56 +568,40 @@ def counts(connection: Connection, i_event_handler: int) -> dict[str, int]:
     return {"waiting": waiting, "retrying": retrying, "failed": failed}
 
 
-def oldest(connection: Connection, i_event_handler: int) -> datetime | None:
-    """When the first event happened that a handler has before it; None: nothing waits."""
-    n, q = event_notifications.c, event_queue.c
-    moment: datetime | None = connection.execute(
-        select(func.coalesce(q.start_time, q.created_at, type_=Moment))
-        .select_from(event_notifications)
-        .join(event_queue, q.i_event == n.i_event)
-        .where(n.i_event_handler == i_event_handler, n.status == Status.QUEUED)
-        .order_by(n.position)
-        .limit(1)
-    ).scalar_one_or_none()
-    return moment
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """What a handler has before it; ``oldest`` is when the first event happened that waits."""
-
-    waiting: int
-    retrying: int
-    failed: int
-    oldest: datetime | None
-
-
-def counted(connection: Connection, i_event_handler: int) -> Backlog:
-    """The backlog of a handler; that takes the longer, the more there is."""
-    return Backlog(
-        **counts(connection, i_event_handler), oldest=oldest(connection, i_event_handler)
-    )
-
-
 #: Rows of one sample, and samples between those at both ends.
 SAMPLE = 1000
 SAMPLES = 8
 
 
-def roughly_counted(connection: Connection, i_event_handler: int, now: datetime) -> Backlog:
-    """The backlog of a handler, at a cost that does not grow with it.
+@dataclass(frozen=True)
+class Backlog:
+    """What a handler has before it; ``oldest`` is when the first event happened that waits.
 
-    Exact where little waits. Beyond two samples ``waiting`` is an estimate, from samples at both
-    ends and in between, and so is ``oldest``, if the first sample shows none that waits; the other
-    counts end at ``MOST_COUNTED``, of retries that are due among as many as are due again.
+    ``estimated``: it is so much that not all was looked at. Then ``waiting`` is an estimate, from
+    samples at both ends and in between, and so is ``oldest``, if the first sample shows none that
+    waits; the other counts end at ``MOST_COUNTED``, of retries that are due among as many as are
+    due again.
     """
+
+    waiting: int
+    retrying: int
+    failed: int
+    oldest: datetime | None
+    estimated: bool
+
+
+def backlog(connection: Connection, i_event_handler: int, now: datetime) -> Backlog:
+    """The backlog of a handler, at a cost that does not grow with it: exact up to two samples."""
     samples = list(_samples(connection, i_event_handler))
     first = next((one.first for one in samples if one.first is not None), None)
+    retrying, all_retrying = _some_retried(connection, i_event_handler, now)
+    failed, all_failed = _some_failed(connection, i_event_handler, now)
     return Backlog(
         waiting=round(sum(one.waiting for one in samples)),
-        retrying=_some_retried(connection, i_event_handler, now),
-        failed=_some_failed(connection, i_event_handler, now),
+        retrying=retrying,
+        failed=failed,
         oldest=None if first is None else _happened(connection, i_event_handler, first),
+        estimated=len(samples) > 2 or not (all_retrying and all_failed),
     )
 
 
@@ -636,20 +620,23 @@ def example(
     return None
 
 
-def _some_retried(connection: Connection, i_event_handler: int, now: datetime) -> int:
+def _some_retried(connection: Connection, i_event_handler: int, now: datetime) -> tuple[int, bool]:
     """What is to come are retries, as an index tells; of what is due the last ones are looked at.
 
-    For what was restarted stands among them, with a time of its own.
+    For what was restarted stands among them, with a time of its own. Also says whether that is all.
     """
     n = event_notifications.c
     wait = select(n.position).where(n.i_event_handler == i_event_handler, n.status == Status.QUEUED)
     to_come = _count(connection, wait.where(n.next_attempt_at > now).limit(MOST_COUNTED))
     due = wait.add_columns(n.last_error).where(n.next_attempt_at > _EVER, n.next_attempt_at <= now)
     last = due.order_by(n.next_attempt_at.desc()).limit(MOST_COUNTED - to_come).subquery()
-    return to_come + int(connection.execute(select(func.count(last.c.last_error))).scalar_one())
+    looked_at, found = connection.execute(
+        select(func.count(), func.count(last.c.last_error)).select_from(last)
+    ).one()
+    return to_come + found, to_come + looked_at < MOST_COUNTED
 
 
-def _some_failed(connection: Connection, i_event_handler: int, now: datetime) -> int:
+def _some_failed(connection: Connection, i_event_handler: int, now: datetime) -> tuple[int, bool]:
     """Those that hold their lanes have failed before now: no retry to come stands among them."""
     n = event_notifications.c
     freely, holding = _ways(frozenset({Status.FAILED}))
@@ -657,7 +644,7 @@ def _some_failed(connection: Connection, i_event_handler: int, now: datetime) ->
     for way in (freely, [*holding, n.next_attempt_at <= now]):
         some = select(n.position).where(n.i_event_handler == i_event_handler, *way)
         found += _count(connection, some.limit(MOST_COUNTED - found))
-    return found
+    return found, found < MOST_COUNTED
 
 
 @dataclass(frozen=True)

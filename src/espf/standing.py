@@ -22,8 +22,8 @@ class Standing:
 
     ``state`` says in a word what keeps its events waiting, if anything does: disabled,
     maintenance, paused, unattended (no worker is there for it), or what the breaker of a worker
-    does; else working. ``workers`` counts the shards of each; ``oldest`` is when the first event
-    happened that waits.
+    does; else working. ``workers`` counts the shards of each. What waits is told as a ``Backlog``
+    tells it.
     """
 
     handler: EventHandler
@@ -35,6 +35,7 @@ class Standing:
     retrying: int
     failed: int
     oldest: datetime | None
+    estimated: bool
 
     def fields(self, now: datetime) -> dict[str, Any]:
         """The same, flat, as the command line and the API show it."""
@@ -52,6 +53,7 @@ class Standing:
             "oldest_waiting_seconds": oldest and max(0, round((now - oldest).total_seconds())),
             "retrying": self.retrying,
             "failed": self.failed,
+            "estimated": self.estimated,
             "workers": self.workers,
             "breakers": [
                 {"worker": worker, **asdict(breaker)} for worker, breaker in self.breakers.items()
@@ -74,14 +76,12 @@ class WorkerStanding:
     shards: Mapping[tuple[int, str], int]
 
 
-def handlers(
-    connection: Connection, database: Database, *some: EventHandler, roughly: bool = False
-) -> list[Standing]:
-    """How these handlers stand; ``roughly``: at a cost that does not grow with what waits."""
+def handlers(connection: Connection, database: Database, *some: EventHandler) -> list[Standing]:
+    """How these handlers stand, at a cost that does not grow with what waits."""
     in_maintenance = maintenance.in_maintenance(connection)
     owned = _owned(connection, database)
     return [
-        _standing(connection, database, one, owned[one.i_event_handler], in_maintenance, roughly)
+        _standing(connection, database, one, owned[one.i_event_handler], in_maintenance)
         for one in some
     ]
 
@@ -120,14 +120,10 @@ def _standing(
     handler: EventHandler,
     owners: Mapping[str, int],
     in_maintenance: bool,
-    roughly: bool,
 ) -> Standing:
     number = handler.i_event_handler
     breakers = maintenance.breakers(connection, database, number)
-    if roughly:
-        backlog = overview.roughly_counted(connection, number, database.now(connection))
-    else:
-        backlog = overview.counted(connection, number)
+    backlog = overview.backlog(connection, number, database.now(connection))
     keeps_waiting = {
         "disabled": not handler.enabled,
         "maintenance": in_maintenance,

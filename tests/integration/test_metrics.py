@@ -154,9 +154,10 @@ async def test_the_database_tells_what_waits_what_failed_and_who_works(house):
     # Nothing is installed of what the reference billing's rules want.
     assert value("espf_capture_drifts") > 0
     with house.database.read() as connection:
-        (exact,) = standing.handlers(connection, house.database, mine)
-        (rough,) = standing.handlers(connection, house.database, mine, roughly=True)
-    assert rough == exact
+        (stands,) = standing.handlers(connection, house.database, mine)
+        exact = overview.counts(connection, mine.i_event_handler)
+    assert exact == {name: getattr(stands, name) for name in exact}
+    assert not stands.estimated
 
 
 @whatever_the_database
@@ -212,9 +213,9 @@ def test_what_waits_is_estimated_from_samples(house, statuses, waiting, monkeypa
     fill(house, handler, statuses)
     with house.database.read() as connection:
         now = house.database.now(connection)
-        rough = overview.roughly_counted(connection, handler.i_event_handler, now)
+        rough = overview.backlog(connection, handler.i_event_handler, now)
     assert rough.waiting == pytest.approx(waiting, rel=0.15)
-    assert rough == Backlog(rough.waiting, 0, 0, None)
+    assert rough == Backlog(rough.waiting, 0, 0, None, estimated=len(statuses) > 60)
 
 
 @pytest.mark.parametrize(("most", "retrying", "failed"), [(1000, 8, 9), (7, 7, 7), (5, 5, 5)])
@@ -249,8 +250,9 @@ def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
             for place, (status, at, error) in enumerate(kinds, 1)
         ]
         connection.execute(insert(event_notifications), rows)
-        rough = overview.roughly_counted(connection, handler.i_event_handler, now)
+        rough = overview.backlog(connection, handler.i_event_handler, now)
     assert (rough.waiting, rough.retrying, rough.failed) == (3, retrying, failed)
+    assert rough.estimated is (most < 1000)
 
 
 @pytest.mark.databases("sqlite")
@@ -271,7 +273,7 @@ def test_a_rough_count_costs_the_same_whatever_waits(house, monkeypatch):
             now = house.database.now(connection)
             raw = connection.connection.driver_connection
             raw.set_progress_handler(tick, 100)
-            overview.roughly_counted(connection, handler.i_event_handler, now)
+            overview.backlog(connection, handler.i_event_handler, now)
             raw.set_progress_handler(None, 100)
         return count
 

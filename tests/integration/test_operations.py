@@ -1384,15 +1384,19 @@ def test_a_handler_is_paused_and_goes_on(desk):
 
 
 @whatever_the_database
-def test_the_list_of_handlers_tells_what_waits_and_since_when(desk, failed):
+def test_the_list_of_handlers_tells_what_waits_and_since_when(desk, failed, monkeypatch):
     desk.sql("UPDATE Customers SET blocked = 'N'")
     desk.sql("UPDATE Event_Queue SET created_at = '2020-01-01 00:00:00.000'")
     (row,) = desk.json("handler", "list")
     assert (row["waiting"], row["retrying"], row["failed"]) == (1, 0, 3)
     assert row["oldest_waiting_seconds"] > 86_400
     line = desk("handler", "list").splitlines()[1].split()
-    assert line[3] == "unattended"
+    assert line[3:5] == ["unattended", "1"]
     assert line[5].endswith("d")
+    assert not row["estimated"]
+    monkeypatch.setattr(overview, "SAMPLE", 1)
+    assert desk("handler", "list").splitlines()[1].split()[4].startswith("~")
+    assert desk.json("handler", "list")[0]["estimated"]
 
 
 @whatever_the_database

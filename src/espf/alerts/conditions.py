@@ -68,7 +68,7 @@ def current(
     failures = _failures(connection, database)
     conditions = [
         condition
-        for stands in standing.handlers(connection, database, *working, roughly=True)
+        for stands in standing.handlers(connection, database, *working)
         for condition in _of_handler(
             connection, stands, now, limits, failures.get(stands.handler.i_event_handler, 0)
         )

@@ -181,7 +181,8 @@ def list_(i_env: int | None, *, as_json: bool) -> None:
     """List the handlers of one environment, or of all, and how each stands.
 
     STATE is 'working', or what keeps the events waiting: disabled, maintenance, paused, unattended
-    (no worker is there), or a breaker that is open. OLDEST is the age of the first that waits.
+    (no worker is there), or a breaker that is open. OLDEST is the age of the first that waits; a ~
+    before WAITING means that it is an estimate, since very many do.
     """
     with office() as at, at.database.read() as connection:
         now = at.database.now(connection)
@@ -190,6 +191,9 @@ def list_(i_env: int | None, *, as_json: bool) -> None:
             one.fields(now) | {"oldest": _age(one, now)}
             for one in standing.handlers(connection, at.database, *found)
         ]
+    for row in rows if not as_json else ():
+        if row["estimated"]:
+            row["waiting"] = f"~{row['waiting']}"
     columns = ["i_env", "name", "type", "state", "waiting", "oldest", "retrying", "failed"]
     show(rows, columns, as_json=as_json)
 

@@ -109,7 +109,11 @@ class Breaker(BaseModel):
 
 
 class HandlerStanding(BaseModel):
-    """A handler, and how it stands; ``workers`` counts the shards of each."""
+    """A handler, and how it stands; ``workers`` counts the shards of each.
+
+    ``estimated``: it is so much that not all was counted. ``waiting`` is an estimate then, and of
+    ``retrying`` and ``failed`` there may be more.
+    """
 
     i_event_handler: int
     name: str
@@ -123,6 +127,7 @@ class HandlerStanding(BaseModel):
     oldest_waiting_seconds: int | None
     retrying: int
     failed: int
+    estimated: bool
     workers: dict[str, int]
     breakers: list[Breaker]
 

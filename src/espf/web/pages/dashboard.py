@@ -69,7 +69,7 @@ async def show(visit: Annotated[Visit, Depends(Visitor())]) -> Response:
 def _read(connection: Connection, visit: Visit) -> Dashboard:
     database, i_env = visit.site.database, visit.i_env
     mine = subscriptions.list_handlers(connection, i_env)
-    stands = standing.handlers(connection, database, *mine, roughly=True)
+    stands = standing.handlers(connection, database, *mine)
     hour = statistics.series(connection, database, Step.MINUTE, 60, i_env, counts_only=True)
     sums = statistics.sums(connection, database, Step.MINUTE, 60, i_env)
     day = statistics.course(connection, database, Step.TEN_MINUTES, 144, i_env)

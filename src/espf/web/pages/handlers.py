@@ -46,7 +46,7 @@ async def show_list(visit: Reader) -> Response:
 
     def read(connection: Connection) -> list[Standing]:
         mine = subscriptions.list_handlers(connection, visit.i_env)
-        return standing.handlers(connection, visit.site.database, *mine, roughly=True)
+        return standing.handlers(connection, visit.site.database, *mine)
 
     page = listing.of(visit, COLUMNS, await visit.fetch(read), sort="name")
     if listing.wants_csv(visit):
@@ -97,7 +97,7 @@ async def show(visit: Reader, i_event_handler: SmallPathNumber) -> Response:
 
     def read(connection: Connection) -> tuple[Standing, str | None, list[Lately]]:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
-        (stands,) = standing.handlers(connection, visit.site.database, handler, roughly=True)
+        (stands,) = standing.handlers(connection, visit.site.database, handler)
         lately = [_lately(connection, visit, handler, *span) for span in SPANS]
         return stands, handler.missing(visit.site.sealer), lately
 
@@ -270,7 +270,7 @@ async def ask_delete(visit: Administrator, i_event_handler: SmallPathNumber) -> 
 
     def read(connection: Connection) -> tuple[Standing, int]:
         handler = subscriptions.find_handler(connection, visit.i_env, i_event_handler)
-        (stands,) = standing.handlers(connection, visit.site.database, handler, roughly=True)
+        (stands,) = standing.handlers(connection, visit.site.database, handler)
         return stands, len(subscriptions.subscriptions(connection, handler))
 
     stands, heard = await visit.fetch(read)
