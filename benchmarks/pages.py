@@ -24,7 +24,7 @@ from espf import overview
 from espf import statistics as figures_of_late
 from espf.db import parts
 from espf.db.database import Database
-from espf.overview import Filter
+from espf.sources import Filter
 
 #: An address of the APIs, or what a page asks of the database.
 Page = str | Callable[[Connection], object]

@@ -19,8 +19,9 @@ from espf.handlers.billing_client import BillingClient
 from espf.handlers.http import HttpClient
 from espf.leases import Leases
 from espf.model import shard_of
-from espf.overview import Filter, Overview
+from espf.overview import Overview
 from espf.queue import Queue
+from espf.sources import Filter
 from espf.subscriptions import EventHandler
 from espf.telemetry import ProvisioningLog
 from espf.worker.worker import Worker

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from espf import overview, restarts
+from espf import restarts, sources
 from espf.db.database import Database
 from espf.db.tables import mass_restarts
 from espf.errors import NotFound
-from espf.overview import Filter
+from espf.sources import Filter
 
 RUNNING, DONE, CANCELLED = "running", "done", "cancelled"
 
@@ -51,7 +51,7 @@ def prepare(connection: Connection, database: Database, wanted: Filter) -> tuple
     restarted from.
     """
     until = wanted.until or database.now(connection)
-    wanted = overview.narrowed(connection, replace(wanted, until=until))
+    wanted = sources.narrowed(connection, replace(wanted, until=until))
     return wanted, restarts.restartable(connection, wanted)
 
 

@@ -33,8 +33,8 @@ from espf.db.walk import Progress
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.maintenance import hold
 from espf.model import DONE, Status, shard_of
-from espf.overview import RETRYING, SCHEDULED, Filter, Source, done, not_done, scheduled
 from espf.queue import Queue, clean_up
+from espf.sources import RETRYING, SCHEDULED, Filter, Source, done, not_done, scheduled
 from espf.subscriptions import EventHandler, delete_handler, look_again
 
 #: More than the parts that any event has.

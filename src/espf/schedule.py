@@ -17,8 +17,8 @@ from espf.db.database import Database
 from espf.db.tables import event_queue, scheduled_keys
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.model import parse_local_time, parse_time
-from espf.overview import Filter, of_type
 from espf.queue import Queue
+from espf.sources import Filter, of_type
 
 LONGEST_KEY = 128
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from espf import maintenance, overview
+from espf import depth, maintenance
 from espf.db.database import Database
 from espf.db.tables import workers
 from espf.leases import Leases
@@ -123,7 +123,7 @@ def _standing(
 ) -> Standing:
     number = handler.i_event_handler
     breakers = maintenance.breakers(connection, database, number)
-    backlog = overview.backlog(connection, number, database.now(connection))
+    backlog = depth.backlog(connection, number, database.now(connection))
     keeps_waiting = {
         "disabled": not handler.enabled,
         "maintenance": in_maintenance,

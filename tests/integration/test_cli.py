@@ -28,7 +28,7 @@ from espf.db import schema, tables
 from espf.db import sqlite as sqlite_dialect
 from espf.db.tables import event_notifications as notifications
 from espf.errors import Denied
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.systems.osmo_hlr import OsmoHLR
 from espf.users import SERVICE_LOGIN, Users, service_password
 

@@ -8,7 +8,7 @@ from sqlalchemy import insert, text
 
 from console import console
 from databases import rows_read
-from espf import audit, overview, subscriptions
+from espf import audit, depth, overview, sources, subscriptions
 from espf.audit import Wanted
 from espf.db.database import Database
 from espf.db.tables import audit_log
@@ -71,8 +71,9 @@ def costs(monkeypatch):
 def test_a_page_costs_the_same_however_much_is_over_and_waits(desk, costs, monkeypatch, broken):
     # Both times there is more than one look goes over.
     for room, name, size in (
-        *((overview, "FIRST_LOOK", 50), (overview, "LOOK", 200), (overview, "SAMPLE", 100)),
-        *((overview, "MOST_COUNTED", 200), (audit, "LOOK", 200)),
+        *((overview, "FIRST_LOOK", 50), (overview, "LOOK", 200), (sources, "LOOK", 200)),
+        *((overview, "MOST_COUNTED", 200), (depth, "MOST_COUNTED", 200), (depth, "SAMPLE", 100)),
+        (audit, "LOOK", 200),
     ):
         monkeypatch.setattr(room, name, size)
     with desk.database.begin() as connection:

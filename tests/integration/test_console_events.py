@@ -11,13 +11,21 @@ from sqlalchemy import delete, insert, select, update
 
 from console import console
 from databases import whatever_the_database
-from espf import journal, mass_restarts, overview, schedule, subscriptions, timeline
+from espf import (
+    journal,
+    mass_restarts,
+    overview,
+    schedule,
+    sources,
+    subscriptions,
+    timeline,
+)
 from espf.billing.tables import accounts, customers, products
 from espf.db.tables import event_notifications, event_queue, provisioning_log
 from espf.db.tables import mass_restarts as restart_rows
 from espf.errors import NotFound
 from espf.janitor import Janitor
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.web.pages import restarting
 from house import House
 from webhook import Answer, Webhook
@@ -184,6 +192,7 @@ def test_what_is_rare_is_looked_for_page_by_page_until_it_is_found(
 ):
     monkeypatch.setattr(overview, "FIRST_LOOK", 5)
     monkeypatch.setattr(overview, "LOOK", 10)
+    monkeypatch.setattr(sources, "LOOK", 10)
     for n in range(41):
         event(house, "Account/New" if n == 20 else "Account/Blocked", i_account=n)
     deliver(house)

@@ -15,7 +15,7 @@ from espf.billing import environments
 from espf.db import sqlite as sqlite_dialect
 from espf.db.tables import event_queue
 from espf.model import format_time
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.users import Users
 from espf.web.app import build_app
 from espf.web.contract import MAX_BODY

@@ -8,7 +8,7 @@ from espf.backlog import Start, Wanted
 from espf.db.tables import event_notifications
 from espf.leases import Leases
 from espf.model import SHARDS, Decision, Result, Status
-from espf.overview import Filter
+from espf.sources import Filter
 from house import House
 from webhook import Answer, Webhook
 

@@ -15,8 +15,8 @@ from espf.catalogue import catalogue
 from espf.db import tables
 from espf.db.tables import event_notifications, event_queue, scheduled_keys
 from espf.janitor import Janitor
-from espf.overview import Filter
 from espf.queue import Queue
+from espf.sources import Filter
 from espf.users import API_SCOPE, HANDLERS_SCOPE, User, Users
 from espf.web.app import build_app
 

@@ -19,10 +19,11 @@ from starlette.testclient import TestClient
 
 from databases import whatever_the_database
 from desk import PASSWORD, Desk
-from espf import overview, standing, subscriptions
+from espf import depth, standing, subscriptions
 from espf.db.tables import event_notifications, workers
+from espf.depth import Backlog
 from espf.metrics import DATABASE, DatabaseMetrics, exposition
-from espf.overview import RETRYING, Backlog
+from espf.sources import RETRYING
 from espf.web.app import build_app
 from espf.worker.gauges import WORKER, Gauges
 from house import House
@@ -155,7 +156,7 @@ async def test_the_database_tells_what_waits_what_failed_and_who_works(house):
     assert value("espf_capture_drifts") > 0
     with house.database.read() as connection:
         (stands,) = standing.handlers(connection, house.database, mine)
-        exact = overview.counts(connection, mine.i_event_handler)
+        exact = depth.counts(connection, mine.i_event_handler)
     assert exact == {name: getattr(stands, name) for name in exact}
     assert not stands.estimated
 
@@ -208,12 +209,12 @@ def fill(house, handler, statuses):
     ids=["few", "all", "the last", "the first half", "every third"],
 )
 def test_what_waits_is_estimated_from_samples(house, statuses, waiting, monkeypatch):
-    monkeypatch.setattr(overview, "SAMPLE", 30)
+    monkeypatch.setattr(depth, "SAMPLE", 30)
     handler = house.handler(NOBODY)
     fill(house, handler, statuses)
     with house.database.read() as connection:
         now = house.database.now(connection)
-        rough = overview.backlog(connection, handler.i_event_handler, now)
+        rough = depth.backlog(connection, handler.i_event_handler, now)
     assert rough.waiting == pytest.approx(waiting, rel=0.15)
     assert rough == Backlog(rough.waiting, 0, 0, None, estimated=len(statuses) > 60)
 
@@ -222,7 +223,7 @@ def test_what_waits_is_estimated_from_samples(house, statuses, waiting, monkeypa
 def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
     house, monkeypatch, most, retrying, failed
 ):
-    monkeypatch.setattr(overview, "MOST_COUNTED", most)
+    monkeypatch.setattr(depth, "MOST_COUNTED", most)
     handler = house.handler(NOBODY)
     with house.database.begin() as connection:
         now = house.database.now(connection)
@@ -250,15 +251,15 @@ def test_what_is_retried_and_what_has_failed_is_counted_as_far_as_it_goes(
             for place, (status, at, error) in enumerate(kinds, 1)
         ]
         connection.execute(insert(event_notifications), rows)
-        rough = overview.backlog(connection, handler.i_event_handler, now)
+        rough = depth.backlog(connection, handler.i_event_handler, now)
     assert (rough.waiting, rough.retrying, rough.failed) == (3, retrying, failed)
     assert rough.estimated is (most < 1000)
 
 
 @pytest.mark.databases("sqlite")
 def test_a_rough_count_costs_the_same_whatever_waits(house, monkeypatch):
-    monkeypatch.setattr(overview, "SAMPLE", 30)
-    monkeypatch.setattr(overview, "MOST_COUNTED", 30)
+    monkeypatch.setattr(depth, "SAMPLE", 30)
+    monkeypatch.setattr(depth, "MOST_COUNTED", 30)
     handler = house.handler(NOBODY)
 
     def steps():
@@ -273,7 +274,7 @@ def test_a_rough_count_costs_the_same_whatever_waits(house, monkeypatch):
             now = house.database.now(connection)
             raw = connection.connection.driver_connection
             raw.set_progress_handler(tick, 100)
-            overview.backlog(connection, handler.i_event_handler, now)
+            depth.backlog(connection, handler.i_event_handler, now)
             raw.set_progress_handler(None, 100)
         return count
 

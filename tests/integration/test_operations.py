@@ -21,10 +21,12 @@ from databases import rows_read, whatever_the_database
 from desk import COMMANDS, Desk
 from espf import (
     configuration,
+    depth,
     journal,
     maintenance,
     overview,
     restarts,
+    sources,
     standing,
     subscriptions,
     timeline,
@@ -46,7 +48,7 @@ from espf.db.walk import first_at
 from espf.errors import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from espf.janitor import Janitor
 from espf.model import SHARDS
-from espf.overview import Filter
+from espf.sources import Filter
 from house import House
 from servers import MariaDB, PostgreSQL
 from webhook import Answer, Webhook
@@ -619,11 +621,11 @@ def test_what_was_restarted_counts_as_waiting_and_what_failed_as_failed(house):
     change(house, made[:2], **FAILED)
     change(house, made[2:3], next_attempt_at=datetime.now(UTC), last_error="503", attempts=1)
     with house.database.read() as connection:
-        counts = overview.counts(connection, handler.i_event_handler)
+        counts = depth.counts(connection, handler.i_event_handler)
     assert counts == {"waiting": 1, "retrying": 1, "failed": 2}
     restart_all(house, Filter(status="failed"))
     with house.database.read() as connection:
-        counts = overview.counts(connection, handler.i_event_handler)
+        counts = depth.counts(connection, handler.i_event_handler)
     assert counts == {"waiting": 3, "retrying": 1, "failed": 0}
 
 
@@ -682,6 +684,7 @@ def test_pages_lead_from_one_end_to_the_other_and_back(house, oldest_first):
 def test_a_page_ends_where_too_much_was_looked_at_and_the_next_one_goes_on(house, monkeypatch):
     monkeypatch.setattr(overview, "FIRST_LOOK", 4)
     monkeypatch.setattr(overview, "LOOK", 10)
+    monkeypatch.setattr(sources, "LOOK", 10)
     house.handler(NOBODY)
     made = [house.event("Account/Blocked", i_account=n) for n in range(60)]
     rare = [house.event("Account/Unblocked", i_account=5)]
@@ -932,6 +935,7 @@ def test_a_search_for_what_is_rare_costs_the_same_however_much_there_is(house, m
     """However far the next one is: a page looks at so many rows, then it ends."""
     monkeypatch.setattr(overview, "FIRST_LOOK", 100)
     monkeypatch.setattr(overview, "LOOK", 1000)
+    monkeypatch.setattr(sources, "LOOK", 1000)
     much = 20_000
     handler = filled(house, live=much, past=much)
     # Many failed, and nearly all of another kind than is looked for.
@@ -1394,7 +1398,7 @@ def test_the_list_of_handlers_tells_what_waits_and_since_when(desk, failed, monk
     assert line[3:5] == ["unattended", "1"]
     assert line[5].endswith("d")
     assert not row["estimated"]
-    monkeypatch.setattr(overview, "SAMPLE", 1)
+    monkeypatch.setattr(depth, "SAMPLE", 1)
     assert desk("handler", "list").splitlines()[1].split()[4].startswith("~")
     assert desk.json("handler", "list")[0]["estimated"]
 

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text, update
 
-from espf import journal, overview, restarts, subscriptions
+from espf import depth, journal, overview, restarts, subscriptions
 from espf.backlog import Backlog, Start, Wanted
 from espf.db.dialect import MANY
 from espf.db.tables import event_notifications, event_queue
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.leases import Leases
 from espf.model import SHARDS, Status, shard_of
-from espf.overview import Filter
 from espf.queue import NO_SUBSCRIBER, Decision, Queue, Result
+from espf.sources import Filter
 from espf.worker.frontier import Frontier
 
 FINISHED = Decision(Status.FINISHED)
@@ -1167,7 +1167,7 @@ def test_what_a_handler_has_before_it_is_counted_by_kind(books):
     books.settle(handler, HELD, made[2])
     books.settle(handler, FINISHED, made[3])
     with books.database.read() as connection:
-        counts = overview.counts(connection, handler.i_event_handler)
-        untouched = overview.counts(connection, other.i_event_handler)
+        counts = depth.counts(connection, handler.i_event_handler)
+        untouched = depth.counts(connection, other.i_event_handler)
     assert counts == {"waiting": 2, "retrying": 1, "failed": 2}
     assert untouched == {"waiting": 6, "retrying": 0, "failed": 0}

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import delete, insert
 
 from databases import whatever_the_database
-from espf import overview, subscriptions
+from espf import depth, overview, sources, subscriptions
 from espf.catalogue import catalogue, is_custom
 from espf.crypto import Sealer
 from espf.db.tables import event_handlers, event_subscriptions, event_types
@@ -48,9 +48,9 @@ def sender(connection, sealer, name="Sender", i_env=3, **kwargs):
 
 def heard(connection, database, handler, event_type="Account/Blocked"):
     """Whether an event of this type becomes work for the handler."""
-    before = overview.counts(connection, handler.i_event_handler)["waiting"]
+    before = depth.counts(connection, handler.i_event_handler)["waiting"]
     Queue(database).create_event(connection, handler.i_env, event_type, {})
-    return overview.counts(connection, handler.i_event_handler)["waiting"] > before
+    return depth.counts(connection, handler.i_event_handler)["waiting"] > before
 
 
 def again(connection, handler):
@@ -88,7 +88,7 @@ def test_a_handler_hears_only_what_its_type_supports(connection, sealer, greetin
 def test_environments_do_not_hear_each_other(connection, database, sealer):
     mine, other = sender(connection, sealer), sender(connection, sealer, i_env=4)
     assert heard(connection, database, mine)
-    assert overview.counts(connection, other.i_event_handler)["waiting"] == 0
+    assert depth.counts(connection, other.i_event_handler)["waiting"] == 0
 
 
 def test_disabling_takes_nothing_new_and_keeps_work_and_choice(connection, database, sealer):
@@ -99,7 +99,7 @@ def test_disabling_takes_nothing_new_and_keeps_work_and_choice(connection, datab
     subscriptions.set_handler_enabled(connection, handler, enabled=False)
     assert not heard(connection, database, handler)
     assert subscriptions.subscriptions(connection, handler) == choice
-    assert overview.counts(connection, handler.i_event_handler)["waiting"] == 1
+    assert depth.counts(connection, handler.i_event_handler)["waiting"] == 1
     subscriptions.set_handler_enabled(connection, handler, enabled=True)
     assert heard(connection, database, handler)
     assert not heard(connection, database, handler, "Account/New")
@@ -260,7 +260,7 @@ def test_every_name_of_a_type_is_the_same_subscription(connection, database, sea
     assert heard(connection, database, handler, OLD)
     with pytest.raises(Conflict, match="is subscribed to Account/Status/Suspend already"):
         subscriptions.subscribe(connection, again(connection, handler), OLD)
-    found = overview.search(connection, overview.Filter(event_type=OLD), 10)
+    found = overview.search(connection, sources.Filter(event_type=OLD), 10)
     assert [one.event_type for one in found] == [NEW, NEW, NEW]
 
 

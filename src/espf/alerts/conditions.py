@@ -8,14 +8,14 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from espf import overview, reconciliation, standing, statistics
+from espf import depth, reconciliation, standing, statistics
 from espf.configuration import Provisioning
 from espf.db.database import Database
 from espf.errors import EspfError
 from espf.handlers.http import masked_url
 from espf.leases import LEASE_SECONDS
 from espf.model import Status, format_time
-from espf.overview import MOST_COUNTED, RETRYING
+from espf.sources import MOST_COUNTED, RETRYING
 from espf.standing import Standing, WorkerStanding
 from espf.statistics import Step
 from espf.subscriptions import EventHandler, list_handlers
@@ -160,7 +160,7 @@ def _events(count: int) -> str:
 
 
 def _example(connection: Connection, i_event_handler: int, status: str) -> str:
-    found = overview.example(connection, i_event_handler, status)
+    found = depth.example(connection, i_event_handler, status)
     return f", such as {found[0]}: {_error(found[1])}" if found else ""
 
 

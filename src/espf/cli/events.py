@@ -9,7 +9,7 @@ from typing import Any
 import click
 from sqlalchemy import Connection
 
-from espf import journal, overview, restarts, schedule, subscriptions, timeline
+from espf import journal, overview, restarts, schedule, sources, subscriptions, timeline
 from espf.billing import references
 from espf.cli.group import (
     Office,
@@ -25,8 +25,9 @@ from espf.cli.group import (
 )
 from espf.errors import InvalidRequest, NotFound
 from espf.model import PARENT, read_value
-from espf.overview import Filter, Page
+from espf.overview import Page
 from espf.queue import Queue
+from espf.sources import Filter
 from espf.subscriptions import EventHandler
 
 LIST_COLUMNS = ["i_event", "event_type", "key", "handler", "status", "attempts", "when", "reason"]
@@ -254,7 +255,7 @@ def restart(
                 # What fails from now on is not meant.
                 until = wanted.until or at.database.now(connection)
                 wanted = replace(wanted, until=until, after=after)
-                wanted = overview.narrowed(connection, wanted)
+                wanted = sources.narrowed(connection, wanted)
                 count = restarts.restartable(connection, wanted)
             _restart_all(at, wanted, count, dry_run=dry_run, yes=yes)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from sqlalchemy import Connection
 
-from espf import overview, restarts, standing, subscriptions
+from espf import depth, restarts, standing, subscriptions
 from espf.cli import support, trial
 from espf.cli.group import (
     Office,
@@ -384,7 +384,7 @@ def _cancel_all(at: Office, i_env: int, name: str) -> int:
         found = subscriptions.require_handler(connection, i_env, name)
         subscriptions.set_handler_enabled(connection, found, enabled=False)
         at.note(connection, "handler.disable", f"handler {name}", i_env=i_env)
-        count = sum(overview.counts(connection, found.i_event_handler).values())
+        count = sum(depth.counts(connection, found.i_event_handler).values())
     cancelled = 0
     with progress(count) as step:
         while True:

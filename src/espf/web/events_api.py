@@ -25,7 +25,8 @@ from espf import overview, restarts, schedule, subscriptions, timeline
 from espf.db.walk import Progress
 from espf.errors import InvalidRequest
 from espf.model import parse_time
-from espf.overview import Filter, Page
+from espf.overview import Page
+from espf.sources import Filter
 from espf.subscriptions import EventHandler
 from espf.users import API_SCOPE, OPERATE
 from espf.web.contract import (

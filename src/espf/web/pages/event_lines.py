@@ -13,7 +13,8 @@ from espf import overview
 from espf.catalogue import facts
 from espf.errors import InvalidRequest, NotFound
 from espf.model import PARENT
-from espf.overview import RETRYING, SCHEDULED, Filter, Overview, Page, Story
+from espf.overview import Overview, Page, Story
+from espf.sources import RETRYING, SCHEDULED, Filter
 from espf.web.pages import listing
 from espf.web.pages.visit import Visit
 

@@ -11,7 +11,7 @@ from espf.catalogue import catalogue
 from espf.db.database import Database
 from espf.errors import InvalidRequest
 from espf.model import parse_span, parse_time
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.web.contract import blaming
 
 #: Longer than anything that can be found.

@@ -14,8 +14,9 @@ from espf import mass_restarts, overview, schedule, subscriptions
 from espf.errors import InvalidRequest
 from espf.mass_restarts import MassRestart
 from espf.model import parse_time
-from espf.overview import CSV_COLUMNS, SCHEDULED, Filter, Overview
+from espf.overview import CSV_COLUMNS, Overview
 from espf.schedule import After, Planned
+from espf.sources import SCHEDULED, Filter
 from espf.web.pages import listing
 from espf.web.pages.event_lines import (
     Cursors,

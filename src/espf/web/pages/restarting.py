@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from espf import mass_restarts
 from espf.errors import InvalidRequest
 from espf.mass_restarts import DONE, RUNNING, MassRestart
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.users import OPERATE
 from espf.web.contract import SmallPathNumber
 from espf.web.pages import listing

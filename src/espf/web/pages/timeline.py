@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from espf import subscriptions, timeline
 from espf.errors import Conflict, InvalidRequest, NotFound
-from espf.overview import Filter
+from espf.sources import Filter
 from espf.timeline import HeldLane, Obstacle
 from espf.users import OPERATE
 from espf.web.contract import blaming
