@@ -71,3 +71,21 @@ def test_the_container_runs_without_root_and_tells_how_it_is():
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
     for name in " ".join(copied).split():
         assert (FOLDER.parents[1] / name).exists(), name
+
+
+def test_the_how_to_makes_what_the_units_name():
+    how_to = (FOLDER.parents[1] / "docs" / "how-to" / "deploy.md").read_text("utf-8")
+    made = re.findall(r"^(?:install|useradd) .*?(\S+)$", how_to, re.MULTILINE)
+    for path in UNITS:
+        unit = dict(re.findall(r"^(\w+)=-?(\S+)", path.read_text("utf-8"), re.MULTILINE))
+        assert unit["User"] == unit["Group"]
+        assert {unit["User"], unit["WorkingDirectory"], unit["EnvironmentFile"]} <= set(made)
+        assert unit["WorkingDirectory"] == f"/var/lib/{unit['StateDirectory']}"
+        assert f"`{unit['ExecStart']}`" in how_to
+
+
+def test_the_health_of_the_container_is_asked_where_it_is_told():
+    text = (FOLDER / "Containerfile").read_text("utf-8")
+    place = re.search(r"ESPF_METRICS_LISTEN=(\S+)", text)
+    assert place
+    assert f"http://{place[1]}/healthz" in text
