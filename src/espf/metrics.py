@@ -28,6 +28,7 @@ from espf import maintenance, reconciliation, standing
 from espf.capture import rules, triggers
 from espf.db.database import Database
 from espf.errors import DatabaseUnavailable, EspfError
+from espf.sources import MOST_COUNTED
 from espf.subscriptions import list_handlers
 
 #: However often it is asked, the database is asked no more often than that.
@@ -119,12 +120,15 @@ OLDEST = Family(
     HANDLER,
 )
 RETRYING = Family(
-    "espf_retrying_events", "gauge", "Events that wait for a retry; counted up to 10000.", HANDLER
+    "espf_retrying_events",
+    "gauge",
+    f"Events that wait for a retry; counted up to {MOST_COUNTED}.",
+    HANDLER,
 )
 FAILED = Family(
     "espf_failed_events",
     "gauge",
-    "Events given up, that somebody may restart; counted up to 10000.",
+    f"Events given up, that somebody may restart; counted up to {MOST_COUNTED}.",
     HANDLER,
 )
 RESTING = Family(

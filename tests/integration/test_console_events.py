@@ -566,6 +566,11 @@ def test_a_timeline_has_all_of_a_subscriber_over_all_handlers(olga, house, hss):
     assert "Nothing: what happens is delivered in order" in page.text
     assert shown(olga.get(f"{found.location}?order=oldest")) == made
     assert "story-row" in olga.get(f"{found.location}?open={made[0]}").html
+    rest = next(link for link in page.links() if "format=csv" in link)
+    rows = list(csv.DictReader(io.StringIO(olga.get(rest).html)))
+    assert {(row["i_event"], row["handler"]) for row in rows} == {
+        (str(one), name) for one in made for name in ("CRM", hss.name)
+    }
     unknown = olga.get("/env/3/timeline?about=4412345")
     assert unknown.status == 422
     assert "nobody is known as '4412345'" in unknown.error_at("about")

@@ -326,6 +326,28 @@ def test_what_was_typed_wrong_stays_and_is_told_beside_its_field(olga, handler):
     assert "cancelled" in olga.get(here).text
 
 
+def test_the_audits_of_a_handler_are_a_list_like_others(olga, handler):
+    here = page_of(handler)
+    for number in (1, 2, 3):
+        assert olga.post(here, {"of": "all"}).status == 303
+        if number < 3:
+            olga.post(f"{here}/{number}/cancel")
+
+    def numbers(query):
+        rows = csv.DictReader(io.StringIO(olga.get(f"{here}?{query}&format=csv").html))
+        return [int(row["i_reconciliation"]) for row in rows]
+
+    assert numbers("") == [3, 2, 1]
+    assert numbers("sort=i_reconciliation&q=cancelled") == [1, 2]
+    page = olga.get(f"{here}?size=2")
+    older = next(link for link in page.links() if "page=2" in link)
+    assert f"{here}/3" in page.links()
+    assert f"{here}/1" in olga.get(older).links()
+    assert "No audit fits" in olga.get(f"{here}?q=nobody").text
+    wrong = olga.post(f"{here}?q=nobody", {"of": "accounts", "accounts": ""})
+    assert (wrong.status, "No audit fits" in wrong.text) == (422, True)
+
+
 def test_whom_the_pages_let_in_and_what_they_offer(web, handler, people):
     here = page_of(handler)
     rita = web.as_("rita")

@@ -40,6 +40,20 @@ COLUMNS: Sequence[Column[Finding]] = (
     Column("i_event", "Repair", lambda one: one.i_event, sortable=False),
 )
 
+AUDITS: Sequence[Column[Reconciliation]] = (
+    Column("i_reconciliation", "Audit", lambda one: one.i_reconciliation),
+    Column("state", "State", lambda one: one.state),
+    Column("scope", "Of", lambda one: one.scope),
+    Column("begun_by", "By", lambda one: one.begun_by),
+    Column("begun_at", "Begun", lambda one: one.begun_at),
+    Column("same", "Same", lambda one: one.same, number=True),
+    Column("different", "Different", lambda one: one.different, number=True),
+    Column("missing", "Missing", lambda one: one.missing, number=True),
+    Column("extra", "Extra", lambda one: one.extra, number=True),
+    Column("failed", "Failed", lambda one: one.failed, number=True),
+    Column("repairs", "Repairs", lambda one: one.repairs, number=True),
+)
+
 #: Audits that the page of a handler shows: as many as are remembered, or nearly so.
 MOST_SHOWN = 30
 
@@ -93,7 +107,10 @@ class Audit:
 @pages.get("")
 async def show(visit: Reader, i_event_handler: SmallPathNumber) -> Response:
     """The audits of a handler, and what begins another."""
-    return _overview(visit, await visit.fetch(Overview.of, visit, i_event_handler), {})
+    overview = await visit.fetch(Overview.of, visit, i_event_handler)
+    if listing.wants_csv(visit):
+        return listing.as_csv(f"audits-{i_event_handler}", AUDITS, _listed(visit, overview).rows)
+    return _overview(visit, overview, {})
 
 
 @pages.post("")
@@ -205,6 +222,10 @@ async def repair(
     return visit.go(visit.path("handlers", i_event_handler, "audits", i_reconciliation), said)
 
 
+def _listed(visit: Visit, overview: Overview) -> Listing[Reconciliation]:
+    return listing.of(visit, AUDITS, overview.audits, sort="-i_reconciliation")
+
+
 def _overview(
     visit: Visit, overview: Overview, typed: Mapping[str, str], error: EspfError | None = None
 ) -> Response:
@@ -213,6 +234,7 @@ def _overview(
         "handlers/audits.html",
         status=200 if error is None else error.http_status if not at_fault else 422,
         overview=overview,
+        listing=_listed(visit, overview),
         handler=overview.handler,
         typed=typed,
         error=error,
