@@ -40,7 +40,8 @@ KEPT_OUT = "/mailboxes"
 
 CUSTOMERS = ("Blue Kite Logistics", "Harbour Bakery", "Northwind Cycles")
 
-#: Name of a picture: the page. ``*`` stands for the last event that was refused.
+#: Name of a picture: the page, with the numbers of an event that was refused, and of one that is
+#: retried.
 PAGES = {
     "dashboard": "dashboard",
     "setup": "setup",
@@ -52,28 +53,44 @@ PAGES = {
     "handler-audits": "handlers/5/audits",
     "handler-audit": "handlers/5/audits/1",
     "handler-new": "handlers/new",
+    "handler-delete": "handlers/2/delete",
     "subscriptions": "subscriptions",
     "event-types": "event-types",
     "event-type": "event-types/Account/Blocked",
+    "event-type-new": "event-types/new",
     "workers": "/system/workers",
     "capture": "/system/capture",
     "events": "events",
-    "event-open": "events?handler=Messages&status=failed&open=*",
+    "event-open": "events?handler=Messages&status=failed&open={refused}",
+    "event": "events/{refused}",
+    "event-skip": "events/{retried}/skip?handler=Messages",
+    "events-restart": "events/restart?status=failed",
     "events-scheduled": "events?status=scheduled",
+    "timeline": "timeline",
     "timeline-held": "timeline/account:3",
+    "timeline-hold": "timeline/account:4/hold",
     "customers": "customers",
     "customer": "customers/1",
+    "customer-new": "customers/new",
+    "customer-accounts": "customers/1/accounts",
     "account-new": "accounts/new?customer=1",
     "accounts": "accounts",
     "account": "accounts/1",
     "products": "products",
     "product": "products/1",
+    "product-new": "products/new",
     "sim-cards": "sim-cards",
     "sim-card": "sim-cards/1",
+    "sim-card-new": "sim-cards/new",
+    "sim-cards-upload": "sim-cards/upload",
     "configurations": "/system/configurations",
+    "configuration": "/system/configurations/2",
+    "configuration-instance": "/system/configurations/2/instances/new",
     "configuration-provisioning": "/system/configurations/2/provisioning",
     "configuration-verify": "/system/configurations/2/verify",
     "users": "users",
+    "user": "users/olga",
+    "user-new": "users/new",
     "audit": "audit",
     "me": "/me",
 }
@@ -135,7 +152,7 @@ def enliven(stage: Stage, port: int) -> None:
         for line in (1, 2):
             _add_account(call, i_customer, f"38044555{number}{line}00", i_product=1 + line % 2)
     call("Account/update_account", account_info={"i_account": 5, "blocked": "Y"})
-    call("Account/update_account", account_info={"i_account": 6, "i_product": 1})
+    call("Account/update_account", account_info={"i_account": 6, "i_product": 2})
     stage.evctl("event", "hold", env, "account:3", "--reason", "moved by hand, ticket 77")
     call("Account/update_account", account_info={"i_account": 3, "id": "380445551199"})
     month = (datetime.now(UTC).replace(day=1) + timedelta(days=32)).replace(day=1)
@@ -176,29 +193,32 @@ def _add_account(call: Any, i_customer: int, number: str, i_product: int) -> Non
     call("Account/add_account", account_info=info)
 
 
-def refused(stage: Stage) -> int:
-    """The event that the second application has refused, and the breaker is open by then."""
+def troubled(stage: Stage) -> dict[str, int]:
+    """The events that the second application has refused, and that it was too busy for.
+
+    By then the breaker is open.
+    """
     end = time.monotonic() + 4 * PATIENCE_SECONDS
     while time.monotonic() < end:
         rows = json.loads(
             stage.evctl("event", "list", "--handler", "Messages", "--json", show=False)
         )
-        found = [row["i_event"] for row in rows if row["status"] == "rejected"]
+        found = {row["status"]: int(row["i_event"]) for row in rows}
         states = json.loads(stage.evctl("handler", "list", str(I_ENV), "--json", show=False))
-        if found and any("breaker" in one["state"] for one in states):
-            return int(found[0])
+        if {"rejected", "retrying"} <= set(found) and any("breaker" in s["state"] for s in states):
+            return {"refused": found["rejected"], "retried": found["retrying"]}
         time.sleep(0.2)
     raise DemoFailed("nothing was refused")
 
 
-def take(stage: Stage, browser: Browser, i_event: int) -> None:
+def take(stage: Stage, browser: Browser, events: dict[str, int]) -> None:
     """All pictures."""
     for scheme in SCHEMES:
         page = _logged_in(stage, browser, scheme)
         if scheme == SCHEMES[0]:
             _work(page)
         for name, path in PAGES.items():
-            where = path.replace("*", str(i_event), 1)
+            where = path.format(**events)
             page.goto(where if where[0] == "/" else f"/env/{I_ENV}/{where}")
             page.wait_for_load_state("networkidle")
             _shoot(page, f"{name}-{scheme}")
@@ -264,10 +284,10 @@ def main() -> int:
         Story(stage).play()
         with messages(options.more_port), sync_playwright() as playwright:
             enliven(stage, options.more_port)
-            i_event = refused(stage)
+            events = troubled(stage)
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             PICTURES.mkdir(parents=True, exist_ok=True)
-            take(stage, browser, i_event)
+            take(stage, browser, events)
             browser.close()
     except DemoFailed as failure:
         print(f"No pictures: {failure}", file=sys.stderr)
