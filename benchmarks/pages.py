@@ -89,7 +89,6 @@ PAGES: Mapping[str, Page] = {
             "count of events": f"{_CONSOLE}/events/count",
             "count of failed events": f"{_CONSOLE}/events/count?status=failed",
             "restart of all that failed": f"{_CONSOLE}/events/restart?status=failed",
-            "the same, counted": f"{_CONSOLE}/events/restart?status=failed&count=1",
             "first byte of CSV": f"{_CONSOLE}/events?format=csv",
             "one event": f"{_CONSOLE}/events/{{middle}}",
             "an event that waits": f"{_CONSOLE}/events/{{waiting}}",
