@@ -68,9 +68,15 @@ class Backlog:
     estimated: bool
 
 
+#: What most handlers have before them, most of the time.
+NOTHING = Backlog(waiting=0, retrying=0, failed=0, oldest=None, estimated=False)
+
+
 def backlog(connection: Connection, i_event_handler: int, now: datetime) -> Backlog:
     """The backlog of a handler, at a cost that does not grow with it: exact up to two samples."""
     samples = list(_samples(connection, i_event_handler))
+    if not samples:
+        return NOTHING
     first = next((one.first for one in samples if one.first is not None), None)
     retrying, all_retrying = _some_retried(connection, i_event_handler, now)
     failed, all_failed = _some_failed(connection, i_event_handler, now)
@@ -168,13 +174,18 @@ _BEYOND = 2**63 - 1
 
 
 def _samples(connection: Connection, i_event_handler: int) -> Iterator[_Sample]:
-    """The parts, in order: both ends are counted, of the others a sample stands for all."""
+    """The parts, in order: both ends are counted, of the others a sample stands for all.
+
+    None, where there is nothing in any state.
+    """
 
     def sample(query: Select[Any], after: int, before: int = _BEYOND) -> Row[Any]:
         of = {"handler": i_event_handler, "after": after, "before": before, "rows": SAMPLE}
         return connection.execute(query, of).one()
 
     head = sample(_FIRST, 0)
+    if not head.rows:
+        return
     yield _Sample(head.waiting, head.first)
     if head.rows < SAMPLE:
         return

@@ -1,5 +1,6 @@
 """What holds for the whole installation: maintenance mode, circuit breakers, whose turn it is."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -121,21 +122,18 @@ def store_breakers(
         )
 
 
-def breakers(
-    connection: Connection, database: Database, i_event_handler: int
-) -> dict[str, BreakerState]:
-    """The breakers of a handler that are not closed, by worker; those of the dead do not count."""
+def breakers(connection: Connection, now: datetime) -> dict[int, dict[str, BreakerState]]:
+    """The breakers that are not closed, by handler and worker; those of the dead do not count."""
     rows = connection.execute(
         select(handler_breakers)
         .join(workers, workers.c.worker == handler_breakers.c.worker)
-        .where(
-            handler_breakers.c.i_event_handler == i_event_handler,
-            workers.c.expires_at > database.now(connection),
-        )
+        .where(workers.c.expires_at > now)
     )
-    return {
-        row.worker: BreakerState(row.state, row.since, row.probe_at, row.reason) for row in rows
-    }
+    found: dict[int, dict[str, BreakerState]] = defaultdict(dict)
+    for row in rows:
+        state = BreakerState(row.state, row.since, row.probe_at, row.reason)
+        found[row.i_event_handler][row.worker] = state
+    return found
 
 
 def forget_breakers(connection: Connection) -> None:

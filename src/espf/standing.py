@@ -78,10 +78,18 @@ class WorkerStanding:
 
 def handlers(connection: Connection, database: Database, *some: EventHandler) -> list[Standing]:
     """How these handlers stand, at a cost that does not grow with what waits."""
+    now = database.now(connection)
     in_maintenance = maintenance.in_maintenance(connection)
     owned = _owned(connection, database)
+    breakers = maintenance.breakers(connection, now)
     return [
-        _standing(connection, database, one, owned[one.i_event_handler], in_maintenance)
+        _standing(
+            one,
+            owned[one.i_event_handler],
+            in_maintenance,
+            breakers[one.i_event_handler],
+            depth.backlog(connection, one.i_event_handler, now),
+        )
         for one in some
     ]
 
@@ -115,15 +123,12 @@ def short_name(worker: str) -> str:
 
 
 def _standing(
-    connection: Connection,
-    database: Database,
     handler: EventHandler,
     owners: Mapping[str, int],
     in_maintenance: bool,
+    breakers: Mapping[str, BreakerState],
+    backlog: depth.Backlog,
 ) -> Standing:
-    number = handler.i_event_handler
-    breakers = maintenance.breakers(connection, database, number)
-    backlog = depth.backlog(connection, number, database.now(connection))
     keeps_waiting = {
         "disabled": not handler.enabled,
         "maintenance": in_maintenance,

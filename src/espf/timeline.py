@@ -124,7 +124,8 @@ def _of_handler(
         "paused": handler.paused,
     }
     yield from (Obstacle(handler.name, state) for state, holds in stops.items() if holds)
-    for one in maintenance.breakers(connection, database, handler.i_event_handler).values():
+    breakers = maintenance.breakers(connection, database.now(connection))
+    for one in breakers[handler.i_event_handler].values():
         state = f"breaker {one.state}"
         yield Obstacle(handler.name, state, since=one.since, until=one.probe_at, reason=one.reason)
 

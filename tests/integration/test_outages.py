@@ -30,8 +30,8 @@ def brief(monkeypatch):
 
 def states(house, handler):
     with house.database.read() as connection:
-        shown = maintenance.breakers(connection, house.database, handler.i_event_handler)
-    return [one.state for one in shown.values()]
+        found = maintenance.breakers(connection, house.database.now(connection))
+    return [one.state for one in found[handler.i_event_handler].values()]
 
 
 def spent(house):
@@ -69,9 +69,8 @@ async def test_a_system_that_is_down_is_left_alone_and_gets_everything_in_order_
         await house.come_true(lambda: states(house, handler) == ["open"])
         assert spent(house) == 5, "as many as it takes to see that nobody is there, and no more"
         with house.database.read() as connection:
-            (shown,) = maintenance.breakers(
-                connection, house.database, handler.i_event_handler
-            ).values()
+            found = maintenance.breakers(connection, house.database.now(connection))
+            (shown,) = found[handler.i_event_handler].values()
         assert "connection refused" in shown.reason
         assert shown.probe_at > shown.since
         made += [house.event(i_account=n % 20) for n in range(200)]
