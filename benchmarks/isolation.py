@@ -12,7 +12,8 @@ from benchmarks.measure import Facts, median_ratio, percentile, shown, table, te
 from benchmarks.side import until
 from benchmarks.sites import ACCOUNTS, ENV, HANDLERS, SYNC, Fill, Installation, Site
 
-_LOAD = 20_000
+#: Some seconds of work.
+_LOAD = 60_000
 
 
 @contextmanager
