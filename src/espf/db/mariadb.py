@@ -279,7 +279,8 @@ class MariadbDialect(Dialect):
             now = time.monotonic()
             if newest != self._newest:
                 self._newest, self._quiet_since = newest, now
-                return Noticed.EVENTS
+                # What else was committed with them cannot be told.
+                return Noticed.ANYTHING
             if now >= deadline:
                 return Noticed.NOTHING
             busy = now - self._quiet_since < 0.2
