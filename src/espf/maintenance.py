@@ -122,14 +122,14 @@ def store_breakers(
         )
 
 
-def breakers(connection: Connection, now: datetime) -> dict[int, dict[str, BreakerState]]:
+def breakers(connection: Connection, now: datetime) -> defaultdict[int, dict[str, BreakerState]]:
     """The breakers that are not closed, by handler and worker; those of the dead do not count."""
     rows = connection.execute(
         select(handler_breakers)
         .join(workers, workers.c.worker == handler_breakers.c.worker)
         .where(workers.c.expires_at > now)
     )
-    found: dict[int, dict[str, BreakerState]] = defaultdict(dict)
+    found: defaultdict[int, dict[str, BreakerState]] = defaultdict(dict)
     for row in rows:
         state = BreakerState(row.state, row.since, row.probe_at, row.reason)
         found[row.i_event_handler][row.worker] = state

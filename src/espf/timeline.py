@@ -7,7 +7,7 @@ waits, and whoever writes or reads events need not know of it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from espf.db.database import Database
 from espf.db.tables import event_notifications
 from espf.errors import Conflict, InvalidRequest, NotFound
 from espf.journal import LONGEST_REASON
+from espf.maintenance import BreakerState
 from espf.model import HELD, KEY_VARIABLES, LONGEST_KEY, Status, shard_of
 from espf.subscriptions import EventHandler, list_handlers, look_again
 
@@ -82,10 +83,11 @@ class Obstacle:
 def obstacles(connection: Connection, database: Database, i_env: int, key: str) -> list[Obstacle]:
     """All that stops a subscriber's events now, handler by handler."""
     in_maintenance = maintenance.in_maintenance(connection)
+    breakers = maintenance.breakers(connection, database.now(connection))
     found: list[Obstacle] = []
     for handler in list_handlers(connection, i_env):
         found += _of_lane(connection, handler, key)
-        found += _of_handler(connection, database, handler, in_maintenance=in_maintenance)
+        found += _of_handler(handler, breakers[handler.i_event_handler].values(), in_maintenance)
     return found
 
 
@@ -116,7 +118,7 @@ def _obstacle(handler: EventHandler, row: Row[Any]) -> Obstacle:
 
 
 def _of_handler(
-    connection: Connection, database: Database, handler: EventHandler, *, in_maintenance: bool
+    handler: EventHandler, breakers: Iterable[BreakerState], in_maintenance: bool
 ) -> Iterator[Obstacle]:
     stops = {
         "disabled": not handler.enabled,
@@ -124,8 +126,7 @@ def _of_handler(
         "paused": handler.paused,
     }
     yield from (Obstacle(handler.name, state) for state, holds in stops.items() if holds)
-    breakers = maintenance.breakers(connection, database.now(connection))
-    for one in breakers[handler.i_event_handler].values():
+    for one in breakers:
         state = f"breaker {one.state}"
         yield Obstacle(handler.name, state, since=one.since, until=one.probe_at, reason=one.reason)
 

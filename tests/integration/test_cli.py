@@ -5,6 +5,8 @@ import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -54,6 +56,16 @@ def all_commands():
 
 
 COMMANDS = all_commands()
+
+
+def test_a_command_imports_none_of_the_others():
+    """Most take longer to import than to run."""
+    said = (
+        "import sys; from espf.cli import main; main(['type', '--help'], standalone_mode=False); "
+        "print(sorted(name for name in sys.modules if name.startswith('espf.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['espf.cli.group', 'espf.cli.types']"
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ CALM = 5
 
 _AWAKE, _ASLEEP = 1, 2
 
-#: What is said with a call: by triggers, with the last call for a while, and by all others.
-_NEW, _LOOK, _ANNOUNCED = b"", b"look", b"announced"
+#: What is said with the last call for a while, and by whoever announces; triggers say nothing.
+_LOOK, _ANNOUNCED = b"look", b"announced"
 
 #: Transactions that make no events and may still be running.
 MOST_EVENTLESS = 100
