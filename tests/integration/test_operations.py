@@ -978,6 +978,36 @@ def test_a_search_for_what_is_rare_costs_the_same_however_much_there_is(house, m
     assert handler.name == "Sender"
 
 
+@pytest.mark.databases("mariadb")
+def test_a_wrong_sample_of_the_verdicts_makes_no_page_dear(house, monkeypatch):
+    """MariaDB guesses from a few pages of an index how often a verdict occurs."""
+    monkeypatch.setattr(overview, "FIRST_LOOK", 100)
+    monkeypatch.setattr(overview, "LOOK", 1000)
+    much = 10_000
+    filled(house, live=10, past=much)
+    with house.database.begin() as connection:
+        run = connection.exec_driver_sql
+        run("ALTER TABLE Provisioning_Log STATS_PERSISTENT = 1, STATS_AUTO_RECALC = 0")
+        run("ANALYZE TABLE Provisioning_Log").all()
+        run(
+            f"UPDATE mysql.innodb_index_stats SET stat_value = {much} WHERE database_name ="
+            " database() AND table_name = 'Provisioning_Log' AND stat_name LIKE 'n_diff%%'"
+        )
+        # Where the server keeps a table open, it knows the old ones.
+        run("RENAME TABLE Provisioning_Log TO Elsewhere")
+        run("RENAME TABLE Elsewhere TO Provisioning_Log")
+    for wanted in (
+        {"status": "finished", "event_type": "Account/New", "before": much // 2},
+        {"status": "finished", "ordering_key": "account:5", "event_type": "Account/New"},
+    ):
+        with house.database.read() as connection:
+            cost = rows_read(
+                connection,
+                lambda c=connection, w=wanted: overview.page(c, Filter(**w), 50),
+            )
+        assert cost < 4000, wanted
+
+
 def test_a_step_of_a_restart_costs_the_same_however_much_there_is(house):
     much = 20_000
     filled(house, live=much, past=much)
