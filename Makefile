@@ -22,11 +22,11 @@ screenshots: install ## Take the pictures of docs/console.md anew, from the demo
 
 test: install ## Run every test; make test ARGS='-k queue' runs some
 	@scripts/need-servers
-	@$(BIN)/pytest -n 4 $(ARGS)
+	@$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 coverage: install ## Run every test, a third slower, and see what they do not reach
 	@scripts/need-servers
-	@$(BIN)/pytest -n 4 --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	@$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 chaos: install ## Let a storm rage over it; make chaos MINUTES=60 SEED=42
 	@scripts/need-servers

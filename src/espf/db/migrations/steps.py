@@ -6,7 +6,7 @@ finds there what it has made already. Elsewhere it is one transaction, and finds
 
 from alembic import op
 from sqlalchemy import MetaData, inspect
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateTable
 
 
 def create_tables(tables: MetaData) -> None:
@@ -18,4 +18,5 @@ def create_tables(tables: MetaData) -> None:
         made = {i["name"] for i in inspect(connection).get_indexes(table.name)} if resumable else ()
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if index.name not in made:
-                connection.execute(CreateIndex(index))
+                # Unlike the bare statement, it asks whether the index is for this database.
+                index.create(connection)

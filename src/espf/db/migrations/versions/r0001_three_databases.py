@@ -97,8 +97,10 @@ def _table(name: str, *items: SchemaItem, **options: Any) -> sa.Table:
     return sa.Table(quoted_name(name, quote=False), _tables, *items, **options)
 
 
-def _index(name: str, *columns: sa.Column[Any], where: object = None) -> None:
-    sa.Index(quoted_name(name, quote=False), *columns, sqlite_where=where, postgresql_where=where)
+def _index(name: str, *columns: sa.Column[Any], where: object = None) -> sa.Index:
+    return sa.Index(
+        quoted_name(name, quote=False), *columns, sqlite_where=where, postgresql_where=where
+    )
 
 
 _table(
@@ -123,7 +125,7 @@ _table(
     sqlite_autoincrement=True,
 )
 
-_table(
+_event_subscriptions = _table(
     "Event_Subscriptions",
     sa.Column("i_env", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("event_type", sa.String(128), primary_key=True),
@@ -132,6 +134,13 @@ _table(
     sqlite_with_rowid=False,
     postgresql_with={"fillfactor": 10},
 )
+_index(
+    "Event_Subscriptions_heard",
+    _event_subscriptions.c.i_env,
+    _event_subscriptions.c.event_type,
+    _event_subscriptions.c.active,
+    _event_subscriptions.c.i_event_handler,
+).ddl_if(dialect=("mysql", "mariadb"))  # type: ignore[arg-type]  # it takes several
 
 _event_queue = _table(
     "Event_Queue",
