@@ -16,8 +16,12 @@ from benchmarks.bench import Bench
 from benchmarks.measure import BenchError, Facts, median_ratio, ratio, shown, table, tell
 from benchmarks.sites import ACCOUNTS, MariaDBSite, PostgreSQLSite, Site, SQLiteSite
 
-_WATCHED = "blocked = CASE blocked WHEN 'Y' THEN 'N' ELSE 'Y' END"
+#: One rule's event, made of the changed row alone.
+_WATCHED = "password = CASE password WHEN 'a' THEN 'b' ELSE 'a' END"
+#: One event as well; another rule looks for the account's SIM card, which it does not have.
+_LOOKED_UP = "blocked = CASE blocked WHEN 'Y' THEN 'N' ELSE 'Y' END"
 _UNWATCHED = "time_zone_name = CASE time_zone_name WHEN 'UTC' THEN 'Africa/Cairo' ELSE 'UTC' END"
+_SEEN, _UNSEEN = "with a look-up", "column that no rule watches"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class _Way:
 
     database: str
     title: str
-    watched: bool
+    #: What is set.
+    change: str
     #: Commits per second of a site.
     rate: Callable[[Site, str], float]
     #: Whether it is asked with the triggers of a table that is written in bulk, too.
@@ -64,20 +69,28 @@ def _ways(bench: Bench) -> list[_Way]:
         for clients in (1, 4):
             title = f"synchronous_commit={sync}, {clients} client{'s' * (clients > 1)}"
             rate = partial(_pgbench, sync=sync, clients=clients, seconds=seconds)
-            ways.append(_Way("PostgreSQL", title, True, rate, bulk=(sync, clients) == ("on", 1)))
+            bulk = (sync, clients) == ("on", 1)
+            ways.append(_Way("PostgreSQL", title, _WATCHED, rate, bulk=bulk))
     every = partial(_pgbench, sync="on", clients=1, seconds=seconds, which="i_account > 0")
-    ways.append(_Way("PostgreSQL", f"{ACCOUNTS} rows per UPDATE", True, every, bulk=True))
-    unwatched = partial(_pgbench, sync="on", clients=1, seconds=seconds)
+    ways.append(_Way("PostgreSQL", f"{ACCOUNTS} rows per UPDATE", _WATCHED, every, bulk=True))
+    single = partial(_pgbench, sync="on", clients=1, seconds=seconds)
+    several = partial(_pgbench, sync="off", clients=4, seconds=seconds)
+    slap = partial(_slap, updates=updates)
     ways += [
-        _Way("PostgreSQL", "column that no rule watches", False, unwatched),
-        _Way("MariaDB", "1 client", True, partial(_slap, updates=updates)),
-        _Way("MariaDB", "column that no rule watches", False, partial(_slap, updates=updates)),
+        _Way("PostgreSQL", f"synchronous_commit=on, 1 client, {_SEEN}", _LOOKED_UP, single),
+        _Way("PostgreSQL", f"synchronous_commit=off, 4 clients, {_SEEN}", _LOOKED_UP, several),
+        _Way("PostgreSQL", _UNSEEN, _UNWATCHED, single),
+        _Way("MariaDB", "1 client", _WATCHED, slap),
+        _Way("MariaDB", f"1 client, {_SEEN}", _LOOKED_UP, slap),
+        _Way("MariaDB", _UNSEEN, _UNWATCHED, slap),
     ]
     for sync in ("FULL", "NORMAL"):
         rate = partial(_sqlite, synchronous=sync, updates=updates)
-        ways.append(_Way("SQLite", f"synchronous={sync}", True, rate))
-    normal = partial(_sqlite, synchronous="NORMAL", updates=updates)
-    ways.append(_Way("SQLite", "column that no rule watches, NORMAL", False, normal))
+        ways.append(_Way("SQLite", f"synchronous={sync}", _WATCHED, rate))
+    ways += [
+        _Way("SQLite", f"synchronous=NORMAL, {_SEEN}", _LOOKED_UP, rate),
+        _Way("SQLite", f"synchronous=NORMAL, {_UNSEEN}", _UNWATCHED, rate),
+    ]
     return ways
 
 
@@ -99,7 +112,7 @@ def _triggers(site: Site, what: str) -> Iterator[None]:
 
 
 def _rate(site: Site, way: _Way) -> float:
-    rate = way.rate(site, _WATCHED if way.watched else _UNWATCHED)
+    rate = way.rate(site, way.change)
     # What was captured is not delivered here, and the next run begins like this one.
     verb = "TRUNCATE TABLE" if not isinstance(site, SQLiteSite) else "DELETE FROM"
     site.say(f"{verb} {site.home}Event_Notifications", f"{verb} {site.home}Event_Queue")
