@@ -77,21 +77,23 @@ class Leases:
         self.release(connection, worker)
         connection.execute(delete(workers).where(workers.c.worker == worker))
 
-    def roll(self, connection: Connection) -> Roll:
-        """Who is there to work, by name, and who owns what."""
+    def roll(self, connection: Connection, besides: str = "") -> Roll:
+        """Who is there to work, by name, and who owns what, but for one that knows its own."""
         now = self._database.now(connection)
         alive = connection.execute(
             select(workers.c.worker, workers.c.instance)
             .where(workers.c.expires_at > now, workers.c.leaving == 0)
             .order_by(workers.c.worker)
-        )
+        ).all()
         leases = connection.execute(
             select(
                 handler_leases.c.i_event_handler, handler_leases.c.shard, handler_leases.c.worker
-            ).where(handler_leases.c.worker != "")
-        )
+            ).where(handler_leases.c.worker.not_in(("", besides)))
+        ).all()
         there = {row.worker: row.instance for row in alive}
-        return Roll(there, {(row.i_event_handler, row.shard): row.worker for row in leases})
+        return Roll(
+            there, {(i_event_handler, shard): owner for i_event_handler, shard, owner in leases}
+        )
 
     def acquire(
         self,

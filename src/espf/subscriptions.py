@@ -376,13 +376,18 @@ def some_handlers(connection: Connection, i_env: int, name: str | None) -> list[
     return found
 
 
-def list_handlers(connection: Connection, i_env: int | None = None) -> list[EventHandler]:
-    """The handlers of one environment, or of all."""
+def list_handlers(
+    connection: Connection, i_env: int | None = None, usual: Provisioning | None = None
+) -> list[EventHandler]:
+    """The handlers of one environment, or of all.
+
+    ``usual``: what the active configuration has for all of them, if that is known already.
+    """
     query = select(event_handlers).order_by(event_handlers.c.i_env, event_handlers.c.name)
     if i_env is not None:
         query = query.where(event_handlers.c.i_env == i_env)
-    usual = _usual(connection)
-    return [_handler(row, usual) for row in connection.execute(query)]
+    usual = usual or _usual(connection)
+    return [_handler(row, usual) for row in connection.execute(query).all()]
 
 
 def require_handler(connection: Connection, i_env: int, name: str) -> EventHandler:

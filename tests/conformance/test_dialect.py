@@ -246,7 +246,9 @@ def test_a_conflict_sets_one_column_and_leaves_the_others(database):
     ]
 
 
-def test_a_select_is_run_for_each_of_many_and_the_rows_keep_their_order(database):
+@pytest.mark.parametrize("limit", [" LIMIT {room}", ""])
+@pytest.mark.parametrize("times", [1, 10])
+def test_a_select_is_run_for_each_of_many_and_the_rows_keep_their_order(database, limit, times):
     day = datetime(2026, 3, 1, tzinfo=UTC)
     with database.begin() as connection:
         connection.execute(
@@ -258,7 +260,7 @@ def test_a_select_is_run_for_each_of_many_and_the_rows_keep_their_order(database
         )
     query = (
         "SELECT t.i_text, t.content FROM Provisioning_Log_Texts t WHERE t.i_text >= {low} "
-        "AND t.used_on < {until} ORDER BY t.i_text DESC LIMIT {room}"
+        f"AND t.used_on < {{until}} ORDER BY t.i_text DESC{limit}"
     )
     names_ = {"low": "bigint", "until": "timestamptz", "room": "int"}
     items = [
@@ -268,9 +270,12 @@ def test_a_select_is_run_for_each_of_many_and_the_rows_keep_their_order(database
         (2, day + timedelta(days=6), 2),
     ]
     with database.read() as connection:
-        found = database.dialect.for_each(connection, query, names_, items)
+        found = database.dialect.for_each(connection, query, names_, items * times)
+        one = database.dialect.for_each(connection, query, names_, items[:1])
     numbers = [[row[0] for row in rows] for rows in found]
-    assert numbers == [[5, 4], [], [2, 1, 0], [5, 4]]
+    first = [5, 4] if limit else [5, 4, 3, 2]
+    assert numbers == [first, [], [2, 1, 0], first] * times
+    assert [[row[0] for row in rows] for rows in one] == [first]
 
 
 # Numbers

@@ -355,6 +355,29 @@ async def test_what_a_trigger_calls_for_is_read_without_a_thread(house, monkeypa
 
 
 @pytest.mark.databases("postgresql", "mariadb")
+async def test_when_it_is_quiet_all_handlers_are_read_together(house, monkeypatch):
+    """Whenever they began: a read of many costs hardly more than one of one."""
+    monkeypatch.setattr("espf.worker.worker.ROSTER_SECONDS", 0.05)
+    asked = []
+    read = Backlog.read
+
+    def counted(backlog, connection, wanted):
+        asked.append(len(wanted))
+        return read(backlog, connection, wanted)
+
+    monkeypatch.setattr(Backlog, "read", counted)
+    async with house.working() as worker:
+        for n in range(4):
+            house.handler("http://127.0.0.1:9", name=f"Sender{n}")
+            await asyncio.sleep(0.25)
+        await house.come_true(lambda: [bool(r.epochs) for r in worker.runners] == [True] * 4)
+        await asyncio.sleep(1.5)
+        asked.clear()
+        await house.come_true(lambda: len(asked) >= 3)
+    assert asked[:3] == [4, 4, 4]
+
+
+@pytest.mark.databases("postgresql", "mariadb")
 async def test_events_of_a_transaction_that_commits_late_are_delivered_in_order(house, known):
     """3000 others pass meanwhile, more than a worker holds; nothing goes out twice."""
     async with Webhook() as hook:

@@ -27,7 +27,7 @@ from espf.errors import DatabaseUnavailable, SettingsError
 BUSY_SECONDS = 10
 
 #: The longest and the shortest pause between two looks for a commit.
-IDLE_POLL_SECONDS = 0.03
+IDLE_POLL_SECONDS = 0.05
 BUSY_POLL_SECONDS = 0.002
 
 #: What SQLite says when a database cannot be used, as opposed to a statement that is wrong.

@@ -405,15 +405,17 @@ class Runner:
         for key, due, more in found.followers:
             lanes.follow(key, [each for each in due if self._is_ours(each)], more=more)
         now = asyncio.get_running_loop().time()
-        self._look_at = now + 1.0
+        # However quiet it is. All handlers of a worker are read together then.
+        at_the_latest = math.floor(now) + 1.0
+        self._look_at = at_the_latest
         if wanted.due_room is not None:
             self._due_after = found.due_upto
             more = len(found.due) >= wanted.due_room
             self._due_least = READ_AT_LEAST if more else 1
-            rest = 0.0 if more else min(1.0, found.next_due_seconds or 1.0)
+            rest = 0.0 if more else found.next_due_seconds or math.inf
             if found.due_upto is not None and not more:
                 rest = DUE_SECONDS if found_due else DUE_IDLE_SECONDS
-            self._due_at = min(self._due_at, now + rest)
+            self._due_at = min(self._due_at, now + rest, at_the_latest)
         if wanted.room:
             self._read_new(wanted, found, now)
         else:

@@ -253,10 +253,11 @@ class Worker:
         return _Roster(
             handlers={
                 handler.i_event_handler: handler
-                for handler in list_handlers(connection)
+                for handler in list_handlers(connection, usual=content.provisioning)
                 if handler.enabled and content.serves(self._instance, handler.i_env, handler.name)
             },
-            roll=self._leases.roll(connection),
+            # Its own are in its runners: with many handlers they are most of all leases.
+            roll=self._leases.roll(connection, besides=self.name),
             configuration=content,
         )
 
@@ -337,7 +338,9 @@ class Worker:
             if runner.failed or configured is None:
                 self._dismiss(i_event_handler)
                 continue
-            if configured.revision != runner.configured.revision:
+            was = runner.configured
+            # To be equal is told sooner than what a revision is made of.
+            if configured != was and configured.revision != was.revision:
                 await self._reconfigure(runner, configured)
             runner.pause(paused=configured.paused or roster.maintenance)
         for i_event_handler, configured in roster.handlers.items():
@@ -356,7 +359,7 @@ class Worker:
 
     async def _share(self, roster: _Roster) -> None:
         """Have the shards that fall to us, and no others that somebody waits for."""
-        others = {*roster.roll.owners.values()} - {self.name, ""}
+        others = {*roster.roll.owners.values()}
         dead = {owner for owner in others if _is_dead(owner)}
         alive = [worker for worker in roster.roll.instances if worker not in dead]
         if alive != self._alive:
@@ -377,8 +380,7 @@ class Worker:
         free = {
             place: owner
             for place, worker in dealt.items()
-            if (owner := roster.roll.owners.get(place, "")) in {"", self.name, *dead}
-            or owner not in alive
+            if (owner := roster.roll.owners.get(place, "")) in {"", *dead} or owner not in alive
             if worker == self.name or self._is_orphaned(place)
         }
         wanted = [
