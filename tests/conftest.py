@@ -47,6 +47,12 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin what is long at once: nobody shall wait for it alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 # Checking a password is to take its time; here only child processes do it so.
 crypto._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 

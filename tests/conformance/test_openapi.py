@@ -87,6 +87,7 @@ class Site:
         return [path for path, methods in paths.items() for _ in methods]
 
 
+@pytest.mark.long
 @pytest.mark.databases("postgresql")
 def test_nothing_in_the_description_of_the_espf_api_is_untrue(site, tmp_path):
     said = site.try_all(

@@ -96,6 +96,7 @@ BUTTONS = """(html) => [...new DOMParser().parseFromString(html, "text/html")
   ])"""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_every_page_is_good_for_everybody(desk):
     """By day and by night, by keyboard, on a phone; and it asks nobody else for anything."""
